@@ -1,0 +1,55 @@
+# Everything a person does with this project. `make` alone lists it.
+PYTHON := .venv/bin/python
+# The launcher ends when make is killed, and gets make's signals itself: therefore exec and --with-parent.
+STACK := exec $(PYTHON) -m backupsite.stack
+
+.DEFAULT_GOAL := help
+.PHONY: help demo smoke up test check format bench lock clean venv venv-dev
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  BACKUPSITE_PORT=8000   the portal's port; the others follow it"
+	@echo "  BACKUPSITE_DATA=./var  where everything is kept"
+
+demo: venv ## Start the service with sample data, run one backup and restore, stay up until Ctrl-C
+	@$(STACK) demo --with-parent
+
+smoke: venv ## The same without a person: succeeds only when the restored data is identical
+	@$(STACK) smoke --with-parent
+
+up: venv ## Start the service empty, stay up until Ctrl-C
+	@$(STACK) up --with-parent
+
+test: venv-dev ## Run the checks and every test this machine can run
+	@bash tools/apt-packages.sh
+	@$(MAKE) --no-print-directory check
+	@$(PYTHON) -m pytest $(ARGS)
+
+check: venv-dev ## Format, lint, types, import rules, Django's own checks, missing migrations
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m mypy
+	@.venv/bin/lint-imports
+	@$(PYTHON) manage.py check
+	@$(PYTHON) manage.py makemigrations --check --dry-run
+
+format: venv-dev ## Format the code and mend what the linter can
+	@$(PYTHON) -m ruff check --fix-only --quiet .
+	@$(PYTHON) -m ruff format .
+
+bench: venv-dev ## Measure the data engine
+	@$(PYTHON) -m tests.bench
+
+lock: ## Write the lock files anew from pyproject.toml
+	@bash tools/lock.sh
+
+clean: ## Remove what tools left behind, never the data folder
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+venv:
+	@bash tools/bootstrap.sh requirements.lock
+
+venv-dev:
+	@bash tools/bootstrap.sh requirements-dev.lock

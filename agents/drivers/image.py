@@ -1,0 +1,208 @@
+"""Driver `image`: raw disk images (and block devices) of servers that are shut off, in a directory of the node.
+
+Only allocated extents are read. A raw file has no snapshot: a source that is written to meanwhile is noticed by its
+size and change time, and the backup is refused rather than made of two points in time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agents.drivers.base import (
+    DiskAddress,
+    DiskBusyError,
+    DiskChangedError,
+    DiskFullError,
+    DiskMissingError,
+    DiskUnreadableError,
+)
+from engine.writer import Extent
+
+_FALLOC_KEEP_SIZE = 0x01
+_FALLOC_PUNCH_HOLE = 0x02
+_ZERO_STEP_BYTES = 1024 * 1024
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class ImageSource:
+    """A raw image opened for reading. Thread-safe: reads carry their own offset."""
+
+    def __init__(self, *, descriptor: int, path: str, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self._descriptor = descriptor
+        self._path = path
+        self._before = _state_of(descriptor)
+
+    def extents(self) -> Iterable[Extent]:
+        """Allocated data, ascending; holes are never touched."""
+        offset = 0
+        while offset < self.size_bytes:
+            try:
+                start = os.lseek(self._descriptor, offset, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return
+                raise _read_error(self._path, error) from error
+            end = min(os.lseek(self._descriptor, start, os.SEEK_HOLE), self.size_bytes)
+            if start >= end:
+                return
+            yield Extent(offset=start, length=end - start)
+            offset = end
+
+    def changed_extents(self) -> Iterable[Extent] | None:
+        """A raw image cannot tell what changed."""
+        return None
+
+    def read(self, offset: int, length: int) -> bytes:
+        try:
+            data = os.pread(self._descriptor, length, offset)
+        except OSError as error:
+            raise _read_error(self._path, error) from error
+        if len(data) < length:
+            raise DiskChangedError(f"The image {self._path} became shorter while it was read. Run the backup again.")
+        return data
+
+    def check_unchanged(self) -> None:
+        try:
+            same_file = os.stat(self._path).st_ino == os.fstat(self._descriptor).st_ino
+        except OSError:
+            same_file = False
+        if not same_file or _state_of(self._descriptor) != self._before:
+            raise DiskChangedError(
+                f"The image {self._path} was changed while it was read. Shut the server off, or use a driver that "
+                "takes snapshots, and run the backup again."
+            )
+
+
+class ImageTarget:
+    """A raw image opened for writing, held alone."""
+
+    def __init__(self, *, descriptor: int, path: str, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self._descriptor = descriptor
+        self._path = path
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                written = os.pwrite(self._descriptor, view, offset)
+                offset += written
+                view = view[written:]
+        except OSError as error:
+            raise self._write_error(error) from error
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make the range read as zeros; a hole where the file system can, zeros written where it cannot."""
+        if length <= 0:
+            return
+        mode = _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE
+        done = _libc.fallocate(self._descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
+        if done == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in {errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV, errno.EINVAL}:
+            raise self._write_error(OSError(code, os.strerror(code)))
+        zeros = bytes(min(length, _ZERO_STEP_BYTES))
+        for start in range(offset, offset + length, len(zeros)):
+            self.write(start, zeros[: offset + length - start])
+
+    def flush(self) -> None:
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise self._write_error(error) from error
+
+    def _write_error(self, error: OSError) -> Exception:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return DiskFullError(
+                f"There is no space left where {self._path} lies. Free some and start the restore again."
+            )
+        return DiskUnreadableError(f"The target {self._path} cannot be written: {error.strerror}.")
+
+
+class ImageDriver:
+    """See the module."""
+
+    name = "image"
+
+    @contextmanager
+    def open_source(self, address: DiskAddress) -> Iterator[ImageSource]:
+        path = _confined(address)
+        descriptor = _open(path, os.O_RDONLY)
+        try:
+            _lock(descriptor, path, fcntl.LOCK_SH)
+            yield ImageSource(descriptor=descriptor, path=path, size_bytes=_size_of(descriptor))
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def open_target(self, address: DiskAddress) -> Iterator[ImageTarget]:
+        path = _confined(address)
+        descriptor = _open(path, os.O_RDWR)
+        try:
+            _lock(descriptor, path, fcntl.LOCK_EX)
+            _refuse_attached(path)
+            yield ImageTarget(descriptor=descriptor, path=path, size_bytes=_size_of(descriptor))
+        finally:
+            os.close(descriptor)
+
+
+def _confined(address: DiskAddress) -> str:
+    """The real path of the disk; it must lie inside of its storage, links followed."""
+    root = os.path.realpath(address.storage_path)
+    path = os.path.realpath(os.path.join(root, address.path))
+    if os.path.commonpath([root, path]) != root or path == root:
+        raise DiskMissingError(f"The path {address.path} leads out of its storage.")
+    return path
+
+
+def _open(path: str, flags: int) -> int:
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise DiskMissingError(f"The disk image {path} is not there. Was it moved, renamed or removed?") from error
+    except OSError as error:
+        raise DiskUnreadableError(f"The disk image {path} cannot be opened: {error.strerror}.") from error
+    if not (stat.S_ISREG(os.fstat(descriptor).st_mode) or stat.S_ISBLK(os.fstat(descriptor).st_mode)):
+        os.close(descriptor)
+        raise DiskMissingError(f"{path} is neither a file nor a block device.")
+    return descriptor
+
+
+def _lock(descriptor: int, path: str, kind: int) -> None:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise DiskBusyError(f"The disk image {path} is in use by another program or job.") from error
+
+
+def _refuse_attached(path: str) -> None:
+    """A file behind a loop device may be mounted; writing under it would destroy both."""
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            attached = backing.read_text().strip()
+        except OSError:
+            continue
+        if attached == path:
+            raise DiskBusyError(f"The disk image {path} is attached to {backing.parts[3]}. Detach it first.")
+
+
+def _size_of(descriptor: int) -> int:
+    return os.lseek(descriptor, 0, os.SEEK_END)
+
+
+def _state_of(descriptor: int) -> tuple[int, int, int]:
+    told = os.fstat(descriptor)
+    return told.st_size, told.st_mtime_ns, told.st_ino
+
+
+def _read_error(path: str, error: OSError) -> DiskUnreadableError:
+    return DiskUnreadableError(f"The disk image {path} cannot be read: {error.strerror}.")

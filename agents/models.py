@@ -1,0 +1,144 @@
+"""How data is reached: nodes, their storages, servers and their disks."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+from guardian.models import GroupObjectPermissionBase, UserObjectPermissionBase
+
+from common.models import IdentifiedModel
+from tenants.models import Tenant
+from tenants.querysets import OWN_SERVER, ScopedQuerySet
+from vaults.models import Domain, Region
+
+
+class NodeQuerySet(ScopedQuerySet):
+    tenant_path = "tenants"
+
+
+class Node(IdentifiedModel):
+    """A compute or backup node with a Celery worker on its own queue."""
+
+    class Status(models.TextChoices):
+        ONLINE = "online", "online"
+        OFFLINE = "offline", "offline"
+        MAINTENANCE = "maintenance", "maintenance"
+
+    name = models.SlugField(max_length=64, unique=True)
+    region = models.ForeignKey(Region, on_delete=models.PROTECT, related_name="nodes")
+    is_backup = models.BooleanField(default=True)
+    status = models.CharField(max_length=12, choices=Status, default=Status.OFFLINE)
+    tenants = models.ManyToManyField(Tenant, blank=True, related_name="nodes")
+    last_seen_at = models.DateTimeField(null=True, blank=True)
+
+    objects = NodeQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(status__in=["online", "offline", "maintenance"]), name="node_status_known"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def queue(self) -> str:
+        """Name of the Celery queue that only this node's workers consume."""
+        return f"node.{self.name}"
+
+
+class WriterKey(models.Model):
+    """An Ed25519 public key with which a node signs manifests. Kept for ever: old backups are checked with it."""
+
+    node = models.ForeignKey(Node, on_delete=models.PROTECT, related_name="writer_keys")
+    public_key = models.BinaryField(unique=True)
+    added_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"key {self.pk} of {self.node.name}"
+
+
+class StorageQuerySet(ScopedQuerySet):
+    tenant_path = "node__tenants"
+
+
+class Storage(IdentifiedModel):
+    """A place on a node that holds disks: here, a directory. Disk images outside of it cannot be named."""
+
+    node = models.ForeignKey(Node, on_delete=models.PROTECT, related_name="storages")
+    name = models.SlugField(max_length=64)
+    path = models.CharField(max_length=500)
+
+    objects = StorageQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["node", "name"], name="storage_name_once_per_node")]
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.node.name}"
+
+
+class ServerQuerySet(ScopedQuerySet):
+    tenant_path = "tenant"
+    grant_path = "user_grants"
+
+
+class Server(IdentifiedModel):
+    """What is protected."""
+
+    name = models.CharField(max_length=128)
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="servers")
+    region = models.ForeignKey(Region, on_delete=models.PROTECT, related_name="servers")
+    node = models.ForeignKey(Node, on_delete=models.PROTECT, related_name="servers")
+    # The dedup domain; made by the signer with the first backup.
+    domain = models.OneToOneField(Domain, on_delete=models.PROTECT, null=True, blank=True, related_name="server")
+
+    objects = ServerQuerySet.as_manager()
+
+    class Meta:
+        permissions = [(OWN_SERVER, "Owns the server (VmOwner)")]
+        constraints = [models.UniqueConstraint(fields=["tenant", "name"], name="server_name_once_per_tenant")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ServerUserPermission(UserObjectPermissionBase):
+    content_object = models.ForeignKey(Server, on_delete=models.CASCADE, related_name="user_grants")
+
+
+class ServerGroupPermission(GroupObjectPermissionBase):
+    content_object = models.ForeignKey(Server, on_delete=models.CASCADE, related_name="group_grants")
+
+
+class DiskQuerySet(ScopedQuerySet):
+    tenant_path = "server__tenant"
+    grant_path = "server__user_grants"
+
+
+class Disk(IdentifiedModel):
+    """A disk of a server, numbered from 1. The driver and the path within the storage say how its data is reached."""
+
+    server = models.ForeignKey(Server, on_delete=models.PROTECT, related_name="disks")
+    number = models.PositiveSmallIntegerField(default=1)
+    driver = models.CharField(max_length=32)
+    storage = models.ForeignKey(Storage, on_delete=models.PROTECT, related_name="disks")
+    path = models.CharField(max_length=300)
+    size_bytes = models.BigIntegerField()
+    # Set while a restore writes to the disk and kept when it did not finish: what is on the disk is then no system.
+    incomplete_since = models.DateTimeField(null=True, blank=True)
+
+    objects = DiskQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["server", "number"], name="disk_number_once_per_server"),
+            models.UniqueConstraint(fields=["storage", "path"], name="disk_path_once_per_storage"),
+            models.CheckConstraint(condition=Q(size_bytes__gt=0), name="disk_size_sane"),
+            models.CheckConstraint(condition=Q(number__gte=1), name="disk_number_sane"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.server.name} disk {self.number}"

@@ -1,0 +1,204 @@
+"""Runs one session: opens the disk by its driver and lets the engine move the data straight to or from the vault.
+
+The same code runs in a node's Celery worker and in the agent program. It knows no database and no storage credential.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import time
+from collections.abc import Callable
+
+from agents import protocol
+from agents.drivers.base import DiskAddress, DriverError
+from agents.drivers.registry import load_driver
+from agents.program.heart import Heart
+from agents.program.session import (
+    GateError,
+    GateRefusedError,
+    SessionClient,
+    SessionEndedError,
+    to_message,
+    to_ref,
+)
+from engine.crypto import DomainKeys, WriterKey
+from engine.errors import CanceledError, EngineError
+from engine.restore import RestoreKeys, RestoreProgress, restore_disk
+from engine.store.http import GrantedSink, GrantedSource, HttpPolicy
+from engine.writer import BackupBase, WriteContext, WriteProgress, WriteResult, write_disk_backup
+
+logger = logging.getLogger(__name__)
+
+UNEXPECTED = "unexpected_error"
+CANCELED = "canceled"
+# Far shorter than a lease; a cancel is noticed with a beat.
+HEARTBEAT_SECONDS = 1.0
+
+
+def run_session(
+    client: SessionClient,
+    *,
+    writer_key: WriterKey,
+    retry_seconds: float,
+    random_bytes: Callable[[int], bytes] = os.urandom,
+) -> None:
+    """Run the session to its end and report it. Returns also when it failed: the gate has been told why.
+
+    Raises only GateError, when the gate itself cannot be told; the lease then runs out and the job is taken over.
+    """
+    with Heart(client=client, interval_seconds=HEARTBEAT_SECONDS) as heart:
+        failure = _failure_of(lambda: _run(client, heart, writer_key, retry_seconds, random_bytes), heart)
+    if failure is not None and not heart.lost:
+        client.fail(failure)
+
+
+def _run(
+    client: SessionClient,
+    heart: Heart,
+    writer_key: WriterKey,
+    retry_seconds: float,
+    random_bytes: Callable[[int], bytes],
+) -> None:
+    work = client.open()
+    meter = UsageMeter()
+    if isinstance(work, protocol.BackupWork):
+        result = _back_up(client, work, heart, writer_key, retry_seconds, random_bytes)
+        client.commit(_commit_request(result, meter.read()))
+        return
+    written_bytes = _restore(client, work, heart, retry_seconds)
+    client.restore_done(protocol.RestoreDone(written_bytes=written_bytes, usage=meter.read()))
+
+
+def _failure_of(run: Callable[[], None], heart: Heart) -> protocol.Failure | None:
+    """Run and give every way to fail its stable code."""
+    try:
+        run()
+    except CanceledError:
+        return protocol.Failure(code=CANCELED, message="Canceled.", permanent=True)
+    except SessionEndedError as error:
+        heart.lost = True
+        logger.warning("session ended by the control plane", extra={"code": error.code})
+    except (DriverError, EngineError) as error:
+        return protocol.Failure(code=error.code, message=error.message, permanent=getattr(error, "permanent", False))
+    except GateError as error:
+        return protocol.Failure(code=error.code, message=error.message, permanent=isinstance(error, GateRefusedError))
+    except Exception as error:
+        logger.exception("session failed unexpectedly")
+        message = f"Unexpected {type(error).__name__}; the node's log has the details."
+        return protocol.Failure(code=UNEXPECTED, message=message)
+    return None
+
+
+def _back_up(
+    client: SessionClient,
+    work: protocol.BackupWork,
+    heart: Heart,
+    writer_key: WriterKey,
+    retry_seconds: float,
+    random_bytes: Callable[[int], bytes],
+) -> WriteResult:
+    context = WriteContext(
+        tenant=work.tenant,
+        domain=work.domain,
+        source_id=work.source_id,
+        sequence=work.sequence,
+        created_at=work.created_at,
+        domain_keys=DomainKeys(id_key=work.id_key, map_key=work.map_key),
+        tenant_public_key=work.tenant_public_key,
+        writer_key=writer_key,
+        block_size=work.block_size_bytes,
+        compression_level=work.compression_level,
+        random_bytes=random_bytes,
+        source_facts=work.source_facts,
+    )
+    sink = GrantedSink(client, policy=_policy(heart, retry_seconds))
+    base = _base_of(client, work, heart, retry_seconds)
+    with load_driver(work.disk.driver).open_source(_address(work.disk)) as source:
+
+        def tell(progress: WriteProgress) -> None:
+            heart.tell(
+                protocol.Progress(
+                    phase="copying",
+                    done_bytes=progress.scanned_bytes,
+                    total_bytes=source.size_bytes,
+                    stored_bytes=progress.stored_bytes,
+                )
+            )
+
+        return write_disk_backup(
+            source=source,
+            sink=sink,
+            base=base,
+            context=context,
+            progress=tell,
+            cancel=heart.stopped,
+        )
+
+
+def _base_of(client: SessionClient, work: protocol.BackupWork, heart: Heart, retry_seconds: float) -> BackupBase | None:
+    if work.base is None:
+        return None
+    source = GrantedSource(client, policy=_policy(heart, retry_seconds))
+    return BackupBase(manifest_ref=to_ref(work.base), object_source=source, trusted_writers=work.trusted_writers)
+
+
+def _restore(client: SessionClient, work: protocol.RestoreWork, heart: Heart, retry_seconds: float) -> int:
+    keys = RestoreKeys(
+        domain=DomainKeys(id_key=work.id_key, map_key=work.map_key),
+        data_keys={bytes.fromhex(session_id): key for session_id, key in work.data_keys.items()},
+    )
+    source = GrantedSource(client, policy=_policy(heart, retry_seconds))
+
+    def tell(progress: RestoreProgress) -> None:
+        heart.tell(
+            protocol.Progress(phase="restoring", done_bytes=progress.done_bytes, total_bytes=progress.size_bytes)
+        )
+
+    with load_driver(work.disk.driver).open_target(_address(work.disk)) as target:
+        result = restore_disk(
+            manifest_ref=to_ref(work.manifest),
+            object_source=source,
+            keys=keys,
+            trusted_writers=work.trusted_writers,
+            target=target,
+            progress=tell,
+            cancel=heart.stopped,
+        )
+    return result.written_bytes
+
+
+def _policy(heart: Heart, retry_seconds: float) -> HttpPolicy:
+    return HttpPolicy(retry_seconds=retry_seconds, cancel=heart.stopped)
+
+
+def _commit_request(result: WriteResult, usage: protocol.MoverUsage) -> protocol.CommitRequest:
+    return protocol.CommitRequest(
+        manifest=to_message(result.manifest),
+        new_objects=[to_message(ref) for ref in (*result.new_objects, result.manifest)],
+        reused_objects=[to_message(ref) for ref in result.reused_objects],
+        read_bytes=result.stats.read_bytes,
+        changed_bytes=result.stats.changed_bytes,
+        stored_bytes=result.stats.stored_bytes,
+        usage=usage,
+    )
+
+
+def _address(disk: protocol.DiskMessage) -> DiskAddress:
+    return DiskAddress(storage_path=disk.storage_path, path=disk.path, size_bytes=disk.size_bytes)
+
+
+class UsageMeter:
+    """Wall time, CPU and peak memory of this process since the meter was made (peak memory: of its whole life)."""
+
+    def __init__(self) -> None:
+        self._wall = time.monotonic()
+        self._cpu = time.process_time()
+
+    def read(self) -> protocol.MoverUsage:
+        return protocol.MoverUsage(
+            wall_seconds=time.monotonic() - self._wall,
+            cpu_seconds=time.process_time() - self._cpu,
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )

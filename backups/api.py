@@ -1,0 +1,159 @@
+"""Backups, jobs, restores, and backup now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Prefetch
+from django.urls import reverse
+from django.utils import timezone
+from drf_spectacular.utils import OpenApiParameter, OpenApiTypes, extend_schema
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from backups.models import Backup, Job, JobEvent
+from backups.serializers import (
+    BackupSerializer,
+    JobDetailSerializer,
+    JobSerializer,
+    NoteSerializer,
+    RestoreOrderSerializer,
+    RestorePreviewSerializer,
+    RestoreTargetSerializer,
+)
+from backups.services import (
+    cancel_job,
+    remove_backups,
+    request_backup,
+    request_restore,
+    restore_choices,
+    restore_warning,
+    set_note,
+)
+from backups.states import BACKUP_STATUS_CHOICES, JOB_KIND_CHOICES, JOB_STATE_CHOICES, JobKind
+from definitions.api import DefinitionViewSet as PlainDefinitionViewSet
+from tenants.access import get_for_user
+from tenants.api import READ, ScopedViewSet
+from tenants.roles import Action
+
+JOBS = Job.objects.select_related("requested_by").order_by("-created_at", "-pk")
+JOBS_WITH_EVENTS = JOBS.prefetch_related(Prefetch("events", queryset=JobEvent.objects.order_by("pk")))
+
+
+def job_answer(request: Request, job: Job) -> Response:
+    """202 with the job as the caller may see it, and where to follow it."""
+    seen = get_for_user(JOBS_WITH_EVENTS, person=request.user, action=Action.VIEW, pk=job.pk)
+    location = reverse("api:job-detail", args=[job.pk])
+    return Response(JobDetailSerializer(seen).data, status=202, headers={"Location": location})
+
+
+class DefinitionViewSet(PlainDefinitionViewSet):
+    """Definitions, with the verb that this layer adds."""
+
+    role_actions = {**PlainDefinitionViewSet.role_actions, "backup_now": Action.RUN}
+
+    @extend_schema(request=None, responses={202: JobDetailSerializer})
+    @action(detail=True, methods=["post"], url_path="backup-now")
+    @transaction.atomic
+    def backup_now(self, request: Request, pk: str) -> Response:
+        job = request_backup(definition=self.get_object(), actor=request.user, now=timezone.now())
+        return job_answer(request, job)
+
+
+class BackupViewSet(ScopedViewSet):
+    queryset = Backup.objects.select_related("manifest").order_by("-created_at", "-pk")
+    serializer_class = BackupSerializer
+    role_actions = {
+        **READ,
+        "partial_update": Action.EDIT,
+        "destroy": Action.DELETE,
+        "restore": Action.RESTORE,
+        "restore_preview": Action.RESTORE,
+    }
+    filters = {
+        "tenant": serializers.UUIDField(),
+        "server": serializers.UUIDField(),
+        "disk": serializers.UUIDField(),
+        "definition": serializers.UUIDField(),
+        "status": serializers.ChoiceField(choices=BACKUP_STATUS_CHOICES),
+        "removed": serializers.BooleanField(),
+    }
+
+    def apply_filters(self, queryset: Any, chosen: dict[str, Any]) -> Any:
+        """Those that were removed are shown only when they are asked for."""
+        with_removed = chosen.pop("removed", False)
+        return queryset.filter(**chosen) if with_removed else queryset.in_catalogue().filter(**chosen)
+
+    @extend_schema(request=NoteSerializer, responses=BackupSerializer)
+    @transaction.atomic
+    def partial_update(self, request: Request, pk: str) -> Response:
+        backup = self.get_object()
+        set_note(backup=backup, **self.read_body(NoteSerializer))
+        return self.answer(backup)
+
+    def destroy(self, request: Request, pk: str) -> Response:
+        remove_backups(backups=[self.get_object()], actor=request.user, now=timezone.now())
+        return Response(status=204)
+
+    @extend_schema(request=RestoreOrderSerializer, responses={202: JobDetailSerializer})
+    @action(detail=True, methods=["post"])
+    @transaction.atomic
+    def restore(self, request: Request, pk: str) -> Response:
+        """Restore onto a disk. Everything on that disk is lost; `restore-preview` says what."""
+        backup = self.get_object()
+        order = self.read_body(RestoreOrderSerializer)
+        job = request_restore(backup=backup, actor=request.user, now=timezone.now(), **order)
+        return job_answer(request, job)
+
+    @extend_schema(
+        parameters=[OpenApiParameter("target", OpenApiTypes.UUID, required=True)], responses=RestorePreviewSerializer
+    )
+    @action(detail=True, url_path="restore-preview", filter_backends=[])
+    def restore_preview(self, request: Request, pk: str) -> Response:
+        """What a restore onto the target would destroy, and whether it is refused."""
+        backup = self.get_object()
+        body = RestoreTargetSerializer(data=request.query_params.dict(), context=self.get_serializer_context())
+        body.is_valid(raise_exception=True)
+        [(target, refusal)] = restore_choices(backup=backup, targets=[body.validated_data["target"]])
+        shown = {"backup": backup, "target": target, "warning": restore_warning(target)}
+        return Response(RestorePreviewSerializer({**shown, "refused": refusal is not None, "refusal": refusal}).data)
+
+
+class JobViewSet(ScopedViewSet):
+    queryset = JOBS_WITH_EVENTS
+    serializer_class = JobSerializer
+    detail_serializer_class = JobDetailSerializer
+    role_actions = {**READ, "cancel": Action.CANCEL}
+    filters = {
+        "tenant": serializers.UUIDField(),
+        "disk": serializers.UUIDField(),
+        "definition": serializers.UUIDField(),
+        "backup": serializers.UUIDField(),
+        "state": serializers.ChoiceField(choices=JOB_STATE_CHOICES),
+        "kind": serializers.ChoiceField(choices=JOB_KIND_CHOICES),
+    }
+
+    def get_queryset(self) -> Any:
+        jobs = super().get_queryset()
+        return jobs.prefetch_related(None) if self.action == "list" else jobs
+
+    @extend_schema(request=None, responses={202: JobDetailSerializer})
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, pk: str) -> Response:
+        """At once what waits, within seconds what runs."""
+        job = self.get_object()
+        cancel_job(job=job, actor=request.user, now=timezone.now())
+        return job_answer(request, job)
+
+
+class RestoreViewSet(JobViewSet):
+    """The jobs of kind restore, under a name of their own; for reading."""
+
+    queryset = JOBS_WITH_EVENTS.filter(kind=JobKind.RESTORE)
+    role_actions = READ
+    filters = {name: field for name, field in JobViewSet.filters.items() if name != "kind"}
+    http_method_names = ["get", "head"]
+    cancel = None

@@ -1,0 +1,227 @@
+"""The session gate: the HTTP face of one session for its mover. Served only by the signer process.
+
+Every call is authenticated by the session's token and refused with 409 once the session has lost its job.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+from django.db.models import F
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
+
+from agents import protocol
+from backups.models import Session, live_sessions
+from backups.opening import open_session
+from backups.queue import hint_commit, hint_next
+from backups.states import JobKind, JobState
+from backups.transitions import end_session_job, finish_job, mark_restored, renew_lease, request_commit
+from common.errors import BackupsiteError, ConflictError, InvalidInputError, NotFoundError, NotSignedInError
+from common.ids import hash_token
+from engine.store.base import ObjectKind, ObjectRef
+from engine.store.http import Grant, PutSpec
+from vaults.grants import GrantContext, grant_gets, grant_puts
+from vaults.models import StoredObject, Vault
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=msgspec.Struct)
+DONE = protocol.Refusal(code="done")
+# What one session may upload beyond the size of its disk: headers, maps, incompressible blocks.
+QUOTA_SLACK_BYTES = 256 * 1024 * 1024
+
+
+class SessionEndedError(ConflictError):
+    """The session's job is finished, canceled or taken over."""
+
+    code = "session_ended"
+
+
+Endpoint = Callable[[Session, bytes], msgspec.Struct]
+
+
+def _endpoint(function: Endpoint) -> Callable[[HttpRequest], HttpResponse]:
+    """Authenticate, call, and give every error its one form."""
+
+    @csrf_exempt
+    @require_POST
+    @functools.wraps(function)
+    def view(request: HttpRequest) -> HttpResponse:
+        try:
+            answer = function(_session_of(request), request.body)
+            return _json(answer, status=200)
+        except BackupsiteError as error:
+            return _json(protocol.Refusal(code=error.code, message=error.message), status=error.http_status)
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            return _json(protocol.Refusal(code="invalid_message", message=str(error)), status=400)
+
+    return view
+
+
+def _json(answer: msgspec.Struct, *, status: int) -> HttpResponse:
+    return HttpResponse(msgspec.json.encode(answer), status=status, content_type="application/json")
+
+
+def _session_of(request: HttpRequest) -> Session:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    session = None
+    if scheme.lower() == "bearer" and token:
+        related = ("job__backup__vault__endpoint", "job__disk__server__domain", "job__disk__storage", "base__manifest")
+        found = Session.objects.select_related(*related, "job__definition__vault")
+        session = found.filter(token_hash=hash_token(token.strip())).first()
+    if session is None:
+        raise NotSignedInError("This token belongs to no session.")
+    if not session.is_live(timezone.now()) and session.commit_requested_at is None:
+        raise SessionEndedError("The job of this session has ended or was taken over.")
+    return session
+
+
+def _message(body: bytes, kind: type[T]) -> T:
+    return msgspec.json.decode(body, type=kind)
+
+
+def _refuse_after_commit(session: Session) -> None:
+    if session.commit_requested_at is not None:
+        raise SessionEndedError("The session has asked for its commit; nothing more can be written.")
+
+
+@_endpoint
+def open_view(session: Session, body: bytes) -> Any:
+    _refuse_after_commit(session)
+    return open_session(session)
+
+
+@_endpoint
+def heartbeat_view(session: Session, body: bytes) -> protocol.HeartbeatAnswer:
+    progress = _message(body, protocol.Progress)
+    if session.commit_requested_at is None and not renew_lease(session, progress=progress, now=timezone.now()):
+        raise SessionEndedError("The job of this session has ended or was taken over.")
+    return protocol.HeartbeatAnswer(cancel=session.job.cancel_requested)
+
+
+@_endpoint
+def put_grants_view(session: Session, body: bytes) -> protocol.GrantsAnswer:
+    _refuse_after_commit(session)
+    asked = _message(body, protocol.PutGrantsRequest).specs
+    specs = [PutSpec(spec.key, spec.sha256, spec.md5_base64, spec.size_bytes) for spec in asked]
+    vault = _vault_for_writing(session)
+    for spec in specs:
+        _refuse_foreign_manifest(session, spec.key)
+    _charge(session, sum(spec.size_bytes for spec in specs))
+    context = GrantContext(
+        domain=session.job.disk.server.domain,
+        session_id=session.pk,
+        now=timezone.now(),
+        retain_until=session.retain_until,
+    )
+    context.domain.vault = vault
+    return _answer(grant_puts(context, specs))
+
+
+def _vault_for_writing(session: Session) -> Vault:
+    job = session.job
+    if job.kind != JobKind.BACKUP or job.backup is None or session.retain_until is None:
+        raise InvalidInputError("Only a backup that was opened may write.", code="not_a_writer")
+    if job.disk.server.domain is None or job.disk.server.domain.vault_id != job.backup.vault_id:
+        raise InvalidInputError("The server's data lies in another vault.", code="other_vault")
+    return job.backup.vault
+
+
+def _refuse_foreign_manifest(session: Session, key: str) -> None:
+    parts = key.split("/")
+    wanted = [str(session.job.disk_id), f"{session.sequence:020d}"]
+    if len(parts) > 4 and parts[4] == ObjectKind.MANIFEST and [*parts[5:6], parts[-1].partition("-")[0]] != wanted:
+        raise InvalidInputError("A manifest is named by this session's disk and sequence number.", code="foreign_key")
+
+
+def _charge(session: Session, size_bytes: int) -> None:
+    """Count what was granted against the session's quota, in one conditional statement."""
+    quota = session.job.disk.size_bytes * 5 // 4 + QUOTA_SLACK_BYTES
+    within = live_sessions(timezone.now()).filter(pk=session.pk, granted_bytes__lte=quota - size_bytes)
+    if within.update(granted_bytes=F("granted_bytes") + size_bytes) != 1:
+        raise InvalidInputError("The session has used up what a backup of this disk may upload.", code="quota_exceeded")
+
+
+@_endpoint
+def get_grants_view(session: Session, body: bytes) -> protocol.GrantsAnswer:
+    _refuse_after_commit(session)
+    asked = _message(body, protocol.GetGrantsRequest).objects
+    readable, vault = _readable(session)
+    rows = {row.key: row for row in readable.filter(key__in=[message.key for message in asked])}
+    refs = []
+    for message in asked:
+        row = rows.get(message.key)
+        if row is None:
+            raise NotFoundError("This session may not read that object.")
+        refs.append(ObjectRef(row.key, row.sha256, row.size_bytes, row.version_id))
+    return _answer(grant_gets(vault, refs))
+
+
+def _readable(session: Session) -> tuple[Any, Vault]:
+    """A restore reads what its backup needs; a backup reads manifest and map of its base, never content or keys."""
+    backup = session.job.backup if session.job.kind == JobKind.RESTORE else session.base
+    if backup is None or backup.manifest is None:
+        raise NotFoundError("This session has nothing to read.")
+    needed = StoredObject.objects.filter(used_by__manifest=backup.manifest)
+    if session.job.kind == JobKind.BACKUP:
+        needed = needed.filter(kind=ObjectKind.INDEX)
+    return needed | StoredObject.objects.filter(pk=backup.manifest_id), backup.vault
+
+
+def _answer(grants: list[Grant]) -> protocol.GrantsAnswer:
+    return protocol.GrantsAnswer([protocol.GrantMessage(g.method, g.url, dict(g.headers)) for g in grants])
+
+
+@_endpoint
+def commit_view(session: Session, body: bytes) -> protocol.Refusal:
+    request = _message(body, protocol.CommitRequest)
+    if session.commit_requested_at is None:
+        if session.job.kind != JobKind.BACKUP:
+            raise InvalidInputError("Only a backup is committed.", code="not_a_writer")
+        if not request_commit(session, request=msgspec.to_builtins(request), now=timezone.now()):
+            raise SessionEndedError("The job of this session has ended or was taken over.")
+    hint_commit(session.pk)
+    return DONE
+
+
+@_endpoint
+def restore_done_view(session: Session, body: bytes) -> protocol.Refusal:
+    done = _message(body, protocol.RestoreDone)
+    job = session.job
+    if job.kind != JobKind.RESTORE:
+        raise InvalidInputError("Only a restore ends like this.", code="not_a_restore")
+    finished = finish_job(
+        session,
+        now=timezone.now(),
+        message=f"{done.written_bytes} bytes were written to {job.disk}; every block was checked.",
+        usage=done.usage,
+        also=lambda: mark_restored(job.disk_id),
+        done_bytes=job.total_bytes,
+    )
+    if not finished:
+        raise SessionEndedError("The job of this session has ended or was taken over.")
+    hint_next(job.disk_id)
+    return DONE
+
+
+@_endpoint
+def fail_view(session: Session, body: bytes) -> protocol.Refusal:
+    _refuse_after_commit(session)
+    failure = _message(body, protocol.Failure)
+    canceled = failure.code == "canceled" and session.job.cancel_requested
+    end_session_job(
+        session,
+        state=JobState.CANCELED if canceled else JobState.FAILED,
+        code=failure.code[:64],
+        message=failure.message[:2000],
+        now=timezone.now(),
+    )
+    hint_next(session.job.disk_id)
+    return DONE

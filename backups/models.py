@@ -1,0 +1,206 @@
+"""Jobs with their events and sessions, and the backups that came of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.db import models
+from django.db.models import F, Q
+
+from agents.models import Disk, Node, Server
+from backups.states import ACTIVE, BACKUP_STATUS_CHOICES, JOB_KIND_CHOICES, JOB_STATE_CHOICES, BackupStatus, JobState
+from common.models import IdentifiedModel
+from definitions.models import Definition
+from tenants.models import Person, Tenant
+from tenants.querysets import ScopedQuerySet
+from vaults.models import StoredObject, Vault
+
+
+class BackupQuerySet(ScopedQuerySet):
+    tenant_path = "tenant"
+    grant_path = "server__user_grants"
+
+    def in_catalogue(self) -> BackupQuerySet:
+        """Those that were not removed by retention or by a person."""
+        return self.filter(removed_at=None)
+
+
+class Backup(IdentifiedModel):
+    """One point in time of one disk. It outlives its server and its definition. Sizes in bytes."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="backups")
+    vault = models.ForeignKey(Vault, on_delete=models.PROTECT, related_name="backups")
+    server = models.ForeignKey(Server, on_delete=models.SET_NULL, null=True, related_name="backups")
+    disk = models.ForeignKey(Disk, on_delete=models.SET_NULL, null=True, related_name="backups")
+    definition = models.ForeignKey(Definition, on_delete=models.SET_NULL, null=True, related_name="backups")
+    node = models.ForeignKey(Node, on_delete=models.SET_NULL, null=True, related_name="backups")
+    name = models.CharField(max_length=40)
+    server_name = models.CharField(max_length=128)
+    disk_number = models.PositiveSmallIntegerField()
+    type = models.CharField(max_length=8, default="vault")
+    status = models.CharField(max_length=8, choices=BACKUP_STATUS_CHOICES, default=BackupStatus.PENDING)
+    frozen = models.BooleanField(default=False)
+    note = models.CharField(max_length=255, blank=True)
+    # The time of the schedule that this backup belongs to; None when a person started it.
+    slot_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    duration_seconds = models.PositiveIntegerField(null=True, blank=True)
+    size_bytes = models.BigIntegerField()
+    read_bytes = models.BigIntegerField(null=True, blank=True)
+    changed_bytes = models.BigIntegerField(null=True, blank=True)
+    stored_bytes = models.BigIntegerField(null=True, blank=True)
+    sequence = models.PositiveBigIntegerField(null=True, blank=True)
+    manifest = models.OneToOneField(
+        StoredObject, on_delete=models.PROTECT, null=True, blank=True, related_name="backup"
+    )
+    immutable_until = models.DateTimeField(null=True, blank=True)
+    # Set when retention or a person took it out of the catalogue; its bytes stay locked until later.
+    removed_at = models.DateTimeField(null=True, blank=True)
+
+    objects = BackupQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["disk", "sequence"], name="backup_sequence_once_per_disk"),
+            models.CheckConstraint(
+                condition=Q(status="pending") | Q(manifest__isnull=False), name="backup_done_has_manifest"
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=["pending", "ok", "restore", "lost"]), name="backup_status_known"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["tenant", "-created_at"], name="backup_of_tenant"),
+            models.Index(fields=["server", "-created_at"], name="backup_of_server"),
+            models.Index(fields=["disk", "-sequence"], name="backup_of_disk"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the manifest, which covers the whole content."""
+        return self.manifest.sha256 if self.manifest_id else ""
+
+
+class JobQuerySet(ScopedQuerySet):
+    tenant_path = "tenant"
+    grant_path = "disk__server__user_grants"
+
+    def active(self) -> JobQuerySet:
+        return self.filter(state__in=list(ACTIVE))
+
+
+class Job(IdentifiedModel):
+    """Work on one disk. The row is the truth; a broker message is only a hint that it is there."""
+
+    kind = models.CharField(max_length=8, choices=JOB_KIND_CHOICES)
+    state = models.CharField(max_length=8, choices=JOB_STATE_CHOICES, default=JobState.PENDING)
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="jobs")
+    # The disk that the work is on: the source of a backup, the target of a restore.
+    disk = models.ForeignKey(Disk, on_delete=models.PROTECT, related_name="jobs")
+    node = models.ForeignKey(Node, on_delete=models.PROTECT, related_name="jobs")
+    definition = models.ForeignKey(Definition, on_delete=models.SET_NULL, null=True, blank=True, related_name="jobs")
+    backup = models.ForeignKey(Backup, on_delete=models.SET_NULL, null=True, blank=True, related_name="jobs")
+    backup_name = models.CharField(max_length=40)
+    requested_by = models.ForeignKey(Person, on_delete=models.SET_NULL, null=True, blank=True, related_name="jobs")
+    slot_at = models.DateTimeField(null=True, blank=True)
+    phase = models.CharField(max_length=24, blank=True)
+    done_bytes = models.BigIntegerField(default=0)
+    total_bytes = models.BigIntegerField(default=0)
+    stored_bytes = models.BigIntegerField(default=0)
+    code = models.CharField(max_length=64, blank=True)
+    message = models.TextField(blank=True)
+    cancel_requested = models.BooleanField(default=False)
+    # Who has the job: the number grows with each claim, and a worker with an older one can change nothing.
+    fence = models.PositiveIntegerField(default=0)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    hinted_at = models.DateTimeField(null=True, blank=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    mover_wall_seconds = models.FloatField(null=True, blank=True)
+    mover_cpu_seconds = models.FloatField(null=True, blank=True)
+    mover_peak_memory_bytes = models.BigIntegerField(null=True, blank=True)
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["disk"], condition=Q(state="running"), name="job_one_running_per_disk"),
+            models.UniqueConstraint(fields=["definition", "slot_at"], name="job_once_per_slot"),
+            models.CheckConstraint(
+                condition=~Q(state="running") | Q(lease_until__isnull=False), name="job_running_has_lease"
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=["pending", "running", "ok", "failed", "canceled"]), name="job_state_known"
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["state", "hinted_at"], condition=Q(state__in=["pending", "running"]), name="job_active"
+            ),
+            models.Index(fields=["tenant", "-created_at"], name="job_of_tenant"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.backup_name}"
+
+    def is_active(self) -> bool:
+        return self.state in ACTIVE
+
+    def percent(self) -> int | None:
+        """0 to 100, or None while the whole is not known."""
+        return min(100, self.done_bytes * 100 // self.total_bytes) if self.total_bytes else None
+
+
+class JobEvent(models.Model):
+    """Something that happened to a job; written in the transaction of the change."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="events")
+    at = models.DateTimeField()
+    code = models.CharField(max_length=64)
+    message = models.TextField(blank=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["job", "id"], name="job_event_of_job")]
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M:%S} {self.code}"
+
+
+class Session(IdentifiedModel):
+    """The right of one claim of a job to move data: a token, and what it opened with."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="sessions")
+    fence = models.PositiveIntegerField()
+    token_hash = models.CharField(max_length=64, unique=True)
+    # Locks of everything written in this session end then; from the store's clock when the session was opened.
+    retain_until = models.DateTimeField(null=True, blank=True)
+    sequence = models.PositiveBigIntegerField(null=True, blank=True)
+    base = models.ForeignKey(Backup, on_delete=models.SET_NULL, null=True, blank=True, related_name="based_sessions")
+    # The writer's claim, kept until the committer has looked at every object itself.
+    commit_request = models.JSONField(null=True, blank=True)
+    commit_requested_at = models.DateTimeField(null=True, blank=True)
+    granted_bytes = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["job", "fence"], name="session_once_per_claim")]
+
+    def __str__(self) -> str:
+        return f"session {self.id}"
+
+    def is_live(self, now: datetime) -> bool:
+        """Whether the session still has its job: same fence, running, lease not over."""
+        job = self.job
+        return (
+            job.state == JobState.RUNNING
+            and job.fence == self.fence
+            and job.lease_until is not None
+            and job.lease_until > now
+        )
+
+
+def live_sessions(now: datetime) -> models.QuerySet[Session]:
+    """Sessions that still have their job, for conditional statements."""
+    return Session.objects.filter(job__state=JobState.RUNNING, job__fence=F("fence"), job__lease_until__gt=now)

@@ -1,0 +1,131 @@
+"""Backups and jobs as JSON. Sizes in bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework import serializers
+
+from agents.models import Disk
+from backups.models import Backup, Job, JobEvent
+from tenants.roles import Action
+from tenants.serializers import BodySerializer, ReadSerializer, ScopedField
+
+
+class BackupSerializer(ReadSerializer):
+    checksum = serializers.CharField(read_only=True, help_text="SHA-256 of the manifest; empty while pending.")
+
+    class Meta:
+        model = Backup
+        fields = (
+            "id",
+            "name",
+            "tenant",
+            "vault",
+            "server",
+            "server_name",
+            "disk",
+            "disk_number",
+            "definition",
+            "node",
+            "type",
+            "status",
+            "frozen",
+            "note",
+            "slot_at",
+            "created_at",
+            "finished_at",
+            "duration_seconds",
+            "size_bytes",
+            "read_bytes",
+            "changed_bytes",
+            "stored_bytes",
+            "checksum",
+            "immutable_until",
+            "removed_at",
+        )
+        read_only_fields = fields
+
+
+class NoteSerializer(BodySerializer):
+    note = serializers.CharField(allow_blank=True)
+
+
+def target_field() -> ScopedField:
+    return ScopedField(queryset=Disk.objects.select_related("server__node"), action=Action.RESTORE)
+
+
+class RestoreTargetSerializer(BodySerializer):
+    target = target_field()
+
+
+class RestoreOrderSerializer(BodySerializer):
+    """`confirmation` is the name of the target's server: all data and all snapshots there are lost."""
+
+    target = target_field()
+    confirmation = serializers.CharField(allow_blank=True)
+
+
+class RefusalSerializer(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    detail = serializers.CharField(source="message")
+
+
+class RestorePreviewSerializer(serializers.Serializer[Any]):
+    backup = serializers.UUIDField(source="backup.pk")
+    target = serializers.UUIDField(source="target.pk")
+    warning = serializers.CharField()
+    confirm_with = serializers.CharField(source="target.server.name")
+    refused = serializers.BooleanField()
+    refusal = RefusalSerializer(allow_null=True)
+
+
+class JobEventSerializer(ReadSerializer):
+    class Meta:
+        model = JobEvent
+        fields = ("at", "code", "message")
+        read_only_fields = fields
+
+
+class JobSerializer(ReadSerializer):
+    requested_by = serializers.CharField(source="requested_by.username", default=None, read_only=True, allow_null=True)
+    percent = serializers.IntegerField(read_only=True, allow_null=True)
+
+    class Meta:
+        model = Job
+        fields = (
+            "id",
+            "kind",
+            "state",
+            "tenant",
+            "disk",
+            "node",
+            "definition",
+            "backup",
+            "backup_name",
+            "requested_by",
+            "slot_at",
+            "phase",
+            "done_bytes",
+            "total_bytes",
+            "stored_bytes",
+            "percent",
+            "code",
+            "message",
+            "cancel_requested",
+            "created_at",
+            "started_at",
+            "finished_at",
+            "mover_wall_seconds",
+            "mover_cpu_seconds",
+            "mover_peak_memory_bytes",
+        )
+        read_only_fields = fields
+
+
+class JobDetailSerializer(JobSerializer):
+    events = JobEventSerializer(many=True, read_only=True)
+
+    class Meta(JobSerializer.Meta):
+        fields = (*JobSerializer.Meta.fields, "events")
+        read_only_fields = fields

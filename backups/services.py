@@ -1,0 +1,148 @@
+"""Verbs over backups and jobs that interfaces call. Objects were fetched for the person already, by `get_for_user`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from django.db import transaction
+
+from agents.models import Disk, Node
+from backups.models import Backup, Job
+from backups.queue import announce_restore, create_backup_job
+from backups.states import BackupStatus, JobKind, JobState
+from backups.transitions import end_job, note_event
+from common.errors import BackupsiteError, ConflictError, InvalidInputError
+from definitions.models import Definition
+from tenants.models import Person
+from vaults.models import Vault
+
+
+def request_backup(*, definition: Definition, actor: Person, now: datetime) -> Job:
+    """Backup now. When the disk is busy the job waits its turn."""
+    refuse_unready(definition)
+    return create_backup_job(definition=definition, now=now, slot_at=None, requested_by=actor)
+
+
+def refuse_unready(definition: Definition) -> None:
+    """Say at once what would fail later anyway."""
+    if definition.vault.status != Vault.Status.READY:
+        reason = definition.vault.refusal or "It is still being made; try again in a minute."
+        raise ConflictError(f"The vault {definition.vault.name} is not ready. {reason}", code="vault_not_ready")
+    if definition.disk.incomplete_since is not None:
+        raise ConflictError(
+            f"{definition.disk} holds an unfinished restore: nothing to back up. Finish a restore onto it first.",
+            code="disk_incomplete",
+        )
+
+
+@transaction.atomic
+def request_restore(*, backup: Backup, target: Disk, confirmation: str, actor: Person, now: datetime) -> Job:
+    """Restore the backup onto the target disk. Everything on the target is lost; `confirmation` is its server's name.
+
+    Refused before anything is written: a backup that is not good, a target that is too small or has a restore already,
+    a wrong confirmation.
+    """
+    refuse_restore(backup=backup, target=target)
+    if confirmation.strip() != target.server.name:
+        raise InvalidInputError(
+            f"Restoring destroys all data and all snapshots on {target}. To confirm, type the name of its server.",
+            code="not_confirmed",
+            field="confirmation",
+        )
+    job = Job.objects.create(
+        kind=JobKind.RESTORE,
+        tenant_id=target.server.tenant_id,
+        disk=target,
+        node=target.server.node,
+        backup=backup,
+        backup_name=backup.name,
+        requested_by=actor,
+        total_bytes=backup.size_bytes,
+    )
+    announce_restore(job, now=now)
+    return job
+
+
+def refuse_restore(*, backup: Backup, target: Disk) -> None:
+    """Raise for what forbids this restore whatever the person confirms."""
+    busy = Job.objects.active().filter(disk=target, kind=JobKind.RESTORE).exists()
+    error = _restore_refusal(backup=backup, target=target, busy=busy)
+    if error is not None:
+        raise error
+
+
+def restore_choices(*, backup: Backup, targets: Iterable[Disk]) -> list[tuple[Disk, BackupsiteError | None]]:
+    """Each target with what forbids a restore onto it, or None; one query, however many targets."""
+    chosen = list(targets)
+    under_way = Job.objects.active().filter(disk__in=chosen, kind=JobKind.RESTORE)
+    busy = set(under_way.values_list("disk_id", flat=True))
+    return [(target, _restore_refusal(backup=backup, target=target, busy=target.pk in busy)) for target in chosen]
+
+
+def restore_warning(target: Disk) -> str:
+    """What a restore onto the disk destroys, in the words of the product."""
+    return f"Restoring destroys all data and all snapshots on {target}."
+
+
+def _restore_refusal(*, backup: Backup, target: Disk, busy: bool) -> BackupsiteError | None:
+    if backup.removed_at is not None or backup.status not in {BackupStatus.OK, BackupStatus.RESTORE}:
+        message = f"The backup {backup.name} cannot be restored: it is {shown_status(backup)}."
+        return ConflictError(message, code="backup_not_ok")
+    if target.size_bytes < backup.size_bytes:
+        return InvalidInputError(
+            f"{target} has {target.size_bytes} bytes, the backup needs {backup.size_bytes}. Choose a larger disk.",
+            code="target_too_small",
+            field="target",
+        )
+    if target.server.node.status == Node.Status.MAINTENANCE:
+        return ConflictError(f"The node {target.server.node.name} is in maintenance.", code="node_in_maintenance")
+    if busy:
+        return ConflictError(f"A restore onto {target} is under way already.", code="restore_under_way")
+    return None
+
+
+def shown_status(backup: Backup) -> str:
+    """The status in words, `removed` included."""
+    return "removed" if backup.removed_at is not None else str(backup.status)
+
+
+def cancel_job(*, job: Job, actor: Person, now: datetime) -> None:
+    """Cancel: at once what waits, within seconds what runs. Asking twice is no error; a finished job is one."""
+    message = f"Canceled by {actor}."
+    pending = Job.objects.filter(state=JobState.PENDING)
+    if end_job(pending, job=job, state=JobState.CANCELED, code="canceled", message=message, now=now):
+        return
+    with transaction.atomic():
+        if Job.objects.filter(pk=job.pk, state=JobState.RUNNING, cancel_requested=False).update(cancel_requested=True):
+            note_event(job, at=now, code="cancel_requested", message=message)
+            return
+    if not Job.objects.filter(pk=job.pk, state=JobState.RUNNING).exists():
+        raise ConflictError("The job has ended already.", code="job_ended")
+
+
+def remove_backups(*, backups: Iterable[Backup], actor: Person | None, now: datetime) -> list[Backup]:
+    """Take backups out of the catalogue; their bytes stay until their locks end. Returns those that were removed now.
+
+    Raises ConflictError, and removes none, when one is pending or being restored.
+    """
+    chosen = list(backups)
+    for backup in chosen:
+        if backup.status not in {BackupStatus.OK, BackupStatus.LOST}:
+            raise ConflictError(f"The backup {backup.name} is in use ({backup.status}).", code="backup_in_use")
+    removed = []
+    with transaction.atomic():
+        for backup in chosen:
+            free = Backup.objects.filter(pk=backup.pk, removed_at=None, status__in=[BackupStatus.OK, BackupStatus.LOST])
+            if free.update(removed_at=now):
+                removed.append(backup)
+    return removed
+
+
+def set_note(*, backup: Backup, note: str) -> Backup:
+    """The only thing about a backup that a person may write."""
+    if len(note) > 255:
+        raise InvalidInputError("A note has at most 255 characters.", field="note")
+    backup.note = note
+    backup.save(update_fields=["note", "changed_at"])
+    return backup

@@ -1,0 +1,56 @@
+"""States of jobs, statuses of backups, and which change may follow which. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """A job's life: PENDING -> RUNNING -> OK / FAILED / CANCELED. A retry is a new job."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    OK = "ok"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+class JobKind(StrEnum):
+    BACKUP = "backup"
+    RESTORE = "restore"
+
+
+class BackupStatus(StrEnum):
+    """What a person sees of a backup. `ok` only after the control plane has seen every object with its lock."""
+
+    PENDING = "pending"
+    OK = "ok"
+    RESTORE = "restore"
+    LOST = "lost"
+
+
+ACTIVE = frozenset({JobState.PENDING, JobState.RUNNING})
+FINAL = frozenset(JobState) - ACTIVE
+
+_FOLLOWING: Mapping[JobState, frozenset[JobState]] = {
+    # RUNNING may follow RUNNING: a job whose lease ran out is taken over by another worker.
+    JobState.PENDING: frozenset({JobState.RUNNING, JobState.CANCELED, JobState.FAILED}),
+    JobState.RUNNING: frozenset({JobState.RUNNING, JobState.OK, JobState.FAILED, JobState.CANCELED}),
+    JobState.OK: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELED: frozenset(),
+}
+
+JOB_STATE_CHOICES = [(str(state), str(state)) for state in JobState]
+JOB_KIND_CHOICES = [(str(kind), str(kind)) for kind in JobKind]
+BACKUP_STATUS_CHOICES = [(str(status), str(status)) for status in BackupStatus]
+
+
+def may_follow(before: JobState, after: JobState) -> bool:
+    return after in _FOLLOWING[before]
+
+
+def states_before(after: JobState) -> list[str]:
+    """From which states `after` can be reached, for a conditional update."""
+    return [str(before) for before in JobState if may_follow(before, after)]

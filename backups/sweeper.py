@@ -1,0 +1,60 @@
+"""Finds work that a lost message, worker or broker left behind. Runs every few seconds; each step can run twice."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+
+from django.db.models import F, Q
+
+from backups.models import Job, Session
+from backups.queue import hint_commit, hint_job
+from backups.states import JobState
+from backups.transitions import claimable, end_job, end_session_job
+
+logger = logging.getLogger(__name__)
+
+HINT_AGAIN_AFTER = timedelta(seconds=20)
+ORPHAN_HINT_AFTER = timedelta(seconds=10)
+COMMIT_HINT_AFTER = timedelta(seconds=15)
+COMMIT_GIVE_UP_AFTER = timedelta(minutes=15)
+MOST_CLAIMS = 4
+
+
+def sweep(*, now: datetime) -> None:
+    _sweep_pending(now)
+    _sweep_orphaned(now)
+    _sweep_commits(now)
+
+
+def _sweep_pending(now: datetime) -> None:
+    stale = Q(hinted_at=None) | Q(hinted_at__lte=now - HINT_AGAIN_AFTER)
+    for job in Job.objects.filter(stale, state=JobState.PENDING).select_related("node"):
+        hint_job(job)
+
+
+def _sweep_orphaned(now: datetime) -> None:
+    for job in claimable(now).filter(state=JobState.RUNNING).select_related("node"):
+        still_orphaned = claimable(now).filter(state=JobState.RUNNING, fence=job.fence)
+        if job.cancel_requested:
+            end_job(still_orphaned, job=job, state=JobState.CANCELED, code="canceled", message="Canceled.", now=now)
+        elif job.fence >= MOST_CLAIMS:
+            message = f"The worker was lost {job.fence} times while it had this job. See the node's log."
+            end_job(still_orphaned, job=job, state=JobState.FAILED, code="worker_lost", message=message, now=now)
+        elif job.hinted_at is None or job.hinted_at <= now - ORPHAN_HINT_AFTER:
+            logger.warning("lease ran out; asking for another worker", extra={"job": str(job.pk)})
+            hint_job(job)
+
+
+def _sweep_commits(now: datetime) -> None:
+    waiting = Session.objects.filter(
+        job__state=JobState.RUNNING,
+        job__fence=F("fence"),
+        commit_requested_at__lte=now - COMMIT_HINT_AFTER,
+    )
+    for session in waiting.select_related("job"):
+        if session.commit_requested_at is not None and session.commit_requested_at <= now - COMMIT_GIVE_UP_AFTER:
+            message = "The vault could not be checked for 15 minutes after the upload; the backup does not count."
+            end_session_job(session, state=JobState.FAILED, code="commit_timeout", message=message, now=now)
+        else:
+            hint_commit(session.pk)

@@ -1,0 +1,196 @@
+"""Every change of a job's state, each one conditional update with its event. Nothing else writes these columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import Exists, F, OuterRef, Q
+from django.db.models.functions import Coalesce
+
+from agents.models import Disk
+from agents.protocol import MoverUsage, Progress
+from backups.models import Backup, Job, JobEvent, JobQuerySet, Session
+from backups.states import BackupStatus, JobKind, JobState, states_before
+from common.ids import hash_token, new_secret_token
+from common.transitions import change_status
+
+WAITING = "waiting"
+CHECKING = "checking"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker has the job: with the token its mover speaks for this claim, and for no other."""
+
+    job_id: UUID
+    token: str
+
+    def __repr__(self) -> str:
+        return f"Claim(job_id={self.job_id})"
+
+
+def lease_length() -> timedelta:
+    return timedelta(seconds=settings.CONFIG.lease_seconds)
+
+
+def claim_job(*, job_id: UUID | str, now: datetime) -> Claim | None:
+    """Take the job, or take it over when its lease ran out. None when it is not to be had: others, or not its turn."""
+    job = claimable(now).filter(pk=job_id).first()
+    if job is None:
+        return None
+    token = new_secret_token()
+    try:
+        with transaction.atomic():
+            if not _take(job, token=token, now=now):
+                return None
+    except IntegrityError:
+        # Another job runs on this disk. This one waits its turn; the end of the other hints at it.
+        Job.objects.filter(pk=job.pk, state=JobState.PENDING).update(phase=WAITING)
+        return None
+    return Claim(job_id=job.pk, token=token)
+
+
+def claimable(now: datetime) -> JobQuerySet:
+    """Jobs that wait, and jobs whose worker is gone. One that asked for its commit has no worker and needs none."""
+    committing = Session.objects.filter(job=OuterRef("pk"), fence=OuterRef("fence"), commit_requested_at__isnull=False)
+    orphaned = Q(state=JobState.RUNNING, lease_until__lte=now) & ~Exists(committing)
+    return Job.objects.filter(Q(state=JobState.PENDING) | orphaned)
+
+
+def _take(job: Job, *, token: str, now: datetime) -> bool:
+    taken_over = job.state == JobState.RUNNING
+    fence = job.fence + 1
+
+    def record() -> None:
+        Session.objects.create(job=job, fence=fence, token_hash=hash_token(token))
+        if taken_over:
+            note_event(job, at=now, code="taken_over", message="The worker was lost; another one starts anew.")
+        else:
+            note_event(job, at=now, code="started")
+        if job.kind == JobKind.RESTORE:
+            Backup.objects.filter(pk=job.backup_id, status=BackupStatus.OK).update(status=BackupStatus.RESTORE)
+
+    return change_status(
+        queryset=claimable(now).filter(pk=job.pk, fence=job.fence, state=job.state),
+        changes={
+            "state": JobState.RUNNING,
+            "fence": fence,
+            "lease_until": now + lease_length(),
+            "started_at": Coalesce(F("started_at"), now),
+            "phase": "starting",
+            "done_bytes": 0,
+            "stored_bytes": 0,
+        },
+        record=record,
+    )
+
+
+def renew_lease(session: Session, *, progress: Progress, now: datetime) -> bool:
+    """Heartbeat: note how far the work is and keep the lease. False when the session has lost its job."""
+    held = _held_by(session).filter(lease_until__gt=now)
+    return (
+        held.update(
+            lease_until=now + lease_length(),
+            phase=progress.phase[:24],
+            done_bytes=progress.done_bytes,
+            total_bytes=progress.total_bytes,
+            stored_bytes=progress.stored_bytes,
+        )
+        == 1
+    )
+
+
+def request_commit(session: Session, *, request: dict[str, Any], now: datetime) -> bool:
+    """The writer says that it is done; from now on the committer has the job. False when the session lost it."""
+
+    def record() -> None:
+        Session.objects.filter(pk=session.pk).update(commit_request=request, commit_requested_at=now)
+        note_event(session.job, at=now, code="commit_requested")
+
+    return change_status(
+        queryset=_held_by(session).filter(lease_until__gt=now),
+        changes={"phase": CHECKING},
+        record=record,
+    )
+
+
+def finish_job(
+    session: Session, *, now: datetime, message: str, usage: MoverUsage, also: Any = lambda: None, **fields: Any
+) -> bool:
+    """RUNNING -> OK for the session that has the job; `also` runs in the same transaction."""
+
+    def record() -> None:
+        also()
+        _release_backup(session.job)
+        note_event(session.job, at=now, code="ok", message=message)
+
+    return change_status(
+        queryset=_held_by(session),
+        changes={
+            "state": JobState.OK,
+            "phase": "",
+            "message": message,
+            "finished_at": now,
+            "lease_until": None,
+            "mover_wall_seconds": usage.wall_seconds,
+            "mover_cpu_seconds": usage.cpu_seconds,
+            "mover_peak_memory_bytes": usage.peak_memory_bytes,
+            **fields,
+        },
+        record=record,
+    )
+
+
+def end_job(queryset: JobQuerySet, *, job: Job, state: JobState, code: str, message: str, now: datetime) -> bool:
+    """To FAILED or CANCELED from where the queryset still finds it. Its pending backup goes."""
+
+    def record() -> None:
+        note_event(job, at=now, code=code, message=message)
+        _release_backup(job)
+        if job.kind == JobKind.BACKUP:
+            Backup.objects.filter(pk=job.backup_id, status=BackupStatus.PENDING).delete()
+
+    return change_status(
+        queryset=queryset.filter(pk=job.pk, state__in=states_before(state)),
+        changes={
+            "state": state,
+            "code": code,
+            "message": message,
+            "finished_at": now,
+            "lease_until": None,
+            "phase": "",
+        },
+        record=record,
+    )
+
+
+def end_session_job(session: Session, *, state: JobState, code: str, message: str, now: datetime) -> bool:
+    """As `end_job`, but only while the session has the job."""
+    return end_job(_held_by(session), job=session.job, state=state, code=code, message=message, now=now)
+
+
+def note_event(job: Job, *, at: datetime, code: str, message: str = "") -> None:
+    JobEvent.objects.create(job=job, at=at, code=code, message=message)
+
+
+def mark_restored(disk_id: UUID) -> None:
+    """The restore onto the disk is whole."""
+    Disk.objects.filter(pk=disk_id).update(incomplete_since=None)
+
+
+def _held_by(session: Session) -> JobQuerySet:
+    return Job.objects.filter(pk=session.job_id, fence=session.fence, state=JobState.RUNNING)
+
+
+def _release_backup(job: Job) -> None:
+    """A backup shows `restore` as long as any restore of it runs."""
+    if job.kind != JobKind.RESTORE or job.backup_id is None:
+        return
+    others = Job.objects.filter(backup_id=job.backup_id, kind=JobKind.RESTORE, state=JobState.RUNNING)
+    if not others.exclude(pk=job.pk).exists():
+        Backup.objects.filter(pk=job.backup_id, status=BackupStatus.RESTORE).update(status=BackupStatus.OK)

@@ -1,0 +1,25 @@
+"""Pages of servers, backups, restores and jobs."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from backups.views import backups, dashboard, definitions, jobs, restores, servers
+
+urlpatterns = [
+    path("", dashboard.dashboard, name="dashboard"),
+    path("servers/", servers.server_list, name="server-list"),
+    path("servers/<uuid:pk>/", servers.server_detail, name="server-detail"),
+    path("definitions/<uuid:pk>/", definitions.definition_detail, name="definition-detail"),
+    path("definitions/<uuid:pk>/backup-now/", definitions.backup_now, name="backup-now"),
+    path("backups/", backups.backup_list, name="backup-list"),
+    path("backups/<uuid:pk>/", backups.backup_detail, name="backup-detail"),
+    path("backups/<uuid:pk>/note/", backups.backup_note, name="backup-note"),
+    path("backups/<uuid:pk>/delete/", backups.backup_delete, name="backup-delete"),
+    path("backups/<uuid:pk>/restore/", restores.backup_restore, name="backup-restore"),
+    path("jobs/", jobs.job_list, name="job-list"),
+    path("jobs/<uuid:pk>/", jobs.job_detail, name="job-detail"),
+    path("jobs/<uuid:pk>/progress/", jobs.job_progress, name="job-progress"),
+    path("jobs/<uuid:pk>/cancel/", jobs.job_cancel, name="job-cancel"),
+    path("restores/", jobs.restore_list, name="restore-list"),
+]

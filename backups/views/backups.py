@@ -1,0 +1,118 @@
+"""Backups: list, detail, note, removal."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from agents.models import Server
+from backups.forms import NoteForm
+from backups.models import Backup, Job
+from backups.services import remove_backups, set_note
+from backups.states import BACKUP_STATUS_CHOICES
+from common.errors import BackupsiteError
+from definitions.models import Definition
+from tenants.access import get_for_user, may
+from tenants.models import Person
+from tenants.roles import Action
+from tenants.views import STATUS_WRONG_INPUT, paginate, portal_page, show_error
+
+SHOWN_JOBS = 10
+
+
+@require_GET
+@portal_page
+def backup_list(request: HttpRequest) -> HttpResponse:
+    person = request.user
+    backups = Backup.objects.for_user(person)
+    with_removed = request.GET.get("removed") == "true"
+    if not with_removed:
+        backups = backups.in_catalogue()
+    context: dict[str, Any] = {
+        "statuses": [status for status, _ in BACKUP_STATUS_CHOICES],
+        "with_removed": with_removed,
+    }
+    if request.GET.get("server"):
+        context["server"] = get_for_user(
+            Server.objects.all(), person=person, action=Action.VIEW, pk=request.GET["server"]
+        )
+        backups = backups.filter(server=context["server"])
+    if request.GET.get("definition"):
+        context["definition"] = get_for_user(
+            Definition.objects.select_related("disk__server"),
+            person=person,
+            action=Action.VIEW,
+            pk=request.GET["definition"],
+        )
+        backups = backups.filter(definition=context["definition"])
+    if request.GET.get("status") in context["statuses"]:
+        context["status"] = request.GET["status"]
+        backups = backups.filter(status=context["status"])
+    context["page"] = paginate(request, backups.order_by("-created_at", "-pk"))
+    return render(request, "backups/list.html", context)
+
+
+@require_GET
+@portal_page
+def backup_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
+    backup = _backup(request.user, Action.VIEW, pk)
+    return _show(request, backup, NoteForm(initial={"note": backup.note}))
+
+
+@require_POST
+@portal_page
+def backup_note(request: HttpRequest, pk: UUID) -> HttpResponse:
+    backup = _backup(request.user, Action.EDIT, pk)
+    form = NoteForm(request.POST)
+    if form.is_valid():
+        try:
+            set_note(backup=backup, note=form.cleaned_data["note"])
+        except BackupsiteError as error:
+            show_error(form, error)
+        else:
+            messages.success(request, "The note is kept.")
+            return redirect("backup-detail", pk)
+    return _show(request, backup, form, status=STATUS_WRONG_INPUT)
+
+
+@require_http_methods(["GET", "POST"])
+@portal_page
+def backup_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
+    backup = _backup(request.user, Action.DELETE, pk)
+    refused = ""
+    if request.method == "POST":
+        try:
+            remove_backups(backups=[backup], actor=request.user, now=timezone.now())
+        except BackupsiteError as error:
+            refused = error.message
+        else:
+            messages.success(request, f"The backup {backup.name} is deleted.")
+            return redirect("backup-list")
+    context = {"backup": backup, "refused": refused}
+    return render(request, "backups/delete.html", context, status=STATUS_WRONG_INPUT if refused else 200)
+
+
+def _show(request: HttpRequest, backup: Backup, form: NoteForm, *, status: int = 200) -> HttpResponse:
+    person = request.user
+    jobs = Job.objects.for_user(person).filter(backup=backup).select_related("disk__server")
+    context = {
+        "backup": backup,
+        "form": form,
+        "jobs": jobs.order_by("-created_at", "-pk")[:SHOWN_JOBS],
+        "may_edit": may(person, Action.EDIT, backup),
+        "may_delete": may(person, Action.DELETE, backup),
+        "may_restore": may(person, Action.RESTORE, backup),
+    }
+    return render(request, "backups/detail.html", context, status=status)
+
+
+def _backup(person: Person, action: Action, pk: UUID) -> Backup:
+    backups = Backup.objects.select_related("manifest", "vault__endpoint", "definition", "tenant", "server")
+    found: Backup = get_for_user(backups, person=person, action=action, pk=pk)
+    return found

@@ -1,0 +1,117 @@
+"""The first page: what is protected, what runs, and what needs a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Count, Exists, OuterRef, Sum
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_GET
+
+from agents.models import Disk, Node, Server
+from backups.models import Backup, Job
+from backups.states import BackupStatus, JobState
+from backups.views.jobs import STATUS_STOP_POLLING, live_context
+from definitions.models import Definition
+from tenants.access import may_create
+from tenants.models import Person
+from tenants.views import portal_page
+from vaults.models import Vault
+
+SHOWN_BACKUPS = 8
+SHOWN_JOBS = 10
+SHOWN_PER_REASON = 5
+FAILURES_MATTER_FOR = timedelta(days=7)
+OVERDUE_AFTER = timedelta(minutes=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """Something that a person should look at."""
+
+    title: str
+    text: str
+    address: str = ""
+
+
+@require_GET
+@portal_page
+def dashboard(request: HttpRequest) -> HttpResponse:
+    person = request.user
+    running = Job.objects.for_user(person).active().select_related("disk__server").order_by("-created_at", "-pk")
+    live = live_context(request, running[:SHOWN_JOBS])
+    if request.htmx:
+        return _live_answer(request, live)
+    backups = Backup.objects.for_user(person).in_catalogue()
+    good = backups.filter(status__in=[BackupStatus.OK, BackupStatus.RESTORE])
+    context = {
+        **live,
+        **_counts(person),
+        "good": good.aggregate(count=Count("pk"), stored_bytes=Sum("stored_bytes")),
+        "last_backups": backups.order_by("-created_at", "-pk")[:SHOWN_BACKUPS],
+        "concerns": list(_concerns(person, timezone.now())),
+        "may_create_server": may_create(person, Server),
+        "may_create_definition": may_create(person, Definition),
+    }
+    return render(request, "backups/dashboard.html", context)
+
+
+def _live_answer(request: HttpRequest, live: dict[str, Any]) -> HttpResponse:
+    if live["unchanged"]:
+        return HttpResponse(status=204)
+    status = 200 if live["is_live"] else STATUS_STOP_POLLING
+    return render(request, "backups/_jobs.html", live, status=status)
+
+
+def _counts(person: Person) -> dict[str, int]:
+    servers = Server.objects.for_user(person)
+    active = Definition.objects.filter(disk__server=OuterRef("pk"), active=True)
+    return {
+        "server_count": servers.count(),
+        "protected_count": servers.filter(Exists(active)).count(),
+        "definition_count": Definition.objects.for_user(person).count(),
+    }
+
+
+def _concerns(person: Person, now: datetime) -> Iterator[Concern]:
+    for job in _unanswered_failures(person, now):
+        yield Concern(f"{job.kind.capitalize()} failed", f"{job.disk}: {job.message}", _to("job-detail", job))
+    for disk in (
+        Disk.objects.for_user(person).exclude(incomplete_since=None).select_related("server")[:SHOWN_PER_REASON]
+    ):
+        text = f"{disk} holds an unfinished restore: what is on it is no system."
+        yield Concern("Restore not finished", text, _to("server-detail", disk.server))
+    for backup in Backup.objects.for_user(person).in_catalogue().filter(status=BackupStatus.LOST)[:SHOWN_PER_REASON]:
+        yield Concern("Backup lost", f"{backup.name} of {backup.server_name}", _to("backup-detail", backup))
+    for definition in _overdue(person, now):
+        text = f"{definition} should have run. Does the scheduler run?"
+        yield Concern("Backup overdue", text, _to("definition-detail", definition))
+    for vault in Vault.objects.for_user(person).filter(status=Vault.Status.REFUSED)[:SHOWN_PER_REASON]:
+        yield Concern("Vault refused", f"{vault.name}: {vault.refusal}")
+    for node in Node.objects.for_user(person).filter(status=Node.Status.OFFLINE)[:SHOWN_PER_REASON]:
+        yield Concern("Node offline", f"The worker of {node.name} does not report. Jobs there wait for it.")
+
+
+def _unanswered_failures(person: Person, now: datetime) -> Any:
+    """Failures of the last days that no later success of the same work has answered."""
+    later = Job.objects.filter(
+        disk=OuterRef("disk"), kind=OuterRef("kind"), state=JobState.OK, created_at__gt=OuterRef("created_at")
+    )
+    failed = Job.objects.for_user(person).filter(state=JobState.FAILED, finished_at__gte=now - FAILURES_MATTER_FOR)
+    unanswered = failed.exclude(Exists(later)).select_related("disk__server")
+    return unanswered.order_by("-created_at", "-pk")[:SHOWN_PER_REASON]
+
+
+def _overdue(person: Person, now: datetime) -> Any:
+    due = Definition.objects.for_user(person).filter(active=True, next_run_at__lt=now - OVERDUE_AFTER)
+    return due.select_related("disk__server").order_by("next_run_at", "pk")[:SHOWN_PER_REASON]
+
+
+def _to(name: str, instance: Any) -> str:
+    return reverse(name, args=[instance.pk])

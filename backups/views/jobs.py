@@ -1,0 +1,144 @@
+"""Jobs and restores: lists and one job, with progress that renews itself while something runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_POST
+
+from backups.models import Job
+from backups.services import cancel_job
+from backups.states import JOB_STATE_CHOICES, JobKind, JobState
+from common.errors import BackupsiteError
+from tenants.access import get_for_user, may
+from tenants.models import Person
+from tenants.roles import Action
+from tenants.views import back_with_error, paginate, portal_page
+
+# htmx: swap this answer in, and ask no more.
+STATUS_STOP_POLLING = 286
+_JOBS = Job.objects.select_related("disk__server", "requested_by", "backup", "definition", "node")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a running job is, and when it ends at this rate."""
+
+    elapsed_seconds: float
+    bytes_per_second: int | None
+    left_seconds: float | None
+
+
+def pace_of(job: Job, *, now: datetime) -> Pace | None:
+    """None when the job does not run."""
+    if job.state != JobState.RUNNING or job.started_at is None:
+        return None
+    elapsed = max((now - job.started_at).total_seconds(), 0.0)
+    rate = int(job.done_bytes / elapsed) if elapsed >= 1 and job.done_bytes else None
+    left = (job.total_bytes - job.done_bytes) / rate if rate and job.total_bytes > job.done_bytes else None
+    return Pace(elapsed_seconds=elapsed, bytes_per_second=rate, left_seconds=left)
+
+
+def live_context(request: HttpRequest, jobs: Iterable[Job]) -> dict[str, Any]:
+    """The jobs with their pace; `seen` tells the next poll whether anything has changed."""
+    shown, now = list(jobs), timezone.now()
+    seen = _digest(shown)
+    return {
+        "jobs": [(job, pace_of(job, now=now)) for job in shown],
+        "is_live": any(job.is_active() for job in shown),
+        "seen": seen,
+        "unchanged": request.GET.get("seen") == seen,
+    }
+
+
+def _digest(jobs: Iterable[Job]) -> str:
+    facts = [
+        (str(job.pk), job.state, job.phase, job.done_bytes, job.total_bytes, job.stored_bytes, job.cancel_requested)
+        for job in jobs
+    ]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+@require_GET
+@portal_page
+def job_list(request: HttpRequest) -> HttpResponse:
+    return _list(request, Job.objects.for_user(request.user), "Jobs")
+
+
+@require_GET
+@portal_page
+def restore_list(request: HttpRequest) -> HttpResponse:
+    return _list(request, Job.objects.for_user(request.user).filter(kind=JobKind.RESTORE), "Restores")
+
+
+def _list(request: HttpRequest, jobs: Any, title: str) -> HttpResponse:
+    states = [state for state, _ in JOB_STATE_CHOICES]
+    state = request.GET.get("state")
+    if state in states:
+        jobs = jobs.filter(state=state)
+    page = paginate(request, jobs.select_related("disk__server").order_by("-created_at", "-pk"))
+    live = live_context(request, page.object_list)
+    if request.htmx:
+        if live["unchanged"]:
+            return HttpResponse(status=204)
+        return render(request, "backups/_jobs.html", live, status=200 if live["is_live"] else STATUS_STOP_POLLING)
+    context = {**live, "page": page, "title": title, "states": states, "state": state}
+    return render(request, "backups/jobs.html", context)
+
+
+@require_GET
+@portal_page
+def job_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
+    return render(request, "backups/job.html", _job_context(request, pk))
+
+
+@require_GET
+@portal_page
+def job_progress(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """The one fragment of a job's page that is asked for again while the job is active."""
+    context = _job_context(request, pk)
+    if context["unchanged"]:
+        return HttpResponse(status=204)
+    return render(request, "backups/_job.html", context, status=200 if context["is_live"] else STATUS_STOP_POLLING)
+
+
+def _job_context(request: HttpRequest, pk: UUID) -> dict[str, Any]:
+    job = _job(request.user, Action.VIEW, pk)
+    events = list(job.events.order_by("pk"))
+    live = live_context(request, [job])
+    seen = f"{live['seen']}-{len(events)}"
+    [(job, pace)] = live["jobs"]
+    return {
+        "job": job,
+        "pace": pace,
+        "events": events,
+        "is_live": live["is_live"],
+        "seen": seen,
+        "unchanged": request.GET.get("seen") == seen,
+        "may_cancel": job.is_active() and may(request.user, Action.CANCEL, job),
+    }
+
+
+@require_POST
+@portal_page
+def job_cancel(request: HttpRequest, pk: UUID) -> HttpResponse:
+    job = _job(request.user, Action.CANCEL, pk)
+    try:
+        cancel_job(job=job, actor=request.user, now=timezone.now())
+    except BackupsiteError as error:
+        return back_with_error(request, error, otherwise=reverse("job-detail", args=[pk]))
+    return redirect("job-detail", pk)
+
+
+def _job(person: Person, action: Action, pk: UUID) -> Job:
+    found: Job = get_for_user(_JOBS.all(), person=person, action=action, pk=pk)
+    return found

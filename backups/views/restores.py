@@ -1,0 +1,95 @@
+"""Restoring: choose the target, read what will be lost, type the server's name."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Case, IntegerField, Value, When
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods
+
+from agents.models import Disk
+from backups.forms import RestoreForm
+from backups.models import Backup
+from backups.services import request_restore, restore_choices, restore_warning
+from backups.states import BackupStatus
+from common.errors import BackupsiteError
+from tenants.access import get_for_user
+from tenants.models import Person
+from tenants.roles import Action
+from tenants.views import STATUS_WRONG_INPUT, portal_page, show_error
+
+# More than that in one list helps nobody: there is a search by name.
+SHOWN_TARGETS = 100
+_DISKS = Disk.objects.select_related("server__node", "server__tenant")
+
+
+@require_http_methods(["GET", "POST"])
+@portal_page
+def backup_restore(request: HttpRequest, pk: UUID) -> HttpResponse:
+    person = request.user
+    backups = Backup.objects.select_related("disk__server", "manifest")
+    backup = get_for_user(backups, person=person, action=Action.RESTORE, pk=pk)
+    chosen = request.POST.get("target", "") if request.method == "POST" else request.GET.get("target", "")
+    if not chosen:
+        return _choose(request, backup)
+    target = get_for_user(_DISKS.all(), person=person, action=Action.RESTORE, pk=chosen)
+    form = RestoreForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            job = request_restore(
+                backup=backup,
+                target=target,
+                confirmation=form.cleaned_data["confirmation"],
+                actor=person,
+                now=timezone.now(),
+            )
+        except BackupsiteError as error:
+            show_error(form, error)
+        else:
+            return redirect("job-detail", job.pk)
+    return _confirm(request, backup=backup, target=target, form=form)
+
+
+def _choose(request: HttpRequest, backup: Backup) -> HttpResponse:
+    searched = request.GET.get("q", "").strip().replace("\0", "")
+    targets = _targets(request.user, backup=backup, searched=searched)
+    context = {
+        "backup": backup,
+        "choices": restore_choices(backup=backup, targets=targets[:SHOWN_TARGETS]),
+        "searched": searched,
+        "limit": SHOWN_TARGETS,
+    }
+    return render(request, "backups/restore_target.html", context)
+
+
+def _targets(person: Person, *, backup: Backup, searched: str) -> Any:
+    """Where the person may restore; the disk that the backup came from first, then the others of its server."""
+    disks = _DISKS.all().for_user(person, Action.RESTORE)
+    if searched:
+        disks = disks.filter(server__name__icontains=searched)
+    nearness = Case(
+        When(pk=backup.disk_id, then=Value(0)),
+        When(server=backup.server_id, then=Value(1)),
+        default=Value(2),
+        output_field=IntegerField(),
+    )
+    return disks.annotate(nearness=nearness).order_by("nearness", "server__name", "number", "pk")
+
+
+def _confirm(request: HttpRequest, *, backup: Backup, target: Disk, form: RestoreForm) -> HttpResponse:
+    [(_, refusal)] = restore_choices(backup=backup, targets=[target])
+    of_target = Backup.objects.for_user(request.user).in_catalogue().filter(disk=target, status=BackupStatus.OK)
+    context = {
+        "backup": backup,
+        "target": target,
+        "form": form,
+        "warning": restore_warning(target),
+        "refusal": refusal,
+        "newest": of_target.order_by("-created_at", "-pk").first(),
+    }
+    status = STATUS_WRONG_INPUT if form.errors else 200
+    return render(request, "backups/restore_confirm.html", context, status=status)

@@ -1,0 +1,62 @@
+"""Servers with their disks, definitions and restore points."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Exists, OuterRef, Subquery
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_GET
+
+from agents.models import Disk, Server
+from backups.models import Backup
+from backups.states import BackupStatus
+from definitions.models import Definition
+from tenants.access import get_for_user, tenants_for_new
+from tenants.roles import Action
+from tenants.views import paginate, portal_page
+
+SHOWN_BACKUPS = 20
+
+
+@require_GET
+@portal_page
+def server_list(request: HttpRequest) -> HttpResponse:
+    servers = _with_protection(Server.objects.for_user(request.user))
+    searched = request.GET.get("q", "").strip().replace("\0", "")
+    if searched:
+        servers = servers.filter(name__icontains=searched)
+    context = {"page": paginate(request, servers.order_by("name", "pk")), "searched": searched}
+    return render(request, "backups/servers.html", context)
+
+
+def _with_protection(servers: Any) -> Any:
+    """Whether a definition is active for the server, and when its last good backup was made."""
+    good = Backup.objects.in_catalogue().filter(
+        server=OuterRef("pk"), status__in=[BackupStatus.OK, BackupStatus.RESTORE]
+    )
+    return servers.select_related("tenant", "node").annotate(
+        is_protected=Exists(Definition.objects.filter(disk__server=OuterRef("pk"), active=True)),
+        last_good_at=Subquery(good.order_by("-created_at").values("created_at")[:1]),
+    )
+
+
+@require_GET
+@portal_page
+def server_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
+    person = request.user
+    server = get_for_user(Server.objects.select_related("tenant", "node"), person=person, action=Action.VIEW, pk=pk)
+    definitions = Definition.objects.for_user(person).filter(disk__server=server).select_related("disk__server")
+    runnable = Definition.objects.for_user(person, Action.RUN).filter(disk__server=server)
+    backups = Backup.objects.for_user(person).in_catalogue().filter(server=server)
+    context = {
+        "server": server,
+        "disks": Disk.objects.for_user(person).filter(server=server).order_by("number"),
+        "definitions": definitions.order_by("name", "pk"),
+        "runnable": set(runnable.values_list("pk", flat=True)),
+        "backups": backups.order_by("-created_at", "-pk")[:SHOWN_BACKUPS],
+        "may_create_definition": tenants_for_new(person, Definition).filter(pk=server.tenant_id).exists(),
+    }
+    return render(request, "backups/server.html", context)

@@ -1,0 +1,24 @@
+"""What each kind of broker needs to be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def transport_options(url: str, *, data: Path) -> dict[str, Any]:
+    """Celery's transport options for the broker of this URL."""
+    if url.startswith(("redis", "rediss")):
+        return {"visibility_timeout": 3600, "socket_keepalive": True, "health_check_interval": 25, "socket_timeout": 30}
+    if url.startswith("filesystem"):
+        # The last rung where no server can be started: folders, asked five times a second.
+        queue, control = data.absolute() / "broker" / "queue", data.absolute() / "broker" / "control"
+        for folder in (queue, control):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return {
+            "data_folder_in": str(queue),
+            "data_folder_out": str(queue),
+            "control_folder": str(control),
+            "polling_interval": 0.2,
+        }
+    return {}

@@ -1,0 +1,21 @@
+"""URLs of the signer process: the session gate and nothing else."""
+
+from django.urls import path
+
+from agents.protocol import PATH_PREFIX
+from backups import gate
+from backupsite.health import livez, readyz
+
+_PREFIX = PATH_PREFIX.lstrip("/")
+
+urlpatterns = [
+    path("livez", livez),
+    path("readyz", readyz),
+    path(f"{_PREFIX}open", gate.open_view),
+    path(f"{_PREFIX}heartbeat", gate.heartbeat_view),
+    path(f"{_PREFIX}grants/put", gate.put_grants_view),
+    path(f"{_PREFIX}grants/get", gate.get_grants_view),
+    path(f"{_PREFIX}commit", gate.commit_view),
+    path(f"{_PREFIX}restore-done", gate.restore_done_view),
+    path(f"{_PREFIX}fail", gate.fail_view),
+]

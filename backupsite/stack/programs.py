@@ -1,0 +1,145 @@
+"""The service's own processes: what each is started with, and the only secrets each is told.
+
+The table `_SECRETS_OF_ROLE` is the whole rule: web, node and beat hold no storage key and no master key; no process
+that runs all the time holds the reaper's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from backupsite.stack.ports import GATE_OFFSET, LOOPBACK, PORTAL_OFFSET
+from backupsite.stack.probes import http_ok, log_says
+from backupsite.stack.process import ChildSpec
+from backupsite.stack.secret_files import StackSecrets
+from backupsite.stack.settings import StackSettings
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+MANAGE = PROJECT_ROOT / "manage.py"
+
+WEB_THREADS = 8
+READY_SECONDS = 90.0
+MASTER_KEY = "master_key"
+_SECRETS_OF_ROLE: Mapping[str, tuple[str, ...]] = {
+    "web": (),
+    "signer": (MASTER_KEY, "signer"),
+    "control": (MASTER_KEY, "keeper", "provisioner"),
+    "node": (),
+    "beat": (),
+}
+REAPER_KEY = "reaper"
+# What must not leak from the launcher's own environment into a process: keys, and settings made for other programs.
+_DROPPED_PREFIXES = (
+    *("AWS_", "WEED_", "DJANGO_", "CELERY_", "GUNICORN_"),
+    *("BACKUPSITE_S3_", "BACKUPSITE_MASTER_KEY", "BACKUPSITE_ROLE", "BACKUPSITE_NODE"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Programs:
+    """Builds the specifications of the service's processes."""
+
+    settings: StackSettings
+    secrets: StackSecrets
+    broker_url: str
+    outside: Mapping[str, str]
+
+    def setup(self) -> ChildSpec:
+        """The one-off command that brings the database up to date and writes the fixed rows; may run again."""
+        return self._python("setup", "control", str(MANAGE), "setup", "--embedded")
+
+    def long_running(self) -> tuple[ChildSpec, ...]:
+        """In the order they are shown; they do not depend on each other."""
+        return (
+            self._gunicorn("web", "web", port=self.settings.port + PORTAL_OFFSET),
+            self._gunicorn("signer", "signer", port=self.settings.port + GATE_OFFSET),
+            self._worker("control", "control", queue="system", name="control@local", concurrency=1),
+            self._worker("node", "node", queue="node.local", name="node-local@local", concurrency=2),
+            self._beat(),
+        )
+
+    def environment(self, role: str, *, with_reaper: bool = False) -> dict[str, str]:
+        """The whole environment of a process of this role; the reaper's key is for one-off commands only."""
+        settings = self.settings
+        kept = {name: value for name, value in self.outside.items() if not name.startswith(_DROPPED_PREFIXES)}
+        return (
+            kept
+            | self._told((*_SECRETS_OF_ROLE[role], *((REAPER_KEY,) if with_reaper else ())))
+            | {
+                "BACKUPSITE_ROLE": role,
+                "BACKUPSITE_DATA": str(settings.data),
+                "BACKUPSITE_PORT": str(settings.port),
+                "BACKUPSITE_SECRET_KEY": self.secrets.django_secret_key,
+                "BACKUPSITE_DATABASE_URL": settings.effective_database_url,
+                "BACKUPSITE_BROKER_URL": self.broker_url,
+                "BACKUPSITE_PORTAL_URL": settings.portal_url,
+                "BACKUPSITE_GATE_URL": settings.gate_url,
+                "BACKUPSITE_S3_ENDPOINT": settings.s3_url,
+                **(
+                    {"BACKUPSITE_NODE": "local", "BACKUPSITE_NODE_DATA": str(settings.data / "node")}
+                    if role == "node"
+                    else {}
+                ),
+                # A worker says that it is ready at this level.
+                "BACKUPSITE_LOG_LEVEL": "DEBUG" if kept.get("BACKUPSITE_LOG_LEVEL") == "DEBUG" else "INFO",
+                # A task of hours cannot be waited for: SIGTERM is the soft stop of the settings, not "finish first".
+                "REMAP_SIGTERM": "SIGQUIT",
+                "PYTHONUNBUFFERED": "1",
+                **{name: _without_proxy(kept.get(name, "")) for name in ("no_proxy", "NO_PROXY")},
+            }
+        )
+
+    def _told(self, names: tuple[str, ...]) -> dict[str, str]:
+        told: dict[str, str] = {}
+        for name in names:
+            if name == MASTER_KEY:
+                told["BACKUPSITE_MASTER_KEY"] = self.secrets.master_key
+                continue
+            told[f"BACKUPSITE_S3_{name.upper()}_ACCESS_KEY"] = self.secrets.s3[name].access_key
+            told[f"BACKUPSITE_S3_{name.upper()}_SECRET_KEY"] = self.secrets.s3[name].secret_key
+        return told
+
+    def _gunicorn(self, name: str, role: str, *, port: int) -> ChildSpec:
+        arguments = (
+            "--bind",
+            f"{LOOPBACK}:{port}",
+            "--worker-class",
+            "gthread",
+            "--workers",
+            "1",
+            "--threads",
+            str(WEB_THREADS),
+        )
+        quiet = ("--no-control-socket", "--graceful-timeout", "5", "--log-level", "info")
+        spec = self._python(name, role, "-m", "gunicorn", "backupsite.wsgi:application", *arguments, *quiet)
+        return replace(spec, ready=http_ok(port, "/livez"))
+
+    def _worker(self, child: str, role: str, *, queue: str, name: str, concurrency: int) -> ChildSpec:
+        what = ("worker", "-Q", queue, "-n", name, "--concurrency", str(concurrency), "--loglevel", "INFO")
+        spec = self._python(
+            child, role, "-m", "celery", "-A", "backupsite", *what, "--without-mingle", "--without-gossip"
+        )
+        return replace(spec, ready=log_says(rf"{name} ready\."))
+
+    def _beat(self) -> ChildSpec:
+        scheduler = ("-S", "django_celery_beat.schedulers:DatabaseScheduler", "--pidfile=", "--loglevel", "INFO")
+        spec = self._python("beat", "beat", "-m", "celery", "-A", "backupsite", "beat", *scheduler)
+        # The last line of its banner; what it logs after that depends on the log settings.
+        return replace(spec, ready=log_says(r"maxinterval -> "))
+
+    def _python(self, name: str, role: str, *arguments: str) -> ChildSpec:
+        return ChildSpec(
+            name=name,
+            argv=(sys.executable, *arguments),
+            env=self.environment(role),
+            cwd=PROJECT_ROOT,
+            log_directory=self.settings.data / "log",
+            ready_seconds=READY_SECONDS,
+        )
+
+
+def _without_proxy(hosts: str) -> str:
+    return ",".join(filter(None, (hosts, LOOPBACK, "localhost")))

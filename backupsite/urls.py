@@ -1,0 +1,21 @@
+"""URLs of the portal and the API."""
+
+from __future__ import annotations
+
+from django.urls import include, path
+
+from backupsite.health import livez, readyz
+
+urlpatterns = [
+    path("livez", livez),
+    path("readyz", readyz),
+    path("api/v1/", include("backupsite.api_router")),
+    path("", include("tenants.urls")),
+    path("", include("definitions.urls")),
+    path("", include("backups.urls")),
+]
+
+handler400 = "backupsite.error_handler.bad_request"
+handler403 = "backupsite.error_handler.permission_denied"
+handler404 = "backupsite.error_handler.page_not_found"
+handler500 = "backupsite.error_handler.server_error"

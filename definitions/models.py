@@ -1,0 +1,57 @@
+"""Backup definitions: of which disk, where, how, when and how many."""
+
+from __future__ import annotations
+
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import Q
+
+from agents.models import Disk
+from common.models import IdentifiedModel
+from tenants.models import Tenant
+from tenants.querysets import ScopedQuerySet
+from vaults.models import Vault
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+class DefinitionQuerySet(ScopedQuerySet):
+    tenant_path = "tenant"
+    grant_path = "disk__server__user_grants"
+
+
+class Definition(IdentifiedModel):
+    """The configuration from which periodic backups of one disk are made and removed."""
+
+    class Type(models.TextChoices):
+        VAULT = "vault", "Vault"
+
+    name = models.CharField(
+        max_length=16,
+        validators=[RegexValidator(NAME_PATTERN, "Use letters, digits, dots, dashes; begin with a letter or digit.")],
+    )
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="definitions")
+    disk = models.ForeignKey(Disk, on_delete=models.PROTECT, related_name="definitions")
+    vault = models.ForeignKey(Vault, on_delete=models.PROTECT, related_name="definitions")
+    type = models.CharField(max_length=8, choices=Type, default=Type.VAULT)
+    cron = models.CharField(max_length=100)
+    time_zone = models.CharField(max_length=64, default="UTC")
+    # The greatest number of backups to keep; 0 keeps all.
+    retention_count = models.PositiveIntegerField(default=14)
+    active = models.BooleanField(default=True)
+    description = models.CharField(max_length=128, blank=True)
+    next_run_at = models.DateTimeField(null=True, blank=True)
+
+    objects = DefinitionQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["disk", "name"], name="definition_name_once_per_disk"),
+            models.CheckConstraint(condition=Q(retention_count__lte=65536), name="definition_retention_sane"),
+        ]
+        indexes = [
+            models.Index(fields=["next_run_at"], condition=Q(active=True), name="definition_due"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.disk}"

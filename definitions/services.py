@@ -1,0 +1,115 @@
+"""Verbs over backup definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+
+from agents.models import Disk
+from common.errors import ConflictError, InvalidInputError
+from definitions.models import Definition
+from definitions.schedule import check_cron, check_time_zone, next_run
+from vaults.models import Vault
+from vaults.services import endpoint_for
+
+EDITABLE = frozenset({"cron", "time_zone", "retention_count", "active", "description"})
+
+
+def create_definition(
+    *,
+    disk: Disk,
+    name: str,
+    cron: str,
+    now: datetime,
+    time_zone: str = "UTC",
+    retention_count: int = 14,
+    active: bool = True,
+    description: str = "",
+    run_at_once: bool = False,
+) -> Definition:
+    """Make a definition. With `run_at_once` its first backup is due now instead of at the next time of its schedule."""
+    definition = Definition(
+        tenant_id=disk.server.tenant_id,
+        disk=disk,
+        name=name,
+        vault=_vault_for(disk),
+        cron=check_cron(cron),
+        time_zone=check_time_zone(time_zone),
+        retention_count=retention_count,
+        active=active,
+        description=description,
+    )
+    _plan(definition, now=now, run_at_once=run_at_once)
+    if Definition.objects.filter(disk=disk, name=name).exists():
+        raise ConflictError(
+            f"{disk} has a definition {name!r} already. Choose another name.", code="name_taken", field="name"
+        )
+    _save(definition)
+    return definition
+
+
+def update_definition(
+    *, definition: Definition, changes: Mapping[str, Any], now: datetime, run_at_once: bool = False
+) -> Definition:
+    """Change fields of EDITABLE; the next run follows. Name and disk stay for life: backups are named by them."""
+    refused = sorted(set(changes) - EDITABLE)
+    if refused:
+        raise InvalidInputError(
+            f"{', '.join(refused)} cannot be changed after creation.", code="read_only", field=refused[0]
+        )
+    for field, value in changes.items():
+        setattr(definition, field, value)
+    definition.cron = check_cron(definition.cron)
+    definition.time_zone = check_time_zone(definition.time_zone)
+    if run_at_once or {"cron", "time_zone", "active"} & set(changes):
+        _plan(definition, now=now, run_at_once=run_at_once)
+    _save(definition)
+    return definition
+
+
+def delete_definition(*, definition: Definition) -> None:
+    """Remove the definition. Its backups stay, and no retention removes them any more."""
+    definition.delete()
+
+
+def advance(*, definition: Definition, now: datetime) -> bool:
+    """Move the next run behind `now`; False when somebody else moved it first. Runs missed meanwhile count as one."""
+    following = next_run(cron=definition.cron, time_zone=definition.time_zone, after=now)
+    due = Definition.objects.filter(pk=definition.pk, next_run_at=definition.next_run_at, active=True)
+    return due.update(next_run_at=following) == 1
+
+
+def _vault_for(disk: Disk) -> Vault:
+    endpoint = endpoint_for(disk.server.region_id)
+    vault = Vault.objects.filter(tenant_id=disk.server.tenant_id, endpoint=endpoint).first()
+    if vault is None:
+        raise InvalidInputError(f"The tenant has no vault for servers in {disk.server.region_id} yet.", code="no_vault")
+    return vault
+
+
+def _plan(definition: Definition, *, now: datetime, run_at_once: bool) -> None:
+    if not definition.active:
+        definition.next_run_at = None
+        return
+    following = next_run(cron=definition.cron, time_zone=definition.time_zone, after=now)
+    definition.next_run_at = now.replace(microsecond=0) if run_at_once else following
+    if following is None:
+        raise InvalidInputError(
+            f"The schedule {definition.cron!r} has no run within the next years.", code="bad_cron", field="cron"
+        )
+
+
+def _save(definition: Definition) -> None:
+    try:
+        definition.full_clean()
+        with transaction.atomic():
+            definition.save()
+    except ValidationError as error:
+        field, messages = next(iter(error.message_dict.items()))
+        raise InvalidInputError(" ".join(messages), field=None if field == "__all__" else field) from error
+    except IntegrityError as error:
+        raise ConflictError("The definition collides with another one.", code="name_taken", field="name") from error

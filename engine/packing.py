@@ -1,0 +1,78 @@
+"""Collecting the sealed blocks of one session into packs."""
+
+from __future__ import annotations
+
+from engine.backup import WriteContext
+from engine.blocks import NewBlock
+from engine.codec import SALT_SIZE
+from engine.compression import Compressor
+from engine.crypto import SessionKeys
+from engine.errors import EngineError
+from engine.hashing import sha256_hex
+from engine.index import MapEntry, PendingObject, entry_for
+from engine.pack import ContainerWriter
+from engine.sealing import RecordType, map_sealer
+from engine.store.base import ObjectKind
+from engine.upload import Uploader
+
+# Blocks of this session that are found again by id, wherever they lie; about 430 bytes of memory each.
+_STORED_IDS_MAX = 1 << 16
+
+
+class PackWriter:
+    """Fills packs and hands them to the uploader; knows where this session's blocks lie."""
+
+    def __init__(self, *, context: WriteContext, keys: SessionKeys, uploader: Uploader, compressor: Compressor) -> None:
+        self._context = context
+        self._keys = keys
+        self._uploader = uploader
+        self._compressor = compressor
+        self._table_sealer = map_sealer(
+            RecordType.TABLE,
+            tenant=context.tenant,
+            domain=context.domain,
+            map_key=context.domain_keys.map_key,
+        )
+        self.stored_ids: dict[bytes, MapEntry] = {}
+        self._start_pack()
+
+    def add(self, block: NewBlock) -> tuple[MapEntry, bool]:
+        """The block's map entry, and whether it had to be stored."""
+        known = self.stored_ids.get(block.content_id)
+        if known is not None:
+            return known._replace(slot=block.slot), False
+        if block.record is None:
+            raise EngineError("a block was neither sealed nor stored before", code="internal")
+        if not self._container.has_room_for(len(block.record.payload)):
+            self.close_pack()
+        offset = self._container.add(block.record)
+        entry = entry_for(
+            block.record,
+            slot=block.slot,
+            object_name=self._pack,
+            session_id=self._keys.session_id,
+            offset=offset,
+        )
+        if len(self.stored_ids) < _STORED_IDS_MAX:
+            self.stored_ids[block.content_id] = entry
+        return entry, True
+
+    def close_pack(self) -> None:
+        if self._container.is_empty:
+            return
+        salt = self._context.random_bytes(SALT_SIZE)
+        data = self._container.finish(salt=salt, compressor=self._compressor)
+        sha256 = sha256_hex(data)
+        self._pack.sha256 = bytes.fromhex(sha256)
+        self._uploader.submit(ObjectKind.PACK, data, sha256=sha256)
+        self._start_pack()
+
+    def _start_pack(self) -> None:
+        self._pack = PendingObject()
+        self._container = ContainerWriter(
+            ObjectKind.PACK,
+            session_id=self._keys.session_id,
+            key_commitment=self._keys.commitment,
+            table_sealer=self._table_sealer,
+            target_size=self._context.pack_size,
+        )

@@ -1,0 +1,109 @@
+"""Tenants, their companies, and persons with their roles and tokens."""
+
+from __future__ import annotations
+
+import zoneinfo
+from datetime import datetime
+
+from django.contrib.auth.models import AbstractUser
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import Q
+from guardian.models import GroupObjectPermissionBase, UserObjectPermissionBase
+
+from common.ids import new_id
+from common.models import IdentifiedModel
+from tenants.querysets import ScopedQuerySet
+
+ADMINISTER_TENANT = "administer_tenant"
+
+
+def validate_time_zone(name: str) -> None:
+    if name not in zoneinfo.available_timezones():
+        raise ValidationError("%(name)s is not a time zone; use a name such as Europe/Paris.", params={"name": name})
+
+
+class Person(AbstractUser):
+    """Somebody who signs in. A SuperAdmin is `is_superuser`; the other roles are grants on tenants and servers."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    time_zone = models.CharField(max_length=64, default="UTC", validators=[validate_time_zone])
+
+    def administered_tenants(self) -> models.QuerySet[Tenant]:
+        """Tenants that the person administers by a grant of his own or of a group of his; one indexed query."""
+        held = {"permission__codename": ADMINISTER_TENANT, "permission__content_type__app_label": "tenants"}
+        own = TenantUserPermission.objects.filter(user=self, **held).values("content_object_id")
+        groups = TenantGroupPermission.objects.filter(group__user=self, **held).values("content_object_id")
+        return Tenant.objects.filter(Q(pk__in=own) | Q(pk__in=groups)).order_by()
+
+
+class TenantQuerySet(ScopedQuerySet):
+    tenant_path = "pk"
+
+
+class Tenant(IdentifiedModel):
+    """A customer; a "virtual data center". Its names share one random suffix."""
+
+    class Status(models.TextChoices):
+        ACTIVE = "active", "active"
+        SUSPENDED = "suspended", "suspended"
+
+    suffix = models.CharField(max_length=12, unique=True, editable=False)
+    name = models.CharField(max_length=64, unique=True, editable=False)
+    title = models.CharField(max_length=100)
+    status = models.CharField(max_length=12, choices=Status, default=Status.ACTIVE)
+
+    objects = TenantQuerySet.as_manager()
+
+    class Meta:
+        permissions = [(ADMINISTER_TENANT, "Administers the tenant (DCAdmin)")]
+        constraints = [
+            models.CheckConstraint(condition=Q(status__in=["active", "suspended"]), name="tenant_status_known"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class TenantUserPermission(UserObjectPermissionBase):
+    """Grants on tenants by a direct foreign key: lists stay one indexed query, rows cascade with the tenant."""
+
+    content_object = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="user_grants")
+
+
+class TenantGroupPermission(GroupObjectPermissionBase):
+    content_object = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="group_grants")
+
+
+class CompanyQuerySet(ScopedQuerySet):
+    tenant_path = "tenant"
+
+
+class Company(IdentifiedModel):
+    """The tenant's account container in the console."""
+
+    tenant = models.OneToOneField(Tenant, on_delete=models.PROTECT, related_name="company")
+    name = models.CharField(max_length=64, unique=True, editable=False)
+
+    objects = CompanyQuerySet.as_manager()
+
+    class Meta:
+        verbose_name_plural = "companies"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ApiToken(IdentifiedModel):
+    """A token for the API. Only its hash is kept; it never exceeds the rights of its person."""
+
+    person = models.ForeignKey(Person, on_delete=models.CASCADE, related_name="api_tokens")
+    label = models.CharField(max_length=100)
+    secret_hash = models.CharField(max_length=64, unique=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return self.label
+
+    def is_expired(self, now: datetime) -> bool:
+        return self.expires_at is not None and self.expires_at <= now

@@ -1,0 +1,58 @@
+"""THE table: which role may do what with which kind of object. Pure; the only place where it is written.
+
+What a person can see at all is decided by the querysets (`for_user`); this table says what he may do with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    SUPER_ADMIN = "SuperAdmin"
+    DC_ADMIN = "DCAdmin"
+    VM_OWNER = "VmOwner"
+
+
+class Action(StrEnum):
+    VIEW = "view"
+    CREATE = "create"
+    EDIT = "edit"
+    DELETE = "delete"
+    RUN = "run"
+    RESTORE = "restore"
+    CANCEL = "cancel"
+
+
+_VIEW = frozenset({Action.VIEW})
+_NONE: frozenset[Action] = frozenset()
+_WRITE = frozenset({Action.VIEW, Action.CREATE, Action.EDIT, Action.DELETE})
+
+# model -> what a DCAdmin may do in the tenants he administers, what a VmOwner may do with his own servers' objects.
+# A SuperAdmin may do everything, everywhere.
+_TABLE: Mapping[str, Mapping[Role, frozenset[Action]]] = {
+    "tenant": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
+    "company": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
+    "vault": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
+    "node": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
+    "storage": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
+    "server": {Role.DC_ADMIN: _VIEW | {Action.RESTORE}, Role.VM_OWNER: _VIEW},
+    "disk": {Role.DC_ADMIN: _VIEW | {Action.RESTORE}, Role.VM_OWNER: _VIEW},
+    "definition": {Role.DC_ADMIN: _WRITE | {Action.RUN}, Role.VM_OWNER: _VIEW},
+    "backup": {
+        Role.DC_ADMIN: frozenset({Action.VIEW, Action.EDIT, Action.DELETE, Action.RESTORE}),
+        Role.VM_OWNER: _VIEW,
+    },
+    "job": {Role.DC_ADMIN: frozenset({Action.VIEW, Action.CANCEL}), Role.VM_OWNER: _VIEW},
+}
+
+
+def actions_of(role: Role, model: str) -> frozenset[Action]:
+    """What the role may do with objects of the model that it reaches. Unknown model: KeyError, never a guess."""
+    return frozenset(Action) if role is Role.SUPER_ADMIN else _TABLE[model][role]
+
+
+def scoped_models() -> frozenset[str]:
+    """The models that the table knows."""
+    return frozenset(_TABLE)

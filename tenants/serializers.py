@@ -1,0 +1,89 @@
+"""What all serializers of the API share: strict bodies, times in UTC, references that resolve through `for_user`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC
+from typing import Any
+
+from django.db import models
+from rest_framework import serializers
+
+from common.errors import BackupsiteError
+from tenants.access import get_for_user
+from tenants.models import Tenant
+from tenants.querysets import ScopedQuerySet
+from tenants.roles import Action
+
+
+class UtcDateTimeField(serializers.DateTimeField):
+    """ISO 8601 with Z, whatever the zone of the person who asks."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"default_timezone": UTC, **options})
+
+
+class ReadSerializer(serializers.ModelSerializer[Any]):
+    """Base of everything that is answered."""
+
+    serializer_field_mapping = {
+        **serializers.ModelSerializer.serializer_field_mapping,
+        models.DateTimeField: UtcDateTimeField,
+    }
+
+
+class BodySerializer(serializers.Serializer[Any]):
+    """Base of everything that is sent: a field that is not known is refused, never silently dropped."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            unknown = sorted(str(name) for name in set(data) - set(self.fields))
+            if unknown:
+                message = "This field is not known here, or cannot be written."
+                raise serializers.ValidationError({name: [message] for name in unknown}, code="unknown_field")
+        return super().to_internal_value(data)
+
+
+class ScopedField(serializers.UUIDField):
+    """The id of an object on which the caller may do `action`; gives the object.
+
+    Invisible answers 404 and visible but not allowed 403, as if the object had been asked for by its own address.
+    """
+
+    def __init__(self, *, queryset: ScopedQuerySet, action: Action = Action.VIEW, **options: Any) -> None:
+        super().__init__(**options)
+        self._queryset = queryset
+        self._action = action
+
+    def to_internal_value(self, data: Any) -> Any:
+        key = super().to_internal_value(data)
+        person = self.context["request"].user
+        try:
+            return get_for_user(self._queryset, person=person, action=self._action, pk=key)
+        except BackupsiteError as error:
+            error.field = self.field_name
+            raise
+
+
+class ProblemItemSerializer(serializers.Serializer[Any]):
+    field = serializers.CharField(allow_null=True)
+    code = serializers.CharField()
+    detail = serializers.CharField()
+
+
+class ProblemSerializer(serializers.Serializer[Any]):
+    """Every error of the API, as RFC 9457 says it."""
+
+    type = serializers.CharField()
+    title = serializers.CharField()
+    status = serializers.IntegerField()
+    detail = serializers.CharField()
+    code = serializers.CharField()
+    errors = ProblemItemSerializer(many=True)
+
+
+class TenantSerializer(ReadSerializer):
+    class Meta:
+        model = Tenant
+        fields = ("id", "name", "title", "status", "created_at", "changed_at")
+        read_only_fields = fields

@@ -1,0 +1,67 @@
+"""What all pages of the portal share, and signing in."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Page, Paginator
+from django.forms import Form
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect
+from django.utils.http import url_has_allowed_host_and_scheme
+from django_htmx.http import HttpResponseClientRefresh
+
+from common.errors import BackupsiteError, NotAllowedError, NotFoundError
+
+ROWS_PER_PAGE = 50
+# What was typed is wrong: the page comes again with what was typed.
+STATUS_WRONG_INPUT = 400
+
+View = Callable[..., HttpResponse]
+
+
+def portal_page(view: View) -> View:
+    """A page for somebody who signed in. Invisible is the page 404, visible but not allowed the page 403."""
+
+    @functools.wraps(view)
+    def page(request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        if not request.user.is_authenticated:
+            # A fragment that polls must not get the sign-in page into its place.
+            return HttpResponseClientRefresh() if request.htmx else redirect_to_login(request.get_full_path())
+        try:
+            return view(request, *args, **options)
+        except NotFoundError as error:
+            raise Http404(error.message) from error
+        except NotAllowedError as error:
+            raise PermissionDenied(error.message) from error
+
+    return page
+
+
+def paginate(request: HttpRequest, rows: Any) -> Page[Any]:
+    """The page that the address asks for; the last one when there are not so many."""
+    return Paginator(rows, ROWS_PER_PAGE).get_page(request.GET.get("page"))
+
+
+def show_error(form: Form, error: BackupsiteError) -> None:
+    """Put what a service refused where the person typed it. Rights are no matter of typing: those go on."""
+    if isinstance(error, (NotFoundError, NotAllowedError)):
+        raise error
+    form.add_error(error.field if error.field in form.fields else None, error.message)
+
+
+def back_with_error(request: HttpRequest, error: BackupsiteError, *, otherwise: str) -> HttpResponseRedirect:
+    """To the page where the button was, with what the service said. Rights go on, as above."""
+    if isinstance(error, (NotFoundError, NotAllowedError)):
+        raise error
+    messages.error(request, error.message)
+    target = request.POST.get("next", "")
+    safe = url_has_allowed_host_and_scheme(
+        target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
+    )
+    return redirect(target if safe and target.startswith("/") else otherwise)

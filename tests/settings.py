@@ -1,0 +1,20 @@
+"""Settings of the tests: a data folder of their own, no broker, nothing of the caller's environment."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+
+_kept = os.environ.get("TEST_DATABASE_URL")
+for _name in [name for name in os.environ if name.startswith("BACKUPSITE_")]:
+    del os.environ[_name]
+_data = tempfile.mkdtemp(prefix="backupsite-test-")
+atexit.register(shutil.rmtree, _data, ignore_errors=True)
+os.makedirs(os.path.join(_data, "db"))
+os.environ["BACKUPSITE_DATA"] = _data
+if _kept:
+    os.environ["BACKUPSITE_DATABASE_URL"] = _kept
+
+from backupsite.settings import *  # noqa: E402, F403  # after the environment was set

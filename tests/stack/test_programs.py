@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backupsite.stack.programs import Programs
+from backupsite.stack.secret_files import StackSecrets, load_or_make
+from backupsite.stack.settings import StackSettings
+
+ROLES = {"web": "web", "signer": "signer", "control": "control", "node": "node", "beat": "beat", "setup": "control"}
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> StackSecrets:
+    return load_or_make(tmp_path / "secrets")
+
+
+def make(tmp_path: Path, secrets: StackSecrets, outside: dict[str, str] | None = None) -> Programs:
+    settings = StackSettings(data=tmp_path, port=9000)
+    return Programs(settings=settings, secrets=secrets, broker_url="redis+socket:///run/b.sock", outside=outside or {})
+
+
+@pytest.mark.parametrize("role", ["web", "node", "beat"])
+def test_a_role_without_need_is_told_no_key(tmp_path: Path, secrets: StackSecrets, role: str) -> None:
+    environment = make(tmp_path, secrets).environment(role)
+
+    assert [name for name in environment if "KEY" in name] == ["BACKUPSITE_SECRET_KEY"]
+    hidden = [secrets.master_key, *(credential.secret_key for credential in secrets.s3.values())]
+    assert not set(hidden) & set(environment.values())
+
+
+@pytest.mark.parametrize(("role", "told"), [("signer", {"SIGNER"}), ("control", {"KEEPER", "PROVISIONER"})])
+def test_a_role_is_told_its_own_keys_only(tmp_path: Path, secrets: StackSecrets, role: str, told: set[str]) -> None:
+    environment = make(tmp_path, secrets).environment(role)
+
+    names = {name for name in environment if name.startswith("BACKUPSITE_S3_") and name.endswith("KEY")}
+    assert names == {f"BACKUPSITE_S3_{who}_{part}_KEY" for who in told for part in ("ACCESS", "SECRET")}
+    assert environment["BACKUPSITE_MASTER_KEY"] == secrets.master_key
+
+
+def test_keys_and_settings_of_the_outside_do_not_leak_in(tmp_path: Path, secrets: StackSecrets) -> None:
+    outside = {
+        **dict.fromkeys(("AWS_SECRET_ACCESS_KEY", "BACKUPSITE_MASTER_KEY"), "stranger"),
+        **dict.fromkeys(("BACKUPSITE_S3_KEEPER_SECRET_KEY",), "stranger"),
+        **dict.fromkeys(("DJANGO_SETTINGS_MODULE", "GUNICORN_CMD_ARGS", "BACKUPSITE_ROLE"), "stranger"),
+        "BACKUPSITE_TIME_ZONE": "Europe/Prague",
+        "PATH": "/usr/bin",
+        "NO_PROXY": "example.org",
+    }
+
+    environment = make(tmp_path, secrets, outside).environment("web")
+
+    assert "stranger" not in environment.values()
+    assert environment["BACKUPSITE_TIME_ZONE"] == "Europe/Prague"
+    assert environment["PATH"] == "/usr/bin"
+    assert environment["NO_PROXY"] == "example.org,127.0.0.1,localhost"
+
+
+def test_every_process_is_told_where_the_others_are(tmp_path: Path, secrets: StackSecrets) -> None:
+    programs = make(tmp_path, secrets)
+
+    for spec in (programs.setup(), *programs.long_running()):
+        assert spec.env["BACKUPSITE_ROLE"] == ROLES[spec.name]
+        assert spec.env["BACKUPSITE_PORTAL_URL"] == "http://127.0.0.1:9000"
+        assert spec.env["BACKUPSITE_GATE_URL"] == "http://127.0.0.1:9002"
+        assert spec.env["BACKUPSITE_S3_ENDPOINT"] == "http://127.0.0.1:9001"
+        assert spec.env["BACKUPSITE_BROKER_URL"] == "redis+socket:///run/b.sock"
+        assert spec.env["BACKUPSITE_DATA"] == str(tmp_path)
+
+
+def test_no_secret_is_on_a_command_line(tmp_path: Path, secrets: StackSecrets) -> None:
+    programs = make(tmp_path, secrets)
+    hidden = {
+        secrets.master_key,
+        secrets.django_secret_key,
+        *(credential.secret_key for credential in secrets.s3.values()),
+    }
+
+    for spec in (programs.setup(), *programs.long_running()):
+        assert not hidden & set(spec.argv)
+        assert not any(secret in repr(spec) for secret in hidden)
+
+
+def test_servers_bind_the_loopback_address(tmp_path: Path, secrets: StackSecrets) -> None:
+    binds = [
+        spec.argv[spec.argv.index("--bind") + 1]
+        for spec in make(tmp_path, secrets).long_running()
+        if "--bind" in spec.argv
+    ]
+
+    assert binds == ["127.0.0.1:9000", "127.0.0.1:9002"]
+
+
+def test_a_worker_always_says_that_it_is_ready(tmp_path: Path, secrets: StackSecrets) -> None:
+    for wished, told in (("ERROR", "INFO"), ("DEBUG", "DEBUG")):
+        environment = make(tmp_path, secrets, {"BACKUPSITE_LOG_LEVEL": wished}).environment("node")
+        assert environment["BACKUPSITE_LOG_LEVEL"] == told
+
+
+def test_the_reapers_key_is_for_one_off_commands_only(tmp_path: Path, secrets: StackSecrets) -> None:
+    programs = make(tmp_path, secrets)
+
+    assert not any("REAPER" in name for spec in (programs.setup(), *programs.long_running()) for name in spec.env)
+    assert "BACKUPSITE_S3_REAPER_SECRET_KEY" in programs.environment("control", with_reaper=True)

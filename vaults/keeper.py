@@ -1,0 +1,88 @@
+"""The lock-keeper: sees each object in the vault itself, and lengthens locks. Runs only in the control worker."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+
+from common.errors import ConflictError
+from vaults.locks import LockRule
+from vaults.models import StoredObject, Vault
+from vaults.storage import SeenObject, extend_lock, see_object, versions_of
+
+_PARALLEL_CALLS = 8
+
+
+class UnverifiedObjectError(ConflictError):
+    """An object is not in the vault as it was granted: missing, other bytes, or without its lock."""
+
+    code = "verification_failed"
+
+
+def verify_stored(
+    vault: Vault, rows: Iterable[StoredObject], *, claimed_versions: dict[str, str | None]
+) -> list[StoredObject]:
+    """HEAD every object and return its row with version id and lock as the store reports them (not saved).
+
+    `claimed_versions` maps key -> version id as the writer saw it, or None where the store said "exists already".
+    Raises UnverifiedObjectError naming the first object that is not as granted; UnavailableError for store trouble.
+    """
+    with ThreadPoolExecutor(_PARALLEL_CALLS, thread_name_prefix="verify") as pool:
+        return list(pool.map(lambda row: _verify(vault, row, claimed_versions.get(row.key)), rows))
+
+
+def _verify(vault: Vault, row: StoredObject, version_id: str | None) -> StoredObject:
+    seen = see_object(vault, key=row.key, version_id=version_id or _only_version(vault, row))
+    _compare(row, seen)
+    row.version_id = seen.version_id
+    row.retain_until = seen.retain_until or row.retain_until
+    row.status = StoredObject.Status.STORED
+    return row
+
+
+def _only_version(vault: Vault, row: StoredObject) -> str:
+    versions = versions_of(vault, key=row.key)
+    if len(versions) != 1:
+        raise UnverifiedObjectError(f"The object {row.key} has {len(versions)} versions in the vault, not one.")
+    return versions[0]
+
+
+def _compare(row: StoredObject, seen: SeenObject) -> None:
+    if seen.size_bytes != row.size_bytes:
+        raise UnverifiedObjectError(
+            f"The object {row.key} has {seen.size_bytes} bytes in the vault, not {row.size_bytes}."
+        )
+    if seen.etag != base64.b64decode(row.md5_base64).hex():
+        raise UnverifiedObjectError(f"The object {row.key} has other content in the vault than was granted.")
+    if seen.sha256_base64 and base64.b64decode(seen.sha256_base64).hex() != row.sha256:
+        raise UnverifiedObjectError(f"The object {row.key} has another SHA-256 in the vault than its name.")
+    if (
+        seen.lock_mode != "COMPLIANCE"
+        or seen.retain_until is None
+        or seen.retain_until < row.retain_until.replace(microsecond=0)
+    ):
+        raise UnverifiedObjectError(f"The object {row.key} is not locked in the vault as it was granted.")
+    if not seen.version_id:
+        raise UnverifiedObjectError(f"The vault gave no version id for {row.key}.")
+
+
+def keep_locked(vault: Vault, rows: Iterable[StoredObject], *, rule: LockRule, now: datetime) -> list[StoredObject]:
+    """Lengthen the locks of the objects that a manifest committed at `now` could outlive; returns the changed rows.
+
+    Idempotent. Raises UnavailableError when an extension fails: then nothing may be committed on these objects.
+    """
+    short = [row for row in rows if row.retain_until < rule.needed_until(now)]
+    until = rule.lock_until(now)
+    with ThreadPoolExecutor(_PARALLEL_CALLS, thread_name_prefix="keeper") as pool:
+        return list(pool.map(lambda row: _extend(vault, row, until), short))
+
+
+def _extend(vault: Vault, row: StoredObject, until: datetime) -> StoredObject:
+    extend_lock(vault, key=row.key, version_id=row.version_id, until=until)
+    seen = see_object(vault, key=row.key, version_id=row.version_id)
+    if seen.lock_mode != "COMPLIANCE" or seen.retain_until is None or seen.retain_until < until.replace(microsecond=0):
+        raise UnverifiedObjectError(f"The vault did not lengthen the lock of {row.key}.")
+    row.retain_until = seen.retain_until
+    return row

@@ -1,0 +1,51 @@
+"""Verbs over vaults: place one for a tenant in the region that affinity gives."""
+
+from __future__ import annotations
+
+from django.db import transaction
+
+from common.errors import InvalidInputError, NotAllowedError
+from tenants.models import Person, Tenant
+from vaults.models import Affinity, Endpoint, Vault
+from vaults.tasks import prepare_vault
+
+
+@transaction.atomic
+def place_vault(*, tenant: Tenant, region_code: str, immutable_days: int = 14, actor: Person | None) -> Vault:
+    """The tenant's vault for servers of the region; made when there is none yet. Doing it twice does it once.
+
+    The bucket itself is made by the control worker; until then the vault is `pending`. Raises InvalidInputError when
+    affinity or an endpoint is missing for the region.
+    """
+    if actor is not None and not actor.is_superuser:
+        raise NotAllowedError("Only a SuperAdmin places vaults.")
+    endpoint = endpoint_for(region_code)
+    present = Vault.objects.filter(tenant=tenant, endpoint=endpoint).first()
+    if present is not None:
+        return present
+    count = Vault.objects.filter(tenant=tenant).count()
+    name = f"backup-vault-{tenant.suffix}" + (f"-{count + 1}" if count else "")
+    vault = Vault(tenant=tenant, name=name, bucket=name, endpoint=endpoint, immutable_days=immutable_days)
+    vault.full_clean()
+    vault.save(force_insert=True)
+    transaction.on_commit(lambda: prepare_vault.delay(vault_id=str(vault.id)))
+    return vault
+
+
+def endpoint_for(region_code: str) -> Endpoint:
+    """The endpoint in the region where vaults of this region's servers must be."""
+    affinity = Affinity.objects.filter(region_id=region_code).first()
+    if affinity is None:
+        raise InvalidInputError(
+            f"No vault region is set for servers in {region_code}. A SuperAdmin adds it to the affinity table.",
+            code="no_affinity",
+            field="region",
+        )
+    endpoint = Endpoint.objects.filter(region_id=affinity.vault_region_id).first()
+    if endpoint is None:
+        raise InvalidInputError(
+            f"There is no object storage in {affinity.vault_region_id}, where vaults for {region_code} must be.",
+            code="no_endpoint",
+            field="region",
+        )
+    return endpoint

@@ -1,0 +1,175 @@
+"""The S3 clients of the control plane, one per credential. The only place of the services that imports boto3.
+
+Each process holds only the credentials of its role: the signer signs grants, the keeper looks at objects and lengthens
+locks, the provisioner makes buckets, the reaper deletes what no lock holds. None of them may bypass a lock.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Any
+
+import boto3
+from botocore.config import Config as BotoConfig
+from botocore.exceptions import BotoCoreError, ClientError
+from django.conf import settings
+from django.utils import timezone
+
+from common.errors import ConfigurationError, UnavailableError
+from vaults.models import Endpoint, Vault
+
+GREATEST_SKEW = timedelta(minutes=5)
+
+
+class Credential(StrEnum):
+    SIGNER = "signer"
+    KEEPER = "keeper"
+    PROVISIONER = "provisioner"
+    REAPER = "reaper"
+
+
+class StorageRefusedError(UnavailableError):
+    """The store answered with an error; `extra` names the call and the store's code."""
+
+    code = "store_refused"
+
+
+class StorageUnreachableError(UnavailableError):
+    """The store does not answer at all."""
+
+    code = "store_unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenObject:
+    """What the store itself says about one version of an object."""
+
+    version_id: str
+    size_bytes: int
+    etag: str
+    sha256_base64: str | None
+    lock_mode: str | None
+    retain_until: datetime | None
+
+
+def client_for(endpoint: Endpoint, credential: Credential) -> Any:
+    """A thread-safe S3 client. Raises ConfigurationError when this process does not hold the credential."""
+    access_key = getattr(settings.CONFIG, f"s3_{credential}_access_key")
+    secret_key = getattr(settings.CONFIG, f"s3_{credential}_secret_key").get_secret_value()
+    if not access_key or not secret_key:
+        raise ConfigurationError(
+            f"This process ({settings.ROLE}) does not hold the {credential} credential of the store."
+        )
+    return _client(endpoint.url, endpoint.signing_region, access_key, secret_key)
+
+
+@functools.lru_cache(maxsize=64)
+def _client(url: str, region: str, access_key: str, secret_key: str) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=url,
+        region_name=region,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        config=BotoConfig(
+            # Without s3v4 a custom endpoint gets presigned URLs that bind none of the headers.
+            signature_version="s3v4",
+            s3={"addressing_style": "path"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            retries={"mode": "standard", "max_attempts": 4},
+            connect_timeout=5,
+            read_timeout=30,
+            max_pool_connections=16,
+        ),
+    )
+
+
+@contextmanager
+def translated(vault: Vault, call: str) -> Iterator[None]:
+    """Turn the library's errors into ours, with the call named and nothing secret inside."""
+    try:
+        yield
+    except ClientError as error:
+        code = error_code(error)
+        raise StorageRefusedError(
+            f"The vault {vault.name} refused {call}: {code}.", extra={"call": call, "store_code": code}
+        ) from error
+    except BotoCoreError as error:
+        raise StorageUnreachableError(
+            f"The vault {vault.name} does not answer ({call}). Is its storage service running?", extra={"call": call}
+        ) from error
+
+
+def error_code(error: ClientError) -> str:
+    """The store's error code, defensively: some stores send none."""
+    details = error.response.get("Error") or {}
+    status = (error.response.get("ResponseMetadata") or {}).get("HTTPStatusCode")
+    return str(details.get("Code") or status or "unknown")
+
+
+def store_time(vault: Vault, credential: Credential) -> datetime:
+    """The store's own clock, from its Date header. Raises UnavailableError when it and ours differ too much."""
+    with translated(vault, "HeadBucket"):
+        try:
+            answer = client_for(vault.endpoint, credential).head_bucket(Bucket=vault.bucket)
+        except ClientError as refusal:
+            # Not every credential may ask; the refusal carries the time as well.
+            answer = refusal.response
+    told = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).astimezone(UTC)
+    if abs(told - timezone.now()) > GREATEST_SKEW:
+        raise UnavailableError(
+            f"The clock of the vault {vault.name} ({told:%Y-%m-%d %H:%M} UTC) and this server's differ by more than "
+            "5 minutes. Nothing is signed until both are right.",
+            code="clock_skew",
+        )
+    return told
+
+
+def see_object(vault: Vault, *, key: str, version_id: str) -> SeenObject:
+    """HEAD one version with the keeper's credential."""
+    with translated(vault, "HeadObject"):
+        head = client_for(vault.endpoint, Credential.KEEPER).head_object(
+            Bucket=vault.bucket, Key=key, VersionId=version_id, ChecksumMode="ENABLED"
+        )
+    return SeenObject(
+        version_id=head.get("VersionId", ""),
+        size_bytes=head["ContentLength"],
+        etag=head.get("ETag", "").strip('"'),
+        sha256_base64=head.get("ChecksumSHA256"),
+        lock_mode=head.get("ObjectLockMode"),
+        retain_until=head.get("ObjectLockRetainUntilDate"),
+    )
+
+
+def versions_of(vault: Vault, *, key: str) -> list[str]:
+    """Version ids of the exact key, newest first; delete markers are left out (they hide nothing from us)."""
+    with translated(vault, "ListObjectVersions"):
+        answer = client_for(vault.endpoint, Credential.KEEPER).list_object_versions(
+            Bucket=vault.bucket, Prefix=key, MaxKeys=20
+        )
+    return [version["VersionId"] for version in answer.get("Versions", []) if version["Key"] == key]
+
+
+def extend_lock(vault: Vault, *, key: str, version_id: str, until: datetime) -> None:
+    """Lengthen the COMPLIANCE lock of one version. Idempotent; a store never lets it become shorter."""
+    with translated(vault, "PutObjectRetention"):
+        client_for(vault.endpoint, Credential.KEEPER).put_object_retention(
+            Bucket=vault.bucket,
+            Key=key,
+            VersionId=version_id,
+            Retention={"Mode": "COMPLIANCE", "RetainUntilDate": until},
+        )
+
+
+def read_object(vault: Vault, *, key: str, version_id: str, credential: Credential) -> bytes:
+    """The whole of a small object (manifest, key envelope)."""
+    with translated(vault, "GetObject"):
+        answer = client_for(vault.endpoint, credential).get_object(Bucket=vault.bucket, Key=key, VersionId=version_id)
+        return answer["Body"].read()
