@@ -13,6 +13,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
 from rest_framework import exceptions
+from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 
 from common.errors import BackupsiteError
@@ -56,6 +57,8 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
     problem = _problem_of(error)
     if problem is None:
         return None
+    # Also where the route itself writes HTML or YAML.
+    context["request"].accepted_renderer, context["request"].accepted_media_type = JSONRenderer(), MEDIA_TYPE
     headers = {}
     if getattr(error, "auth_header", None):
         headers["WWW-Authenticate"] = error.auth_header  # type: ignore[attr-defined]

@@ -95,7 +95,10 @@ def duration(seconds: float | None) -> str:
 @register.filter
 def chip(state: str) -> SafeString:
     """A state as a coloured word; the word alone says it, too."""
-    return format_html('<span class="status status-{}">{}</span>', _COLOURS.get(str(state), "secondary"), state)
+    colour = _COLOURS.get(str(state), "secondary")
+    return format_html(
+        '<span class="status status-{}"><span class="status-dot" aria-hidden="true"></span>{}</span>', colour, state
+    )
 
 
 @register.simple_tag

@@ -206,7 +206,8 @@ class _Client:
         except (OSError, http.client.HTTPException) as error:
             self._drop()
             kind = type(error).__name__
-            raise StoreError(f"connection trouble with {key} ({kind})", code="connection", transient=True) from None
+            message = f"the vault did not answer for {key} ({kind}); is its storage running? Then start it again"
+            raise StoreError(message, code="store_unreachable", transient=True) from None
 
     def _exchange(self, grant: Grant, body: Buffer | None, headers: Mapping[str, str], size_max: int) -> _Reply:
         parts = urlsplit(grant.url)

@@ -1,0 +1,155 @@
+"""What each role sees in lists, filters and counts: exactly its own, and nothing else anywhere in the text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agents.models import Disk, Node, Server, Storage
+from backups.models import Backup, Job
+from definitions.models import Definition
+from tenants.models import Tenant
+from tests.factories import make_node, make_person
+from tests.worlds import Estate, World
+from vaults.models import Vault
+
+RESOURCES = ("tenants", "vaults", "nodes", "storages", "servers", "disks", "definitions", "backups", "jobs", "restores")
+OF_SERVERS = {"servers", "disks", "definitions", "backups", "jobs", "restores"}
+
+
+def ids_of(estate: Estate, resource: str) -> set[str]:
+    """All of the tenant's objects."""
+    rows: dict[str, Any] = {
+        "tenants": Tenant.objects.filter(pk=estate.tenant.pk),
+        "vaults": Vault.objects.filter(tenant=estate.tenant),
+        "nodes": Node.objects.filter(tenants=estate.tenant),
+        "storages": Storage.objects.filter(node__tenants=estate.tenant),
+        "servers": Server.objects.filter(tenant=estate.tenant),
+        "disks": Disk.objects.filter(server__tenant=estate.tenant),
+        "definitions": Definition.objects.filter(tenant=estate.tenant),
+        "backups": Backup.objects.filter(tenant=estate.tenant),
+        "jobs": Job.objects.filter(tenant=estate.tenant),
+        "restores": Job.objects.filter(tenant=estate.tenant, kind="restore"),
+    }
+    return {str(pk) for pk in rows[resource].values_list("pk", flat=True)}
+
+
+def ids_of_server(server: Server, resource: str) -> set[str]:
+    if resource not in OF_SERVERS:
+        return set()
+    rows: dict[str, Any] = {
+        "servers": Server.objects.filter(pk=server.pk),
+        "disks": Disk.objects.filter(server=server),
+        "definitions": Definition.objects.filter(disk__server=server),
+        "backups": Backup.objects.filter(server=server),
+        "jobs": Job.objects.filter(disk__server=server),
+        "restores": Job.objects.filter(disk__server=server, kind="restore"),
+    }
+    return {str(pk) for pk in rows[resource].values_list("pk", flat=True)}
+
+
+def visible(world: World, name: str, resource: str) -> set[str]:
+    ours, theirs = world.ours, world.theirs
+    return {
+        "super": ids_of(ours, resource) | ids_of(theirs, resource),
+        "admin_a": ids_of(ours, resource),
+        "admin_b": ids_of(theirs, resource),
+        "owner_a1": ids_of_server(ours.server, resource),
+        "owner_a2": ids_of_server(ours.other_server, resource),
+    }[name]
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+@pytest.mark.parametrize("name", ["super", "admin_a", "admin_b", "owner_a1", "owner_a2"])
+def test_a_list_and_its_count_hold_exactly_what_is_visible(world: World, name: str, resource: str) -> None:
+    answer = world.client(name).get(f"/api/v1/{resource}/").json()
+
+    assert {row["id"] for row in answer["results"]} == visible(world, name, resource)
+    assert answer["count"] == len(visible(world, name, resource)) == len(answer["results"])
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+@pytest.mark.parametrize("name", ["admin_a", "owner_a1", "owner_a2"])
+def test_nothing_of_another_tenant_is_in_the_text(world: World, name: str, resource: str) -> None:
+    text = world.client(name).get(f"/api/v1/{resource}/").content.decode()
+
+    for hidden in RESOURCES:
+        for key in ids_of(world.theirs, hidden):
+            assert key not in text
+    assert world.theirs.server.name not in text
+    assert world.theirs.tenant.name not in text
+
+
+FILTERS = [
+    ("servers", "tenant", lambda estate: estate.tenant.pk),
+    ("servers", "node", lambda estate: estate.node.pk),
+    ("disks", "server", lambda estate: estate.server.pk),
+    ("disks", "storage", lambda estate: estate.storage.pk),
+    ("storages", "node", lambda estate: estate.node.pk),
+    ("definitions", "tenant", lambda estate: estate.tenant.pk),
+    ("definitions", "server", lambda estate: estate.server.pk),
+    ("definitions", "disk", lambda estate: estate.definition.disk_id),
+    ("backups", "tenant", lambda estate: estate.tenant.pk),
+    ("backups", "server", lambda estate: estate.server.pk),
+    ("backups", "disk", lambda estate: estate.definition.disk_id),
+    ("backups", "definition", lambda estate: estate.definition.pk),
+    ("jobs", "tenant", lambda estate: estate.tenant.pk),
+    ("jobs", "disk", lambda estate: estate.definition.disk_id),
+    ("jobs", "definition", lambda estate: estate.definition.pk),
+    ("jobs", "backup", lambda estate: estate.backup.pk),
+    ("restores", "disk", lambda estate: estate.definition.disk_id),
+]
+
+
+@pytest.mark.parametrize(("resource", "parameter", "value"), FILTERS, ids=[f"{row[0]}-{row[1]}" for row in FILTERS])
+def test_a_filter_by_a_foreign_id_finds_nothing(world: World, resource: str, parameter: str, value: Any) -> None:
+    address = f"/api/v1/{resource}/?{parameter}="
+
+    foreign = world.client("admin_a").get(f"{address}{value(world.theirs)}").json()
+    own = world.client("admin_a").get(f"{address}{value(world.ours)}").json()
+
+    assert (foreign["count"], foreign["results"]) == (0, [])
+    assert own["count"] >= 1
+    assert {row["id"] for row in own["results"]} <= ids_of(world.ours, resource)
+
+
+def test_a_node_of_two_tenants_is_listed_once_for_the_admin_of_both(world: World) -> None:
+    both = [world.ours.tenant, world.theirs.tenant]
+    shared = make_node(*both)
+    world.people["both"] = make_person("both", administers=both)
+
+    answer = world.client("both").get("/api/v1/nodes/").json()
+
+    assert [row["id"] for row in answer["results"]].count(str(shared.pk)) == 1
+    assert answer["count"] == len(answer["results"])
+
+
+def test_a_node_does_not_tell_of_its_other_tenants(world: World) -> None:
+    shared = make_node(world.ours.tenant, world.theirs.tenant)
+
+    text = world.client("admin_a").get(f"/api/v1/nodes/{shared.pk}/").content.decode()
+
+    assert str(world.theirs.tenant.pk) not in text
+
+
+def test_removed_backups_are_listed_only_when_asked_for_and_still_only_own_ones(world: World) -> None:
+    from django.utils import timezone
+
+    Backup.objects.update(removed_at=timezone.now())
+    client = world.client("admin_a")
+
+    assert client.get("/api/v1/backups/").json()["count"] == 0
+    assert [row["id"] for row in client.get("/api/v1/backups/?removed=true").json()["results"]] == [
+        str(world.ours.backup.pk)
+    ]
+
+
+def test_losing_a_grant_hides_everything_at_once(world: World) -> None:
+    client = world.client("admin_a")
+    assert client.get("/api/v1/servers/").json()["count"] == 2
+
+    world.ours.tenant.user_grants.all().delete()
+
+    assert client.get("/api/v1/servers/").json()["count"] == 0
+    assert client.get(f"/api/v1/servers/{world.ours.server.pk}/").status_code == 404

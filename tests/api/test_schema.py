@@ -1,0 +1,47 @@
+"""The OpenAPI document is whole, and its page needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.core.management import call_command
+from django.test import Client
+
+
+def test_the_schema_has_no_errors_and_no_warnings(tmp_path: object, db: None) -> None:
+    call_command("spectacular", "--validate", "--fail-on-warn", "--file", f"{tmp_path}/schema.yml")
+
+
+@pytest.fixture
+def schema(db: None) -> dict[str, object]:
+    answer = Client().get("/api/v1/schema/", HTTP_ACCEPT="application/json")
+    found: dict[str, object] = answer.json()
+    return found
+
+
+def test_it_is_openapi_31_and_every_operation_names_the_error_shape(schema: dict[str, dict[str, dict]]) -> None:
+    assert schema["openapi"] == "3.1.0"
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            if path.endswith("/schema/"):
+                continue
+            assert "application/problem+json" in operation["responses"]["default"]["content"], (method, path)
+
+
+def test_filters_are_described(schema: dict[str, dict[str, dict]]) -> None:
+    parameters = schema["paths"]["/api/v1/backups/"]["get"]["parameters"]
+
+    assert {"server", "disk", "definition", "status", "tenant", "removed", "limit", "offset"} == {
+        parameter["name"] for parameter in parameters
+    }
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing_inline(db: None) -> None:
+    answer = Client().get("/api/v1/docs/")
+
+    text = answer.content.decode()
+    assert answer.status_code == 200
+    assert not re.search(r"(?:src|href)=[\"'](?:https?:)?//", text)
+    assert not re.search(r"<script>(?!\s*</script>)", text)
+    assert "script-src 'self';" in answer["Content-Security-Policy"]

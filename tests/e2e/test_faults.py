@@ -1,0 +1,132 @@
+"""What a person meets when a part of the running service is killed, and that nothing is lost or half done."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from backupsite.stack.errors import StackError
+from tests.e2e.conftest import DISK_MIB, MIB, Running
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
+
+
+def test_a_worker_killed_in_the_middle_is_replaced_within_a_minute(running: Running) -> None:
+    before = len(running.good_backups())
+    running.write_disk("web01")
+    job_id = running.back_up_now()
+    running.wait_until_copying(job_id)
+
+    killed_at = time.monotonic()
+    running.stack.child("node").kill()
+    job = running.wait_until_ended(job_id, timeout_seconds=120)
+
+    codes = [event["code"] for event in job["events"]]
+    assert job["state"] == "ok", job["message"]
+    assert "taken_over" in codes
+    assert codes.count("ok") == 1
+    assert len(running.good_backups()) == before + 1
+    taken_over = next(event["at"] for event in job["events"] if event["code"] == "taken_over")
+    assert time.monotonic() - killed_at < 120 and taken_over > job["started_at"]
+    assert _seconds_between(job, "started", "taken_over") < 60 + 30
+
+
+def test_a_storage_that_dies_in_the_middle_fails_the_backup_and_no_other(running: Running) -> None:
+    before = {backup["id"] for backup in running.good_backups()}
+    running.write_disk("web01")
+    job_id = running.back_up_now()
+    running.wait_until_copying(job_id)
+
+    running.stack.child("weed").stop()
+    try:
+        job = running.wait_until_ended(job_id, timeout_seconds=120)
+    finally:
+        running.stack.child("weed").start()
+
+    assert job["state"] == "failed"
+    assert job["code"].startswith("store_"), job
+    assert job["message"] and "Traceback" not in job["message"]
+    assert {backup["id"] for backup in running.good_backups()} == before
+    again = running.wait_until_ended(running.back_up_now(), timeout_seconds=120)
+    assert again["state"] == "ok", again["message"]
+
+
+def test_a_broker_that_was_away_delays_and_loses_nothing(running: Running) -> None:
+    running.stack.child("broker").stop()
+    try:
+        job_id = running.back_up_now()
+        assert running.job(job_id)["state"] == "pending"
+    finally:
+        running.stack.child("broker").start()
+
+    job = running.wait_until_ended(job_id, timeout_seconds=120)
+
+    assert job["state"] == "ok", job["message"]
+
+
+def test_a_restore_comes_back_identical_after_all_that(running: Running) -> None:
+    backup = running.good_backups()[0]
+    target = running.rows["disks"]["web02"]["id"]
+
+    job_id = running.api.post(f"backups/{backup['id']}/restore/", {"target": target, "confirmation": "web02"})["id"]
+    job = running.wait_until_ended(job_id, timeout_seconds=120)
+
+    assert job["state"] == "ok", job["message"]
+    assert running.disk_path("web02").read_bytes() == running.disk_path("web01").read_bytes()
+
+
+def test_an_image_that_is_gone_is_said_in_words(running: Running) -> None:
+    path = running.disk_path("web01")
+    aside = path.with_suffix(".aside")
+    path.rename(aside)
+    try:
+        job = running.wait_until_ended(running.back_up_now(), timeout_seconds=60)
+    finally:
+        aside.rename(path)
+
+    assert (job["state"], job["code"]) == ("failed", "disk_missing")
+    assert "is not there" in job["message"]
+
+
+def test_a_target_that_became_smaller_is_refused_before_the_first_write(running: Running) -> None:
+    path = running.disk_path("web02")
+    with path.open("r+b") as file:
+        file.truncate(DISK_MIB * MIB // 2)
+    before = path.read_bytes()
+    backup = running.good_backups()[0]
+    body = {"target": running.rows["disks"]["web02"]["id"], "confirmation": "web02"}
+
+    job = running.wait_until_ended(
+        running.api.post(f"backups/{backup['id']}/restore/", body)["id"], timeout_seconds=60
+    )
+
+    assert (job["state"], job["code"]) == ("failed", "target_too_small")
+    assert path.read_bytes() == before
+
+
+def test_a_bad_cron_is_refused_with_words(running: Running) -> None:
+    body = {"disk": running.rows["disks"]["web02"]["id"], "name": "bad", "cron": "61 * * * *", "time_zone": "UTC"}
+
+    with pytest.raises(StackError, match="Example: 0 22"):
+        running.api.post("definitions/", body)
+
+
+def test_no_secret_is_in_any_log(running: Running) -> None:
+    secrets = running.stack.secrets
+    told = [secrets.master_key, secrets.django_secret_key, running.rows["token"]]
+    told += [credential.secret_key for credential in secrets.s3.values()]
+    told += [login["password"] for login in running.rows["logins"]]
+
+    text = "".join(path.read_text(errors="replace") for path in (running.stack.settings.data / "log").glob("*"))
+
+    assert text
+    assert not [secret[:4] for secret in told if secret in text]
+    assert "X-Amz-Signature=" not in text.replace("X-Amz-Signature=[removed]", "")
+
+
+def _seconds_between(job: dict, first: str, second: str) -> float:
+    from datetime import datetime
+
+    at = {event["code"]: datetime.fromisoformat(event["at"]) for event in job["events"]}
+    return (at[second] - at[first]).total_seconds()
