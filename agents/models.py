@@ -14,6 +14,7 @@ from vaults.models import Domain, Region
 
 class NodeQuerySet(ScopedQuerySet):
     tenant_path = "tenants"
+    many_tenants = True
 
 
 class Node(IdentifiedModel):
@@ -62,6 +63,7 @@ class WriterKey(models.Model):
 
 class StorageQuerySet(ScopedQuerySet):
     tenant_path = "node__tenants"
+    many_tenants = True
 
 
 class Storage(IdentifiedModel):

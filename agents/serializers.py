@@ -73,7 +73,7 @@ class NewDiskSerializer(BodySerializer):
     """`path` is relative to the storage."""
 
     server = ScopedField(queryset=Server.objects.select_related("node"))
-    number = serializers.IntegerField()
+    number = serializers.IntegerField(min_value=1, max_value=32767)
     driver = serializers.CharField(max_length=32)
     storage = ScopedField(queryset=Storage.objects.all())
     path = serializers.CharField(max_length=300)

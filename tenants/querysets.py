@@ -21,6 +21,8 @@ class ScopedQuerySet(models.QuerySet[Any]):
 
     tenant_path: ClassVar[str | None] = None
     grant_path: ClassVar[str | None] = None
+    # Whether `tenant_path` leads to several tenants: then a join would list a row once per tenant.
+    many_tenants: ClassVar[bool] = False
 
     def for_user(self, person: Any, action: Action = Action.VIEW) -> Self:
         """The rows on which the person may do the action. An inactive or anonymous person reaches nothing."""
@@ -31,8 +33,12 @@ class ScopedQuerySet(models.QuerySet[Any]):
         model = self.model._meta.model_name or ""
         reach = Q(pk__in=[])
         if self.tenant_path and action in actions_of(Role.DC_ADMIN, model):
-            reach |= Q(**{f"{self.tenant_path}__in": person.administered_tenants()})
+            within = Q(**{f"{self.tenant_path}__in": person.administered_tenants()})
+            reach |= self._as_keys(within) if self.many_tenants else within
         if self.grant_path and action in actions_of(Role.VM_OWNER, model):
             held = {f"{self.grant_path}__user": person, f"{self.grant_path}__permission__codename": OWN_SERVER}
-            reach |= Q(pk__in=self.model._default_manager.filter(**held).order_by().values("pk"))
+            reach |= self._as_keys(Q(**held))
         return self.filter(reach)
+
+    def _as_keys(self, condition: Q) -> Q:
+        return Q(pk__in=self.model._default_manager.filter(condition).order_by().values("pk"))

@@ -97,9 +97,7 @@ def test_a_target_that_became_smaller_is_refused_before_the_first_write(running:
     backup = running.good_backups()[0]
     body = {"target": running.rows["disks"]["web02"]["id"], "confirmation": "web02"}
 
-    job = running.wait_until_ended(
-        running.api.post(f"backups/{backup['id']}/restore/", body)["id"], timeout_seconds=60
-    )
+    job = running.wait_until_ended(running.api.post(f"backups/{backup['id']}/restore/", body)["id"], timeout_seconds=60)
 
     assert (job["state"], job["code"]) == ("failed", "target_too_small")
     assert path.read_bytes() == before

@@ -1,4 +1,4 @@
-"""`smoke` is the promise of the first page: exit 0 only when the restored disks are identical, and nothing left behind."""
+"""`smoke` is the promise of the first page: exit 0 only when the disks are identical, and nothing is left."""
 
 from __future__ import annotations
 

@@ -1,0 +1,138 @@
+"""What every driver must do, whatever it reaches; each new driver adds a bench here and passes the same suite."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agents.drivers.base import DiskAddress, DiskBusyError, DiskChangedError, DiskMissingError, Driver
+from agents.drivers.registry import BUILT_IN, UnknownDriverError, driver_names, load_driver
+
+SIZE = 8 * 1024 * 1024
+BLOCK = 64 * 1024
+
+
+@dataclass
+class Bench:
+    """A disk that the driver can open, and the ways to disturb it."""
+
+    driver: Driver
+    address: DiskAddress
+    content: Callable[[], bytes]
+    disturb: Callable[[], None]
+    remove: Callable[[], None]
+
+
+def image_bench(folder: Path) -> Bench:
+    path = folder / "disk.img"
+    with path.open("wb") as file:
+        file.write(os.urandom(BLOCK * 3))
+        file.seek(SIZE // 2)
+        file.write(os.urandom(BLOCK))
+        file.truncate(SIZE)
+
+    def disturb() -> None:
+        with path.open("r+b") as file:
+            file.write(b"changed")
+
+    address = DiskAddress(storage_path=str(folder), path="disk.img", size_bytes=SIZE)
+    return Bench(load_driver("image"), address, path.read_bytes, disturb, path.unlink)
+
+
+BENCHES = {"image": image_bench}
+
+
+@pytest.fixture(params=sorted(BENCHES))
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
+    return BENCHES[request.param](tmp_path)
+
+
+def test_every_built_in_driver_has_its_bench() -> None:
+    assert set(BENCHES) == set(BUILT_IN) <= set(driver_names())
+
+
+def test_extents_are_ascending_disjoint_and_hold_all_data(bench: Bench) -> None:
+    with bench.driver.open_source(bench.address) as source:
+        extents, found = list(source.extents()), bytearray(source.size_bytes)
+        for extent in extents:
+            found[extent.offset : extent.offset + extent.length] = source.read(extent.offset, extent.length)
+
+    ends = [extent.offset + extent.length for extent in extents]
+    assert all(end <= after.offset for end, after in zip(ends, extents[1:], strict=False))
+    assert bytes(found) == bench.content()
+    assert sum(extent.length for extent in extents) < SIZE
+
+
+def test_a_read_returns_exactly_what_was_asked(bench: Bench) -> None:
+    with bench.driver.open_source(bench.address) as source:
+        assert source.read(1000, 5000) == bench.content()[1000:6000]
+
+
+def test_an_undisturbed_source_is_one_point_in_time(bench: Bench) -> None:
+    with bench.driver.open_source(bench.address) as source:
+        source.read(0, BLOCK)
+        source.check_unchanged()
+
+
+def test_a_disturbed_source_is_noticed(bench: Bench) -> None:
+    with bench.driver.open_source(bench.address) as source:
+        source.read(0, BLOCK)
+        bench.disturb()
+
+        with pytest.raises(DiskChangedError):
+            source.check_unchanged()
+
+
+def test_a_missing_disk_is_named(bench: Bench) -> None:
+    bench.remove()
+
+    for opened in (bench.driver.open_source, bench.driver.open_target):
+        with pytest.raises(DiskMissingError, match=bench.address.path), opened(bench.address):
+            pass
+
+
+def test_what_is_written_and_zeroed_is_read_again(bench: Bench) -> None:
+    with bench.driver.open_target(bench.address) as target:
+        target.write(100, b"x" * 5000)
+        target.zero(SIZE // 2, BLOCK)
+        target.flush()
+
+    content = bench.content()
+    assert len(content) == SIZE
+    assert content[100:5100] == b"x" * 5000
+    assert not any(content[SIZE // 2 : SIZE // 2 + BLOCK])
+
+
+def test_a_target_is_held_alone(bench: Bench) -> None:
+    with bench.driver.open_target(bench.address):
+        for opened in (bench.driver.open_source, bench.driver.open_target):
+            with pytest.raises(DiskBusyError), opened(bench.address):
+                pass
+
+
+def test_it_is_free_again_after_an_error(bench: Bench) -> None:
+    with pytest.raises(RuntimeError), bench.driver.open_target(bench.address):
+        raise RuntimeError("on purpose")
+
+    with bench.driver.open_target(bench.address) as target:
+        assert target.size_bytes == SIZE
+
+
+@pytest.mark.parametrize("path", ["../outside.img", "link.img", "."])
+def test_nothing_outside_of_its_storage_is_opened(tmp_path: Path, path: str) -> None:
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    (tmp_path / "outside.img").write_bytes(b"secret" * 1000)
+    (storage / "link.img").symlink_to(tmp_path / "outside.img")
+
+    with pytest.raises(DiskMissingError), load_driver("image").open_source(DiskAddress(str(storage), path, 6000)):
+        pass
+
+
+def test_an_unknown_driver_is_named_with_the_known_ones() -> None:
+    with pytest.raises(UnknownDriverError, match="image"):
+        load_driver("tape")
