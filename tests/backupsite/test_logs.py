@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -11,16 +13,17 @@ from backupsite.logs import blot_text, logging_config
 
 
 @pytest.fixture
-def lines(capsys: pytest.CaptureFixture[str]):
+def lines() -> Iterator[Callable[[], str]]:
     """Lines of a logger of its own that writes through the real formatter."""
     settings = dict(logging_config(level="INFO")["formatters"]["json"])
     formatter = settings.pop("()")(**settings)
     logger = logging.getLogger("tests.logs")
-    handler = logging.StreamHandler()
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     logger.addHandler(handler)
     logger.propagate = False
-    yield lambda: capsys.readouterr().err
+    yield stream.getvalue
     logger.removeHandler(handler)
     logger.propagate = True
 
