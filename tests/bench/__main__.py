@@ -114,9 +114,8 @@ def _plain_pass(source: Path) -> float:
 
 
 def _print(figures: dict[str, Any]) -> None:
-    print(
-        f"\n  disk: {figures['allocated_bytes'] / MIB:.0f} MiB allocated, {figures['stored_bytes'] / MIB:.0f} MiB stored"
-    )
+    allocated, stored = figures["allocated_bytes"] / MIB, figures["stored_bytes"] / MIB
+    print(f"\n  disk: {allocated:.0f} MiB allocated, {stored:.0f} MiB stored")
     print("  job          MiB/s   seconds   client CPU s/GiB   server CPU s/GiB   mover peak MiB")
     for name in ("full", "unchanged", "restore"):
         told = figures[name]

@@ -1,0 +1,176 @@
+"""Jobs in the portal: progress that renews itself, and canceling."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from agents.models import Disk, Node
+from backups.models import Backup, Job
+from backups.views.jobs import pace_of
+from definitions.models import Definition
+from tests.factories import GIB, make_job, make_person
+from tests.worlds import World
+from vaults.models import Vault
+
+POLL = {"HTTP_HX_REQUEST": "true"}
+
+
+def running(world: World, **changes: Any) -> Job:
+    return make_job(world.ours.server, state="running", **changes)
+
+
+def progress(world: World, job: Job, seen: str = "") -> Any:
+    return world.client("owner_a1").get(f"/jobs/{job.pk}/progress/?seen={seen}", **POLL)
+
+
+def test_the_page_shows_phase_bytes_rate_and_time_left(world: World) -> None:
+    job = running(world)
+
+    text = world.client("owner_a1").get(f"/jobs/{job.pk}/").content.decode()
+
+    assert 'value="25"' in text
+    assert "writing" in text
+    assert "256 MiB" in text
+    assert re.search(r"2\d\.\d MiB</span>/s", text)
+    assert re.search(r"about 3\d s left", text)
+    assert "requested" in text
+
+
+def test_it_asks_again_every_two_seconds_while_it_runs(world: World) -> None:
+    job = running(world)
+
+    text = progress(world, job).content.decode()
+
+    assert text.count('hx-trigger="every 2s"') == 1
+    assert "<html" not in text
+
+
+def test_the_last_answer_ends_the_asking(world: World) -> None:
+    job = make_job(world.ours.server, state="failed", code="broken", message="The disk is gone.")
+
+    answer = progress(world, job)
+
+    assert answer.status_code == 286
+    assert "hx-get" not in answer.content.decode()
+    assert "The disk is gone." in answer.content.decode()
+
+
+def test_nothing_is_sent_while_nothing_changes(world: World) -> None:
+    job = running(world)
+    seen = progress(world, job).context["seen"]
+
+    unchanged = progress(world, job, seen)
+    Job.objects.filter(pk=job.pk).update(done_bytes=GIB // 2)
+    changed = progress(world, job, seen)
+
+    assert (unchanged.status_code, unchanged.content) == (204, b"")
+    assert changed.status_code == 200
+    assert 'value="50"' in changed.content.decode()
+
+
+@pytest.mark.parametrize("address", ["/", "/jobs/", "/restores/"])
+def test_lists_renew_themselves_in_one_fragment(world: World, address: str) -> None:
+    job = running(world, kind="restore")
+    client = world.client("owner_a1")
+
+    page = client.get(address).content.decode()
+    again = client.get(address, {"seen": client.get(address).context["seen"]}, **POLL)
+    Job.objects.update(state="ok", lease_until=None)
+    ended = client.get(address, {"seen": "old"}, **POLL)
+
+    assert page.count("every 2s") == 1
+    assert str(job.pk) in page
+    assert again.status_code == 204
+    assert ended.status_code == 286
+    assert "<html" not in ended.content.decode()
+
+
+def test_a_filter_of_a_list_stays_while_it_renews(world: World) -> None:
+    running(world)
+
+    text = world.client("admin_a").get("/jobs/?state=running").content.decode()
+
+    assert re.search(r'hx-get="/jobs/\?state=running&amp;seen=', text)
+
+
+def test_who_may_cancels(world: World) -> None:
+    job = running(world)
+    client = world.client("admin_a")
+
+    answer = client.post(f"/jobs/{job.pk}/cancel/")
+
+    job.refresh_from_db()
+    assert answer["Location"] == f"/jobs/{job.pk}/"
+    assert job.cancel_requested
+    assert "canceling" in client.get(f"/jobs/{job.pk}/").content.decode()
+
+
+def test_what_ended_meanwhile_is_said_on_the_page(world: World) -> None:
+    answer = world.client("admin_a").post(f"/jobs/{world.ours.restore.pk}/cancel/", follow=True)
+
+    assert "The job has ended already." in answer.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "rate", "left"),
+    [(0, 10, None, None), (GIB // 4, 10, GIB // 40, 30), (GIB, 10, GIB // 10, None), (GIB // 4, 0, None, None)],
+)
+def test_pace(done: int, seconds: int, rate: int | None, left: int | None) -> None:
+    now = timezone.now()
+    job = Job(state="running", started_at=now - timedelta(seconds=seconds), done_bytes=done, total_bytes=GIB)
+
+    pace = pace_of(job, now=now)
+
+    assert pace is not None
+    assert pace.bytes_per_second == rate
+    assert (None if pace.left_seconds is None else round(pace.left_seconds)) == left
+
+
+def concerns(world: World, name: str = "admin_a") -> list[str]:
+    return [concern.title for concern in world.client(name).get("/").context["concerns"]]
+
+
+def test_all_is_well(world: World) -> None:
+    assert concerns(world) == []
+
+
+def test_what_needs_a_person_is_on_the_first_page(world: World) -> None:
+    make_job(world.ours.server, state="failed", message="The disk is gone.")
+    Disk.objects.filter(server=world.ours.server).update(incomplete_since=timezone.now())
+    Backup.objects.filter(pk=world.ours.backup.pk).update(status="lost")
+    Definition.objects.filter(pk=world.ours.definition.pk).update(next_run_at=timezone.now() - timedelta(hours=1))
+    Vault.objects.filter(tenant=world.ours.tenant).update(status="refused")
+    Node.objects.filter(pk=world.ours.node.pk).update(status="offline")
+
+    assert concerns(world) == [
+        "Backup failed",
+        "Restore not finished",
+        "Backup lost",
+        "Backup overdue",
+        "Vault refused",
+        "Node offline",
+    ]
+    assert concerns(world, "admin_b") == []
+    assert concerns(world, "owner_a2") == []
+    assert "Vault refused" not in concerns(world, "owner_a1")
+
+
+def test_a_failure_that_a_later_success_answered_needs_nobody(world: World) -> None:
+    make_job(world.ours.server, state="failed")
+    make_job(world.ours.server, state="ok")
+
+    assert concerns(world) == []
+
+
+def test_the_next_step_for_each(world: World) -> None:
+    world.people["nobody"] = make_person("nobody")
+
+    assert "An administrator adds the servers" in world.client("nobody").get("/").content.decode()
+    assert "An administrator of the tenant makes" in world.client("owner_a2").get("/").content.decode()
+    Definition.objects.all().delete()
+    assert "Make the first definition" in world.client("admin_a").get("/").content.decode()

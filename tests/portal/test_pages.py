@@ -1,0 +1,316 @@
+"""Every page of the portal for everybody: status, what is hidden, which buttons there are, how many queries."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django.urls import URLPattern, get_resolver
+
+from tests.factories import make_backup, make_definition, make_job, make_server
+from tests.worlds import Estate, World
+
+NAMES = ("super", "admin_a", "admin_b", "owner_a1", "owner_a2")
+LISTS = ("dashboard", "server-list", "definition-list", "backup-list", "job-list", "restore-list")
+
+# page -> statuses for a SuperAdmin, the DCAdmin of the object's tenant, the VmOwner of its server. All others: 404.
+READ_PAGES = {
+    "servers/<pk>/": (200, 200, 200),
+    "definitions/<pk>/": (200, 200, 200),
+    "definitions/<pk>/edit/": (200, 200, 403),
+    "definitions/<pk>/delete/": (200, 200, 403),
+    "backups/<pk>/": (200, 200, 200),
+    "backups/<pk>/delete/": (200, 200, 403),
+    "backups/<pk>/restore/": (200, 200, 403),
+    "jobs/<pk>/": (200, 200, 200),
+    "jobs/<pk>/progress/": (200, 200, 200),
+}
+WRITE_PAGES = {
+    "definitions/<pk>/edit/": (302, 302, 403),
+    "definitions/<pk>/delete/": (302, 302, 403),
+    "definitions/<pk>/backup-now/": (302, 302, 403),
+    "backups/<pk>/note/": (302, 302, 403),
+    "backups/<pk>/delete/": (302, 302, 403),
+    "backups/<pk>/restore/": (302, 302, 403),
+    "jobs/<pk>/cancel/": (302, 302, 403),
+}
+COLLECTIONS = {
+    "": (200, 200, 200),
+    "servers/": (200, 200, 200),
+    "definitions/": (200, 200, 200),
+    "definitions/new/": (200, 200, 403),
+    "definitions/preview/": (200, 200, 200),
+    "backups/": (200, 200, 200),
+    "jobs/": (200, 200, 200),
+    "restores/": (200, 200, 200),
+}
+OTHERS = {"login/", "logout/", "livez", "readyz"}
+
+
+def form_of(estate: Estate) -> dict[str, Any]:
+    """Good values for every form at once."""
+    return {
+        "cron": "0 1 * * *",
+        "time_zone": "UTC",
+        "retention_count": 3,
+        "active": "on",
+        "note": "good",
+        "target": str(estate.definition.disk_id),
+        "confirmation": estate.server.name,
+    }
+
+
+def address_of(path: str, estate: Estate) -> str:
+    return "/" + path.replace("<pk>", str(estate.object_of(path.split("/")[0]).pk) if "<pk>" in path else "")
+
+
+def expected(statuses: tuple[int, int, int], estate: str) -> dict[str, int]:
+    superadmin, admin, owner = statuses
+    if estate == "ours":
+        return {"super": superadmin, "admin_a": admin, "admin_b": 404, "owner_a1": owner, "owner_a2": 404}
+    return {"super": superadmin, "admin_a": 404, "admin_b": admin, "owner_a1": 404, "owner_a2": 404}
+
+
+def test_the_tables_know_every_page() -> None:
+    known = {*READ_PAGES, *WRITE_PAGES, *COLLECTIONS, *OTHERS}
+
+    assert set(_portal_paths(get_resolver().url_patterns)) == known
+
+
+def _portal_paths(patterns: list[Any], prefix: str = "") -> list[str]:
+    found = []
+    for pattern in patterns:
+        path = prefix + str(pattern.pattern).replace("<uuid:pk>", "<pk>")
+        if path.startswith("api/"):
+            continue
+        found += [path] if isinstance(pattern, URLPattern) else _portal_paths(pattern.url_patterns, path)
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(READ_PAGES))
+@pytest.mark.parametrize("estate", ["ours", "theirs"])
+def test_reading(world: World, path: str, estate: str) -> None:
+    address = address_of(path, getattr(world, estate))
+
+    found = {name: world.client(name).get(address).status_code for name in NAMES}
+
+    assert found == expected(READ_PAGES[path], estate)
+
+
+@pytest.mark.parametrize("path", sorted(WRITE_PAGES))
+@pytest.mark.parametrize("estate", ["ours", "theirs"])
+def test_writing(world: World, path: str, estate: str) -> None:
+    chosen: Estate = getattr(world, estate)
+    found = {}
+
+    for name in NAMES:
+        with transaction.atomic():
+            answer = world.client(name).post(address_of(path, chosen), form_of(chosen), format="multipart")
+            found[name] = answer.status_code
+            transaction.set_rollback(True)
+
+    assert found == expected(WRITE_PAGES[path], estate)
+
+
+@pytest.mark.parametrize("path", sorted(COLLECTIONS))
+def test_collections(world: World, path: str) -> None:
+    superadmin, admin, owner = COLLECTIONS[path]
+
+    found = {name: world.client(name).get("/" + path).status_code for name in NAMES}
+
+    assert found == {"super": superadmin, "admin_a": admin, "admin_b": admin, "owner_a1": owner, "owner_a2": owner}
+
+
+@pytest.mark.parametrize("path", sorted({*READ_PAGES, *WRITE_PAGES}))
+def test_a_missing_object(world: World, path: str) -> None:
+    address = "/" + path.replace("<pk>", str(uuid.uuid4()))
+    method = "get" if path in READ_PAGES else "post"
+
+    for name in NAMES:
+        assert getattr(world.client(name), method)(address).status_code == 404
+
+
+@pytest.mark.parametrize("path", sorted({*READ_PAGES, *COLLECTIONS}))
+@pytest.mark.parametrize("name", ["anonymous", "disabled"])
+def test_nobody_is_asked_to_sign_in(world: World, path: str, name: str) -> None:
+    address = address_of(path, world.ours)
+
+    answer = world.client(name).get(address)
+
+    assert (answer.status_code, answer["Location"]) == (302, f"/login/?next={address}")
+
+
+@pytest.mark.parametrize("path", sorted(WRITE_PAGES))
+def test_nobody_writes(world: World, path: str) -> None:
+    answer = world.client("anonymous").post(address_of(path, world.ours), form_of(world.ours), format="multipart")
+
+    assert answer.status_code == 302
+    assert answer["Location"].startswith("/login/")
+
+
+def hidden_words(estate: Estate) -> list[str]:
+    keys = [estate.object_of(kind).pk for kind in ("servers", "definitions", "backups", "jobs", "restores", "vaults")]
+    return [*map(str, keys), estate.server.name, estate.other_server.name, estate.tenant.title, estate.definition.name]
+
+
+@pytest.mark.parametrize("name", ["admin_a", "owner_a1", "owner_a2"])
+@pytest.mark.parametrize("path", sorted({*READ_PAGES, *COLLECTIONS}))
+def test_nothing_of_the_other_tenant_is_on_any_page(world: World, name: str, path: str) -> None:
+    text = world.client(name).get(address_of(path, world.ours)).content.decode()
+
+    for word in hidden_words(world.theirs):
+        assert word not in text, word
+
+
+@pytest.mark.parametrize("path", ["", "servers/", "definitions/", "backups/", "jobs/", "restores/"])
+def test_an_owner_sees_his_server_and_not_the_other_one_of_the_tenant(world: World, path: str) -> None:
+    other = make_definition(world.ours.other_server, name="of-other")
+    make_backup(world.ours.other_server, definition=other)
+    make_job(world.ours.other_server)
+
+    text = world.client("owner_a1").get("/" + path).content.decode()
+
+    assert world.ours.other_server.name not in text
+    assert "of-other" not in text
+    if path != "":
+        assert world.ours.server.name in text
+
+
+def test_the_counts_of_the_dashboard_are_of_what_is_visible(world: World) -> None:
+    def counts(name: str) -> tuple[Any, ...]:
+        context = world.client(name).get("/").context
+        return (
+            context["server_count"],
+            context["protected_count"],
+            context["definition_count"],
+            context["good"]["count"],
+        )
+
+    assert counts("super") == (4, 2, 2, 2)
+    assert counts("admin_a") == (2, 1, 1, 1)
+    assert counts("owner_a1") == (1, 1, 1, 1)
+    assert counts("owner_a2") == (1, 0, 0, 0)
+
+
+def test_a_foreign_filter_is_404(world: World) -> None:
+    client = world.client("admin_a")
+
+    assert client.get(f"/backups/?server={world.theirs.server.pk}").status_code == 404
+    assert client.get(f"/backups/?definition={world.theirs.definition.pk}").status_code == 404
+    assert client.get("/backups/?server=nonsense").status_code == 404
+    assert client.get(f"/backups/?server={world.ours.server.pk}").status_code == 200
+
+
+BUTTONS = {
+    "definitions/<pk>/": ["Backup now", ">Change<", ">Delete<"],
+    "backups/<pk>/": [">Restore<", ">Delete<", "Keep the note"],
+    "jobs/<pk>/": [">Cancel<"],
+    "servers/<pk>/": ["New definition", "Backup now"],
+    "definitions/": ["New definition"],
+}
+
+
+@pytest.mark.parametrize("path", sorted(BUTTONS))
+def test_an_owner_has_no_buttons_and_an_administrator_has(world: World, path: str) -> None:
+    address = address_of(path, world.ours)
+
+    for button in BUTTONS[path]:
+        assert button in world.client("admin_a").get(address).content.decode(), button
+        assert button not in world.client("owner_a1").get(address).content.decode(), button
+
+
+@pytest.mark.parametrize("path", sorted({*READ_PAGES, *COLLECTIONS}))
+def test_an_owner_has_no_form_that_posts_but_signing_out(world: World, path: str) -> None:
+    text = world.client("owner_a1").get(address_of(path, world.ours)).content.decode()
+
+    assert set(re.findall(r'<form method="post"[^>]*action="([^"]*)"', text)) <= {"/logout/"}
+
+
+@pytest.mark.parametrize("path", ["", "servers/", "definitions/", "backups/", "jobs/", "restores/"])
+@pytest.mark.parametrize("name", ["super", "admin_a", "owner_a1"])
+def test_pages_of_many_rows_need_few_queries(
+    world: World, django_assert_max_num_queries: Any, name: str, path: str
+) -> None:
+    for _ in range(5):
+        server = make_server(world.ours.tenant)
+        make_backup(server, definition=make_definition(server))
+        make_job(server)
+        make_job(server, state="failed")
+    client = world.client(name)
+
+    with django_assert_max_num_queries(18 if path == "" else 6):
+        client.get("/" + path)
+
+
+@pytest.mark.parametrize("path", sorted(READ_PAGES))
+def test_pages_of_one_object_need_few_queries(world: World, django_assert_max_num_queries: Any, path: str) -> None:
+    for _ in range(5):
+        server = make_server(world.ours.tenant)
+        make_backup(world.ours.server, definition=make_definition(world.ours.server))
+        make_job(server)
+    client, address = world.client("admin_a"), address_of(path, world.ours)
+
+    with django_assert_max_num_queries(10):
+        client.get(address)
+
+
+@pytest.mark.parametrize("path", sorted({*READ_PAGES, *COLLECTIONS}))
+def test_a_page_loads_nothing_from_elsewhere_and_runs_nothing_inline(world: World, path: str) -> None:
+    answer = world.client("super").get(address_of(path, world.ours))
+
+    text = answer.content.decode()
+    assert "'unsafe" not in answer["Content-Security-Policy"]
+    assert not re.search(r"\s(?:style|on[a-z]+)=", text)
+    assert not re.search(r"<style|<script>|javascript:", text)
+    assert not re.search(r"""(?:src|href|action)=["'](?:https?:)?//""", text)
+    assert "hx-on" not in text
+
+
+def test_every_named_file_is_served(world: World) -> None:
+    from django.contrib.staticfiles import finders
+
+    text = world.client("super").get("/").content.decode()
+
+    named = set(re.findall(r"/static/([^\"']+)", text))
+    assert len(named) >= 4
+    for name in named:
+        assert finders.find(name), name
+
+
+@pytest.mark.parametrize("path", sorted({*READ_PAGES, "definitions/new/", "backups/", "servers/", "jobs/"}))
+def test_every_field_has_a_label(world: World, path: str) -> None:
+    text = world.client("super").get(address_of(path, world.ours)).content.decode()
+
+    labels = set(re.findall(r'<label[^>]*for="([^"]+)"', text))
+    for field in re.findall(r"<(?:input|select|textarea)[^>]*>", text):
+        if 'type="hidden"' in field or 'type="checkbox"' in field or 'type="radio"' in field:
+            continue
+        assert re.search(r'id="([^"]+)"', field)[1] in labels, field  # type: ignore[index]
+
+
+def test_wrong_methods(world: World) -> None:
+    client = world.client("super")
+
+    assert client.get(f"/jobs/{world.ours.job.pk}/cancel/").status_code == 405
+    assert client.get(f"/definitions/{world.ours.definition.pk}/backup-now/").status_code == 405
+    assert client.post("/").status_code == 405
+
+
+def test_the_error_pages_say_what_and_nothing_of_the_inside(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = world.client("owner_a1")
+    client.raise_request_exception = False
+
+    missing = client.get("/nothing/")
+    refused = client.get(f"/backups/{world.ours.backup.pk}/restore/")
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("secret inside")
+
+    monkeypatch.setattr("backups.views.servers.paginate", fail)
+    broken = client.get("/servers/")
+    assert (missing.status_code, refused.status_code, broken.status_code) == (404, 403, 500)
+    assert "Ask an administrator of the tenant" in refused.content.decode()
+    assert "secret" not in broken.content.decode()
