@@ -130,8 +130,6 @@ def _compare_needs(body: ManifestBody, manifest: StoredObject, rows: list[Stored
 
 
 def _make_ok(session: Session, backup: Backup, request: CommitRequest, checked: Checked) -> bool:
-    job = session.job
-
     def also() -> None:
         StoredObject.objects.bulk_update([*checked.new, *checked.reused], ["status", "version_id", "retain_until"], 200)
         uses = [
@@ -142,9 +140,6 @@ def _make_ok(session: Session, backup: Backup, request: CommitRequest, checked: 
         ObjectUse.objects.bulk_create(uses, batch_size=300)
         _fill_backup(session, backup.pk, request, checked)
 
-    started_at = job.started_at or checked.at
-    seconds = max(0, int((timezone.now() - started_at).total_seconds()))
-    Backup.objects.filter(pk=backup.pk).update(duration_seconds=seconds)
     return finish_job(
         session,
         now=timezone.now(),
@@ -156,12 +151,14 @@ def _make_ok(session: Session, backup: Backup, request: CommitRequest, checked: 
 
 
 def _fill_backup(session: Session, backup_id: UUID, request: CommitRequest, checked: Checked) -> None:
-    rule = session.job.backup.vault.lock_rule if session.job.backup else None
+    job, now = session.job, timezone.now()
+    rule = job.backup.vault.lock_rule if job.backup else None
     Backup.objects.filter(pk=backup_id).update(
         status=BackupStatus.OK,
         manifest=checked.manifest,
         sequence=session.sequence,
-        finished_at=timezone.now(),
+        finished_at=now,
+        duration_seconds=int((now - (job.started_at or now)).total_seconds()),
         read_bytes=request.read_bytes,
         changed_bytes=request.changed_bytes,
         stored_bytes=request.stored_bytes,

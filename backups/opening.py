@@ -88,7 +88,7 @@ def _base_for(disk: Disk, vault: Vault) -> Backup | None:
 def _domain_of(server: Server, vault: Vault) -> Domain:
     """The server's dedup domain; made with the first backup, once even when two sessions race."""
     with transaction.atomic():
-        server = Server.objects.select_for_update().select_related("domain").get(pk=server.pk)
+        server = Server.objects.select_for_update().get(pk=server.pk)
         if server.domain is None:
             server.domain = new_domain(vault, random_bytes=os.urandom)
             server.save(update_fields=["domain", "changed_at"])

@@ -12,7 +12,6 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from common.errors import NotAllowedError
 from definitions.models import Definition
 from definitions.schedule import preview
 from definitions.serializers import (
@@ -23,7 +22,6 @@ from definitions.serializers import (
     ScheduleSerializer,
 )
 from definitions.services import create_definition, delete_definition, update_definition
-from tenants.access import tenants_for_new
 from tenants.api import READ, ScopedViewSet
 from tenants.roles import Action
 
@@ -54,9 +52,6 @@ class DefinitionViewSet(ScopedViewSet):
     @transaction.atomic
     def create(self, request: Request) -> Response:
         body = self.read_body(NewDefinitionSerializer)
-        disk = body["disk"]
-        if not tenants_for_new(request.user, Definition).filter(pk=disk.server.tenant_id).exists():
-            raise NotAllowedError(f"Your role does not create definitions for {disk}.")
         definition = create_definition(now=timezone.now(), **{"time_zone": request.user.time_zone, **body})
         return self.answer(definition, status=201)
 

@@ -13,6 +13,7 @@ for _name in [name for name in os.environ if name.startswith("BACKUPSITE_")]:
 _data = tempfile.mkdtemp(prefix="backupsite-test-")
 atexit.register(shutil.rmtree, _data, ignore_errors=True)
 os.makedirs(os.path.join(_data, "db"))
+os.makedirs(os.path.join(_data, "static"))
 os.environ["BACKUPSITE_DATA"] = _data
 if _kept:
     os.environ["BACKUPSITE_DATABASE_URL"] = _kept

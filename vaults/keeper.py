@@ -10,9 +10,11 @@ from datetime import datetime
 from common.errors import ConflictError
 from vaults.locks import LockRule
 from vaults.models import StoredObject, Vault
-from vaults.storage import SeenObject, extend_lock, see_object, versions_of
+from vaults.storage import SeenObject, StorageRefusedError, extend_lock, see_object, versions_of
 
 _PARALLEL_CALLS = 8
+# What stores answer to HEAD for a key or version that is not there; a wrong version id is a bad request to some.
+_MISSING = frozenset({"400", "404", "NoSuchKey", "NoSuchVersion", "NotFound", "BadRequest", "InvalidArgument"})
 
 
 class UnverifiedObjectError(ConflictError):
@@ -34,7 +36,12 @@ def verify_stored(
 
 
 def _verify(vault: Vault, row: StoredObject, version_id: str | None) -> StoredObject:
-    seen = see_object(vault, key=row.key, version_id=version_id or _only_version(vault, row))
+    try:
+        seen = see_object(vault, key=row.key, version_id=version_id or _only_version(vault, row))
+    except StorageRefusedError as error:
+        if error.extra.get("store_code") in _MISSING:
+            raise UnverifiedObjectError(f"The object {row.key} is not in the vault.") from error
+        raise
     _compare(row, seen)
     row.version_id = seen.version_id
     row.retain_until = seen.retain_until or row.retain_until

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import time_machine
+from django.utils import timezone
 
 from agents.models import Disk
 from backups.models import Backup, Job
 from definitions.models import Definition
+from tenants.services import grant_tenant_administration
 from tests.factories import disk_of
 from tests.worlds import World
 from vaults.models import Vault
@@ -123,8 +125,6 @@ def test_a_foreign_disk_does_not_exist(world: World) -> None:
 
 def test_who_administers_one_tenant_and_owns_a_server_of_another_creates_only_in_the_first(world: World) -> None:
     person = world.people["owner_a1"]
-    from tenants.services import grant_tenant_administration
-
     assert person is not None
     grant_tenant_administration(person=person, tenant=world.theirs.tenant)
 
@@ -132,6 +132,7 @@ def test_who_administers_one_tenant_and_owns_a_server_of_another_creates_only_in
     on_administered = create(world, body(world, disk=str(disk_of(world.theirs.server).pk)), "owner_a1")
 
     assert (on_owned.status_code, on_administered.status_code) == (403, 201)
+    assert not Definition.objects.filter(name="new", tenant=world.ours.tenant).exists()
 
 
 def test_a_change_plans_the_next_run_anew(world: World) -> None:
@@ -179,8 +180,6 @@ def test_backup_now_says_what_is_not_ready(world: World) -> None:
     Vault.objects.update(status="refused", refusal="It cannot lock.")
     vault = world.client("admin_a").post(address)
     Vault.objects.update(status="ready")
-    from django.utils import timezone
-
     Disk.objects.update(incomplete_since=timezone.now())
     disk = world.client("admin_a").post(address)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from agents.models import Disk, Node, Server, Storage
 from backups.models import Backup, Job
@@ -134,8 +135,6 @@ def test_a_node_does_not_tell_of_its_other_tenants(world: World) -> None:
 
 
 def test_removed_backups_are_listed_only_when_asked_for_and_still_only_own_ones(world: World) -> None:
-    from django.utils import timezone
-
     Backup.objects.update(removed_at=timezone.now())
     client = world.client("admin_a")
 

@@ -122,7 +122,8 @@ def test_a_commit_that_names_an_object_that_is_not_there_is_refused(site: Site, 
     client.commit(CommitRequest(message, [message], [], read_bytes=1, changed_bytes=1, stored_bytes=1))
     ended = site.commit(job)
 
-    assert ended.state != JobState.OK
+    assert (ended.state, ended.code) == (JobState.FAILED, "verification_failed")
+    assert "not in the vault" in ended.message
     assert not Backup.objects.filter(disk=disk, status=BackupStatus.OK).exists()
     assert not ObjectUse.objects.exists()
 

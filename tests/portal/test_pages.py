@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import pytest
+from django.contrib.staticfiles import finders
 from django.db import transaction
 from django.urls import URLPattern, get_resolver
 
@@ -270,8 +271,6 @@ def test_a_page_loads_nothing_from_elsewhere_and_runs_nothing_inline(world: Worl
 
 
 def test_every_named_file_is_served(world: World) -> None:
-    from django.contrib.staticfiles import finders
-
     text = world.client("super").get("/").content.decode()
 
     named = set(re.findall(r"/static/([^\"']+)", text))

@@ -22,6 +22,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, embedded: bool = False, **options: Any) -> None:
+        settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)
         name = settings.DATABASES["default"]["NAME"]
         if "sqlite3" in settings.DATABASES["default"]["ENGINE"]:
             Path(name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
