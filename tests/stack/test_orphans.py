@@ -15,8 +15,10 @@ from .conftest import alive, eventually
 pytestmark = pytest.mark.stack
 
 ROOT = Path(__file__).resolve().parents[2]
+# Whoever runs the tests may ignore SIGHUP (nohup does), and what is ignored is inherited.
 LAUNCHER = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from pathlib import Path
 from backupsite.stack.probes import log_says
 from backupsite.stack.process import Child, ChildSpec
