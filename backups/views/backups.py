@@ -103,6 +103,7 @@ def _show(request: HttpRequest, backup: Backup, form: NoteForm, *, status: int =
     jobs = Job.objects.for_user(person).filter(backup=backup).select_related("disk__server")
     context = {
         "backup": backup,
+        "sees_vault": may(person, Action.VIEW, backup.vault),
         "form": form,
         "jobs": jobs.order_by("-created_at", "-pk")[:SHOWN_JOBS],
         "may_edit": may(person, Action.EDIT, backup),

@@ -32,6 +32,7 @@ def definition_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     backups = Backup.objects.for_user(person).in_catalogue().filter(definition=definition)
     context = {
         "definition": definition,
+        "sees_vault": may(person, Action.VIEW, definition.vault),
         "schedule": preview(
             cron=definition.cron, time_zone=definition.time_zone, after=timezone.now(), count=SHOWN_RUNS
         ),

@@ -26,7 +26,7 @@ from tenants.views import back_with_error, paginate, portal_page
 
 # htmx: swap this answer in, and ask no more.
 STATUS_STOP_POLLING = 286
-_JOBS = Job.objects.select_related("disk__server", "requested_by", "backup", "definition", "node")
+_JOBS = Job.objects.select_related("disk__server", "requested_by", "backup", "definition")
 
 
 @dataclass(frozen=True, slots=True)

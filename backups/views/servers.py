@@ -14,7 +14,7 @@ from agents.models import Disk, Server
 from backups.models import Backup
 from backups.states import BackupStatus
 from definitions.models import Definition
-from tenants.access import get_for_user, tenants_for_new
+from tenants.access import get_for_user, may, tenants_for_new
 from tenants.roles import Action
 from tenants.views import paginate, portal_page
 
@@ -37,7 +37,7 @@ def _with_protection(servers: Any) -> Any:
     good = Backup.objects.in_catalogue().filter(
         server=OuterRef("pk"), status__in=[BackupStatus.OK, BackupStatus.RESTORE]
     )
-    return servers.select_related("tenant", "node").annotate(
+    return servers.select_related("tenant").annotate(
         is_protected=Exists(Definition.objects.filter(disk__server=OuterRef("pk"), active=True)),
         last_good_at=Subquery(good.order_by("-created_at").values("created_at")[:1]),
     )
@@ -53,6 +53,7 @@ def server_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     backups = Backup.objects.for_user(person).in_catalogue().filter(server=server)
     context = {
         "server": server,
+        "sees_node": may(person, Action.VIEW, server.node),
         "disks": Disk.objects.for_user(person).filter(server=server).order_by("number"),
         "definitions": definitions.order_by("name", "pk"),
         "runnable": set(runnable.values_list("pk", flat=True)),

@@ -180,6 +180,22 @@ def test_an_owner_sees_his_server_and_not_the_other_one_of_the_tenant(world: Wor
         assert world.ours.server.name in text
 
 
+@pytest.mark.parametrize("path", sorted({*READ_PAGES, *COLLECTIONS}))
+def test_an_owner_reads_no_name_of_a_node_or_a_vault(world: World, path: str) -> None:
+    text = world.client("owner_a1").get(address_of(path, world.ours)).content.decode()
+
+    assert world.ours.node.name not in text
+    assert world.ours.vault.name not in text
+
+
+def test_an_administrator_reads_them(world: World) -> None:
+    client = world.client("admin_a")
+
+    assert world.ours.node.name in client.get(f"/servers/{world.ours.server.pk}/").content.decode()
+    assert world.ours.vault.name in client.get(f"/backups/{world.ours.backup.pk}/").content.decode()
+    assert world.ours.vault.name in client.get(f"/definitions/{world.ours.definition.pk}/").content.decode()
+
+
 def test_the_counts_of_the_dashboard_are_of_what_is_visible(world: World) -> None:
     def counts(name: str) -> tuple[Any, ...]:
         context = world.client(name).get("/").context
