@@ -217,20 +217,29 @@ def test_a_target_that_is_smaller_is_refused_before_the_first_write(site: Site) 
     assert site.path(shrunk).read_bytes() == before
 
 
-def test_a_running_backup_is_canceled_by_a_person(site: Site) -> None:
+def test_a_running_backup_is_canceled_by_a_person(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = site.server("web01", size_bytes=64 * MIB, content=os.urandom(48 * MIB))
     job = request_backup(definition=site.definition(disk), actor=site.admin, now=timezone.now())
-    thread = threading.Thread(target=runner.run_job, kwargs={"job_id": str(job.pk)})
+    reading, stopped, read = threading.Event(), threading.Event(), ImageSource.read
 
+    def read_until_canceled(source: ImageSource, offset: int, length: int) -> bytes:
+        reading.set()
+        stopped.wait(timeout=0.2)
+        return read(source, offset, length)
+
+    monkeypatch.setattr(ImageSource, "read", read_until_canceled)
+    thread = threading.Thread(target=runner.run_job, kwargs={"job_id": str(job.pk)})
     thread.start()
-    while not Job.objects.filter(pk=job.pk, state=JobState.RUNNING).exists():
-        assert thread.is_alive()
+    assert reading.wait(timeout=30)
+
     cancel_job(job=job, actor=site.admin, now=timezone.now())
     thread.join(timeout=60)
+    stopped.set()
 
-    ended = site.commit(job)
-    assert ended.state in {JobState.CANCELED, JobState.OK}
-    assert Backup.objects.filter(disk=disk, status=BackupStatus.PENDING).count() == 0
+    job.refresh_from_db()
+    assert (job.state, job.code) == (JobState.CANCELED, "canceled"), job.message
+    assert not Backup.objects.filter(disk=disk).exists()
+    assert not StoredObject.objects.filter(kind="m").exists()
 
 
 def test_a_waiting_job_is_canceled_at_once_and_its_backup_goes(site: Site) -> None:

@@ -49,7 +49,7 @@ def _measure(stack: Stack) -> dict[str, Any]:
     demo_disk.make_target(target)
     api = DemoApi(portal_url=stack.settings.portal_url, token=rows["token"])
     vault = f"vaults/{rows['vault_id']}/"
-    ready = lambda: {"ok": 1} if api.get(vault)["status"] == "ready" else None  # noqa: E731  # one use
+    ready = lambda: {"ok": 1} if api.get(vault)["status"] == "ready" else None  # noqa: E731  # used once, on the next line
     api.wait(ready, timeout_seconds=60, what="the vault did not become ready")
     body = {"disk": rows["disks"]["web01"]["id"], "name": "bench", "cron": "0 22 * * *", "time_zone": "UTC"}
     definition = api.post("definitions/", body)["id"]

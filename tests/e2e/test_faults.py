@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -18,7 +18,7 @@ def test_a_worker_killed_in_the_middle_is_replaced_within_a_minute(running: Runn
     job_id = running.back_up_now()
     running.wait_until_copying(job_id)
 
-    killed_at = time.monotonic()
+    killed_at = datetime.now(UTC)
     running.stack.child("node").kill()
     job = running.wait_until_ended(job_id, timeout_seconds=120)
 
@@ -28,8 +28,7 @@ def test_a_worker_killed_in_the_middle_is_replaced_within_a_minute(running: Runn
     assert codes.count("ok") == 1
     assert len(running.good_backups()) == before + 1
     taken_over = next(event["at"] for event in job["events"] if event["code"] == "taken_over")
-    assert time.monotonic() - killed_at < 120 and taken_over > job["started_at"]
-    assert _seconds_between(job, "started", "taken_over") < 60 + 30
+    assert timedelta(0) < datetime.fromisoformat(taken_over) - killed_at < timedelta(seconds=60)
 
 
 def test_a_storage_that_dies_in_the_middle_fails_the_backup_and_no_other(running: Running) -> None:
@@ -121,10 +120,3 @@ def test_no_secret_is_in_any_log(running: Running) -> None:
     assert text
     assert not [secret[:4] for secret in told if secret in text]
     assert "X-Amz-Signature=" not in text.replace("X-Amz-Signature=[removed]", "")
-
-
-def _seconds_between(job: dict, first: str, second: str) -> float:
-    from datetime import datetime
-
-    at = {event["code"]: datetime.fromisoformat(event["at"]) for event in job["events"]}
-    return (at[second] - at[first]).total_seconds()
