@@ -8,7 +8,16 @@ from django.db import models
 from django.db.models import F, Q
 
 from agents.models import Disk, Node, Server
-from backups.states import ACTIVE, BACKUP_STATUS_CHOICES, JOB_KIND_CHOICES, JOB_STATE_CHOICES, BackupStatus, JobState
+from backups.states import (
+    ACTIVE,
+    BACKUP_STATUS_CHOICES,
+    HEALTH_CHOICES,
+    JOB_KIND_CHOICES,
+    JOB_STATE_CHOICES,
+    BackupHealth,
+    BackupStatus,
+    JobState,
+)
 from common.models import IdentifiedModel
 from definitions.models import Definition
 from tenants.models import Person, Tenant
@@ -54,6 +63,15 @@ class Backup(IdentifiedModel):
         StoredObject, on_delete=models.PROTECT, null=True, blank=True, related_name="backup"
     )
     immutable_until = models.DateTimeField(null=True, blank=True)
+    # What the checks of the stored objects found; apart from the status, which says what a person can do with it.
+    health = models.CharField(max_length=10, choices=HEALTH_CHOICES, default=BackupHealth.UNVERIFIED)
+    verified_at = models.DateTimeField(null=True, blank=True)
+    # What cannot be read now: ranges [offset, length] in bytes, or paths; cut to a bounded list, the total beside it.
+    damage = models.JSONField(default=list, blank=True)
+    damaged_bytes = models.BigIntegerField(default=0)
+    # Bytes in the vault that only this backup needs, and those that others need as well.
+    unique_bytes = models.BigIntegerField(default=0)
+    shared_bytes = models.BigIntegerField(default=0)
     # Set when retention or a person took it out of the catalogue; its bytes stay locked until later.
     removed_at = models.DateTimeField(null=True, blank=True)
 
@@ -67,6 +85,9 @@ class Backup(IdentifiedModel):
             ),
             models.CheckConstraint(
                 condition=Q(status__in=["pending", "ok", "restore", "lost"]), name="backup_status_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(health__in=["unverified", "verified", "damaged", "missing"]), name="backup_health_known"
             ),
         ]
         indexes = [
@@ -183,6 +204,9 @@ class Session(IdentifiedModel):
     commit_request = models.JSONField(null=True, blank=True)
     commit_requested_at = models.DateTimeField(null=True, blank=True)
     granted_bytes = models.BigIntegerField(default=0)
+    granted_objects = models.PositiveIntegerField(default=0)
+    # The vault's epoch when the session was opened: nothing it may reuse is removed while it is open.
+    epoch = models.PositiveBigIntegerField(null=True, blank=True)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["job", "fence"], name="session_once_per_claim")]

@@ -46,7 +46,7 @@ def _open_backup(session: Session) -> BackupWork:
     domain = _domain_of(job.disk.server, vault)
     if session.retain_until is None:
         _settle(session, vault)
-    key = TenantKey.objects.get(tenant_id=job.tenant_id)
+    key = TenantKey.objects.get(tenant_id=job.tenant_id, status=TenantKey.Status.ACTIVE)
     return BackupWork(
         disk=disk_message(job.disk),
         tenant=str(domain.tenant_id),

@@ -30,6 +30,15 @@ class BackupStatus(StrEnum):
     LOST = "lost"
 
 
+class BackupHealth(StrEnum):
+    """What is known about the stored objects of a backup."""
+
+    UNVERIFIED = "unverified"
+    VERIFIED = "verified"
+    DAMAGED = "damaged"
+    MISSING = "missing"
+
+
 ACTIVE = frozenset({JobState.PENDING, JobState.RUNNING})
 FINAL = frozenset(JobState) - ACTIVE
 
@@ -44,6 +53,7 @@ _FOLLOWING: Mapping[JobState, frozenset[JobState]] = {
 
 JOB_STATE_CHOICES = [(str(state), str(state)) for state in JobState]
 JOB_KIND_CHOICES = [(str(kind), str(kind)) for kind in JobKind]
+HEALTH_CHOICES = [(str(health), str(health)) for health in BackupHealth]
 BACKUP_STATUS_CHOICES = [(str(status), str(status)) for status in BackupStatus]
 
 

@@ -38,6 +38,10 @@ class Definition(IdentifiedModel):
     time_zone = models.CharField(max_length=64, default="UTC")
     # The greatest number of backups to keep; 0 keeps all.
     retention_count = models.PositiveIntegerField(default=14)
+    # How long each backup of it cannot be removed by anyone; None: as long as the vault says. Never shorter than that.
+    immutable_days = models.PositiveIntegerField(null=True, blank=True)
+    # Bytes per second that a backup may send; None: no limit.
+    bandwidth_limit = models.PositiveBigIntegerField(null=True, blank=True)
     active = models.BooleanField(default=True)
     description = models.CharField(max_length=128, blank=True)
     next_run_at = models.DateTimeField(null=True, blank=True)
@@ -48,6 +52,13 @@ class Definition(IdentifiedModel):
         constraints = [
             models.UniqueConstraint(fields=["disk", "name"], name="definition_name_once_per_disk"),
             models.CheckConstraint(condition=Q(retention_count__lte=65536), name="definition_retention_sane"),
+            models.CheckConstraint(
+                condition=Q(immutable_days=None) | Q(immutable_days__gte=1, immutable_days__lte=3650),
+                name="definition_immutable_days_sane",
+            ),
+            models.CheckConstraint(
+                condition=Q(bandwidth_limit=None) | Q(bandwidth_limit__gte=65536), name="definition_bandwidth_sane"
+            ),
         ]
         indexes = [
             models.Index(fields=["next_run_at"], condition=Q(active=True), name="definition_due"),

@@ -46,6 +46,12 @@ class StorageUnreachableError(UnavailableError):
     code = "store_unreachable"
 
 
+class StorageContractError(UnavailableError):
+    """The store answered in a way that breaks what the service relies on."""
+
+    code = "store_contract"
+
+
 @dataclass(frozen=True, slots=True)
 class SeenObject:
     """What the store itself says about one version of an object."""
@@ -56,6 +62,19 @@ class SeenObject:
     sha256_base64: str | None
     lock_mode: str | None
     retain_until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedVersion:
+    """One entry of a bucket's listing of versions."""
+
+    key: str
+    version_id: str
+    size_bytes: int
+    etag: str
+    modified_at: datetime
+    is_latest: bool
+    is_delete_marker: bool
 
 
 def client_for(endpoint: Endpoint, credential: Credential) -> Any:
@@ -155,6 +174,51 @@ def versions_of(vault: Vault, *, key: str) -> list[str]:
             Bucket=vault.bucket, Prefix=key, MaxKeys=20
         )
     return [version["VersionId"] for version in answer.get("Versions", []) if version["Key"] == key]
+
+
+def list_versions(vault: Vault, *, prefix: str, credential: Credential) -> Iterator[ListedVersion]:
+    """Every version and delete marker below the prefix, by key, page by page.
+
+    Raises StorageContractError for a listing that does not ascend or repeats itself: it cannot be relied on.
+    """
+    client = client_for(vault.endpoint, credential)
+    place: dict[str, str] = {}
+    reached = ""
+    while True:
+        with translated(vault, "ListObjectVersions"):
+            page = client.list_object_versions(Bucket=vault.bucket, Prefix=prefix, **place)
+        entries = [_listed(entry, is_delete_marker=False) for entry in page.get("Versions", [])]
+        entries += [_listed(entry, is_delete_marker=True) for entry in page.get("DeleteMarkers", [])]
+        for entry in sorted(entries, key=lambda entry: entry.key):
+            if entry.key < reached:
+                raise StorageContractError(f"The vault {vault.name} lists its objects out of order.")
+            reached = entry.key
+            yield entry
+        if not page.get("IsTruncated"):
+            return
+        following = {"KeyMarker": page.get("NextKeyMarker", ""), "VersionIdMarker": page.get("NextVersionIdMarker", "")}
+        following = {name: value for name, value in following.items() if value}
+        if not following or following == place:
+            raise StorageContractError(f"The vault {vault.name} does not come to the end of its listing.")
+        place = following
+
+
+def _listed(entry: dict[str, Any], *, is_delete_marker: bool) -> ListedVersion:
+    return ListedVersion(
+        key=entry["Key"],
+        version_id=entry.get("VersionId", ""),
+        size_bytes=entry.get("Size", 0),
+        etag=entry.get("ETag", "").strip('"'),
+        modified_at=entry["LastModified"],
+        is_latest=bool(entry.get("IsLatest")),
+        is_delete_marker=is_delete_marker,
+    )
+
+
+def delete_version(vault: Vault, *, key: str, version_id: str) -> None:
+    """Delete one version for good, with the reaper's credential. One that is gone already is success."""
+    with translated(vault, "DeleteObject"):
+        client_for(vault.endpoint, Credential.REAPER).delete_object(Bucket=vault.bucket, Key=key, VersionId=version_id)
 
 
 def extend_lock(vault: Vault, *, key: str, version_id: str, until: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Where backups are kept: regions, endpoints, vaults, keys, and the ledger of every object ever granted."""
+"""Where backups are kept: regions, affinity, endpoints, vaults, and what is wrong with a vault."""
 
 from __future__ import annotations
 
@@ -70,6 +70,18 @@ class Vault(IdentifiedModel):
     status = models.CharField(max_length=12, choices=Status, default=Status.PENDING)
     refusal = models.TextField(blank=True)
     checked_at = models.DateTimeField(null=True, blank=True)
+    # What the last probe found: one entry per call, and what the store can do beyond the necessary.
+    probed_at = models.DateTimeField(null=True, blank=True)
+    probe_report = models.JSONField(default=list, blank=True)
+    capabilities = models.JSONField(default=dict, blank=True)
+    # The bucket's settings as they were when the vault became ready; a difference is drift.
+    settings_seen = models.JSONField(default=dict, blank=True)
+    # Grows with each removal run and after a database was restored; a session notes the epoch that it opened in.
+    epoch = models.PositiveBigIntegerField(default=1)
+    # The last time that the whole listing of the bucket and the ledger agreed.
+    reconciled_at = models.DateTimeField(null=True, blank=True)
+    # Why nothing may be removed from the vault now; empty when removal is on.
+    removal_stopped = models.TextField(blank=True)
 
     objects = VaultQuerySet.as_manager()
 
@@ -90,71 +102,30 @@ class Vault(IdentifiedModel):
         return LockRule(promised=timedelta(days=self.immutable_days))
 
 
-class TenantKey(IdentifiedModel):
-    """The tenant's root key pair (X25519); the private half is wrapped by the service's master key."""
+class AlarmQuerySet(ScopedQuerySet):
+    tenant_path = "vault__tenant"
 
-    tenant = models.OneToOneField(Tenant, on_delete=models.PROTECT, related_name="key")
-    public_key = models.BinaryField()
-    wrapped_private_key = models.BinaryField()
-
-    def __str__(self) -> str:
-        return f"key of {self.tenant_id}"
+    def standing(self) -> AlarmQuerySet:
+        return self.filter(cleared_at=None)
 
 
-class Domain(IdentifiedModel):
-    """A dedup domain: one server's data in one vault. Its keys are wrapped by the service's master key."""
+class Alarm(IdentifiedModel):
+    """Something about a vault that a person must know. It stands until what raised it finds it mended."""
 
-    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="domains")
-    vault = models.ForeignKey(Vault, on_delete=models.PROTECT, related_name="domains")
-    wrapped_id_key = models.BinaryField()
-    wrapped_map_key = models.BinaryField()
+    vault = models.ForeignKey(Vault, on_delete=models.CASCADE, related_name="alarms")
+    code = models.CharField(max_length=64)
+    message = models.TextField()
+    seen_at = models.DateTimeField()
+    cleared_at = models.DateTimeField(null=True, blank=True)
 
-    def __str__(self) -> str:
-        return f"domain {self.id}"
-
-
-class StoredObject(models.Model):
-    """One object of a vault. The row is written before its grant is signed, so no object exists without a row."""
-
-    class Status(models.TextChoices):
-        GRANTED = "granted", "may be uploaded"
-        STORED = "stored", "seen in the vault"
-
-    vault = models.ForeignKey(Vault, on_delete=models.PROTECT, related_name="stored_objects")
-    domain = models.ForeignKey(Domain, on_delete=models.PROTECT, related_name="stored_objects")
-    session_id = models.UUIDField()
-    kind = models.CharField(max_length=1)
-    key = models.CharField(max_length=300)
-    size_bytes = models.BigIntegerField()
-    sha256 = models.CharField(max_length=64)
-    md5_base64 = models.CharField(max_length=24)
-    status = models.CharField(max_length=8, choices=Status, default=Status.GRANTED)
-    version_id = models.CharField(max_length=128, blank=True)
-    retain_until = models.DateTimeField()
-    granted_at = models.DateTimeField()
+    objects = AlarmQuerySet.as_manager()
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["vault", "key"], name="stored_object_key_once"),
-            models.CheckConstraint(condition=Q(size_bytes__gte=0), name="stored_object_size_sane"),
-            models.CheckConstraint(
-                condition=Q(status="granted") | ~Q(version_id=""), name="stored_object_version_known"
+            models.UniqueConstraint(
+                fields=["vault", "code"], condition=Q(cleared_at=None), name="alarm_stands_once_per_code"
             ),
         ]
-        indexes = [models.Index(fields=["session_id"], name="stored_object_session")]
 
     def __str__(self) -> str:
-        return self.key
-
-
-class ObjectUse(models.Model):
-    """A manifest needs an object: what lock extension, restore grants and later garbage collection go by."""
-
-    manifest = models.ForeignKey(StoredObject, on_delete=models.PROTECT, related_name="uses")
-    needed = models.ForeignKey(StoredObject, on_delete=models.PROTECT, related_name="used_by")
-
-    class Meta:
-        constraints = [models.UniqueConstraint(fields=["manifest", "needed"], name="object_use_once")]
-
-    def __str__(self) -> str:
-        return f"{self.manifest_id} needs {self.needed_id}"
+        return f"{self.code} of {self.vault_id}"

@@ -1,0 +1,1 @@
+"""The stand-alone restore tool: bucket and recovery key are enough."""
