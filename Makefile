@@ -4,10 +4,10 @@ PYTHON := .venv/bin/python
 STACK := exec $(PYTHON) -m backupsite.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke up test check format bench lock clean venv venv-dev
+.PHONY: help demo smoke up test check format bench bench-stack bench-peers bench-engine bench-block-size lock clean venv venv-dev
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  BACKUPSITE_PORT=8000   the portal's port; the others follow it"
 	@echo "  BACKUPSITE_DATA=./var  where everything is kept"
@@ -38,8 +38,22 @@ format: venv-dev ## Format the code and mend what the linter can
 	@$(PYTHON) -m ruff check --fix-only --quiet .
 	@$(PYTHON) -m ruff format .
 
-bench: venv-dev ## Measure the data engine
+bench: venv-dev ## Measure the data engine: in the running stack, then beside restic and borg (15 minutes)
+	@bash tools/apt-packages.sh tools/apt-packages-bench.txt
 	@$(PYTHON) -m tests.bench
+
+bench-stack: venv-dev ## Only a backup and a restore by the running stack
+	@$(PYTHON) -m tests.bench stack
+
+bench-peers: venv-dev ## Only beside restic and borg
+	@bash tools/apt-packages.sh tools/apt-packages-bench.txt
+	@$(PYTHON) -m tests.bench peers
+
+bench-engine: venv-dev ## Only the engine's inner loop, and other compression levels
+	@$(PYTHON) -m tests.bench inner-loop levels
+
+bench-block-size: venv-dev ## Other block sizes: CPU, growth, size of the map, restore
+	@$(PYTHON) -m tests.bench block-size
 
 lock: ## Write the lock files anew from pyproject.toml
 	@bash tools/lock.sh

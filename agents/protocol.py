@@ -13,7 +13,7 @@ import msgspec
 PATH_PREFIX = "/session/v1/"
 LARGEST_MESSAGE_BYTES = 32 * 1024 * 1024
 # Codes of a refusal after which the session can do nothing more; every other one is about the call alone.
-SESSION_OVER = frozenset({"session_ended", "not_signed_in"})
+SESSION_OVER = frozenset({"session_ended", "not_signed_in", "session_too_long"})
 
 
 class ObjectMessage(msgspec.Struct, frozen=True):
@@ -34,8 +34,19 @@ class DiskMessage(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
+class ResumableMessage(msgspec.Struct, frozen=True):
+    """What an earlier attempt at this backup stored before it was cut; packs in the order they were granted."""
+
+    session_id: str
+    envelope: ObjectMessage
+    packs: list[ObjectMessage]
+
+
 class BackupWork(msgspec.Struct, frozen=True, tag="backup"):
-    """All that a writer needs. It holds no key with which earlier backups could be read."""
+    """All that a writer needs. It holds no key with which earlier backups could be read.
+
+    Resumable attempts come oldest first; they became no backup. A bandwidth of 0 means no limit.
+    """
 
     disk: DiskMessage
     tenant: str
@@ -51,6 +62,10 @@ class BackupWork(msgspec.Struct, frozen=True, tag="backup"):
     source_facts: dict[str, str]
     trusted_writers: list[bytes]
     base: ObjectMessage | None = None
+    resumable: list[ResumableMessage] = []
+    # SHA-256 of the base's packs and segments that are damaged: what lies in them is read and stored anew.
+    distrusted: list[str] = []
+    bandwidth_bytes_per_second: int = 0
 
     def __repr__(self) -> str:
         return f"BackupWork(source_id={self.source_id!r}, sequence={self.sequence})"
@@ -67,6 +82,11 @@ class RestoreWork(msgspec.Struct, frozen=True, tag="restore"):
     map_key: bytes
     data_keys: dict[str, bytes]
     trusted_writers: list[bytes]
+    # Read the target first and write only what differs: after a cut, or because a person asked for it.
+    differential: bool = False
+    # Where blocks can be found whose own packs are gone or damaged, and packs that need not even be tried.
+    relocations: list[ObjectMessage] = []
+    gone_packs: list[str] = []
 
     def __repr__(self) -> str:
         return f"RestoreWork(manifest={self.manifest.key!r})"
@@ -136,6 +156,8 @@ class CommitRequest(msgspec.Struct, frozen=True):
     changed_bytes: int
     stored_bytes: int
     usage: MoverUsage = MoverUsage()
+    # Objects of earlier attempts that the manifest needs, their envelopes included.
+    resumed_objects: list[ObjectMessage] = []
 
 
 class RestoreDone(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from rest_framework.response import Response
 
 from backups.models import Backup, Job, JobEvent
 from backups.serializers import (
+    BackupDetailSerializer,
     BackupSerializer,
     JobDetailSerializer,
     JobSerializer,
@@ -34,6 +35,7 @@ from backups.services import (
     set_note,
 )
 from backups.states import BACKUP_STATUS_CHOICES, JOB_KIND_CHOICES, JOB_STATE_CHOICES, JobKind
+from backups.verifier import request_verification
 from definitions.api import DefinitionViewSet as PlainDefinitionViewSet
 from tenants.access import get_for_user
 from tenants.api import READ, ScopedViewSet
@@ -66,8 +68,10 @@ class DefinitionViewSet(PlainDefinitionViewSet):
 class BackupViewSet(ScopedViewSet):
     queryset = Backup.objects.select_related("manifest").order_by("-created_at", "-pk")
     serializer_class = BackupSerializer
+    detail_serializer_class = BackupDetailSerializer
     role_actions = {
         **READ,
+        "verify": Action.RUN,
         "partial_update": Action.EDIT,
         "destroy": Action.DELETE,
         "restore": Action.RESTORE,
@@ -87,7 +91,7 @@ class BackupViewSet(ScopedViewSet):
         with_removed = chosen.pop("removed", False)
         return queryset.filter(**chosen) if with_removed else queryset.in_catalogue().filter(**chosen)
 
-    @extend_schema(request=NoteSerializer, responses=BackupSerializer)
+    @extend_schema(request=NoteSerializer, responses=BackupDetailSerializer)
     @transaction.atomic
     def partial_update(self, request: Request, pk: str) -> Response:
         backup = self.get_object()
@@ -97,6 +101,14 @@ class BackupViewSet(ScopedViewSet):
     def destroy(self, request: Request, pk: str) -> Response:
         remove_backups(backups=[self.get_object()], actor=request.user, now=timezone.now())
         return Response(status=204)
+
+    @extend_schema(request=None, responses={202: BackupDetailSerializer})
+    @action(detail=True, methods=["post"])
+    def verify(self, request: Request, pk: str) -> Response:
+        """Have every block opened, in the background; `verified_at` and `health` say what came of it."""
+        backup = self.get_object()
+        request_verification(backup=backup, now=timezone.now())
+        return self.answer(backup, status=202)
 
     @extend_schema(request=RestoreOrderSerializer, responses={202: JobDetailSerializer})
     @action(detail=True, methods=["post"])

@@ -8,7 +8,21 @@ from datetime import timedelta
 from django.conf import settings
 from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask
 
+from backups.queue import CHECKS_QUEUE
+
 VAULT_INTERVAL = timedelta(seconds=15)
+# Vaults that were reconciled within the last day are passed over; what is asked often only finds those that are due.
+RECONCILE_INTERVAL = timedelta(hours=1)
+REMOVAL_INTERVAL = timedelta(hours=1)
+REAP_INTERVAL = timedelta(minutes=1)
+REWRAP_INTERVAL = timedelta(hours=1)
+# One vault at a time; each is due once a day.
+PROBE_INTERVAL = timedelta(minutes=1)
+DRIFT_INTERVAL = timedelta(minutes=15)
+RIGHTS_INTERVAL = timedelta(hours=1)
+# A run takes at most eight minutes of these ten.
+SCRUB_INTERVAL = timedelta(minutes=10)
+LOCKS_INTERVAL = timedelta(hours=1)
 
 
 def write_periodic_tasks() -> None:
@@ -18,12 +32,33 @@ def write_periodic_tasks() -> None:
     _every("prepare pending vaults", "vaults.tasks.prepare_pending_vaults", VAULT_INTERVAL)
     nightly, _ = CrontabSchedule.objects.get_or_create(minute="17", hour="3", timezone="UTC")
     _entry("daily retention", "backups.tasks.apply_retention_everywhere", crontab=nightly)
+    _entry("daily descriptions", "backups.tasks.describe_everywhere", crontab=nightly)
+    _every("probe the vault that is due", "vaults.tasks.probe_next_due", PROBE_INTERVAL)
+    _every("look for changed settings", "vaults.tasks.check_drift_everywhere", DRIFT_INTERVAL)
+    _every("rights of the reaper", "vaults.tasks.check_rights", RIGHTS_INTERVAL, queue="reaper")
+    _every("re-wrap keys", "vaults.tasks.rewrap_keys_everywhere", REWRAP_INTERVAL)
+    _every("reconcile vaults", "backups.tasks.reconcile", RECONCILE_INTERVAL)
+    _every("remove what is unneeded", "backups.tasks.remove_unneeded", REMOVAL_INTERVAL)
+    _every("delete what is removed", "vaults.tasks.reap", REAP_INTERVAL, queue="reaper")
+    _write_checks(nightly)
 
 
-def _every(name: str, task: str, interval: timedelta) -> None:
+def _write_checks(nightly: CrontabSchedule) -> None:
+    """What reads for long has a queue and a worker of its own: commits must not wait behind it."""
+    _every("scrub", "backups.tasks.scrub", SCRUB_INTERVAL, queue=CHECKS_QUEUE)
+    _every("locks beside promises", "backups.tasks.check_locks", LOCKS_INTERVAL, queue=CHECKS_QUEUE)
+    for name, task in (
+        ("daily review of damage", "backups.tasks.review_damage"),
+        ("daily checks with keys", "backups.tasks.verify_due"),
+        ("daily accounting from scratch", "backups.tasks.recompute_usage"),
+    ):
+        _entry(name, task, crontab=nightly, queue=CHECKS_QUEUE)
+
+
+def _every(name: str, task: str, interval: timedelta, **options: object) -> None:
     seconds = int(interval.total_seconds())
     schedule, _ = IntervalSchedule.objects.get_or_create(every=seconds, period=IntervalSchedule.SECONDS)
-    _entry(name, task, interval=schedule, expire_seconds=max(seconds * 5, 30))
+    _entry(name, task, interval=schedule, expire_seconds=max(seconds * 5, 30), **options)
 
 
 def _entry(name: str, task: str, **schedule: object) -> None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -15,17 +16,34 @@ from django.utils import timezone
 from agents.models import WriterKey
 from agents.protocol import CommitRequest, ObjectMessage
 from backups.models import Backup, Session
-from backups.queue import hint_next, hint_retention
+from backups.moves import Moves, read_moves, write_moves
+from backups.promises import lock_rule_of
+from backups.queue import hint_description, hint_next, hint_retention
 from backups.states import BackupStatus, JobState
 from backups.transitions import end_session_job, finish_job
 from common.errors import UnavailableError
 from engine.errors import EngineError
 from engine.manifest import ManifestBody, parse_manifest
+from engine.store.base import ObjectKind
+from vaults.custody import check_envelope, companion_envelopes, record_envelope
 from vaults.keeper import UnverifiedObjectError, keep_locked, verify_stored
+from vaults.ledger import ObjectRemovedError, hold_for_commit
 from vaults.models import ObjectUse, StoredObject, Vault
 from vaults.storage import Credential, read_object, store_time
 
 logger = logging.getLogger(__name__)
+
+# A condemned object is still whole: a commit that needs it takes it back.
+_USABLE = [StoredObject.Status.STORED, StoredObject.Status.CONDEMNED]
+_SETTLED_FIELDS = ["status", "version_id", "retain_until", "condemned_epoch", "condemned_at"]
+
+
+class SeenEnvelope(NamedTuple):
+    """A key envelope that opens what the session wrote."""
+
+    row: StoredObject
+    writer_session: bytes
+    recipient: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +53,10 @@ class Checked:
     manifest: StoredObject
     new: list[StoredObject]
     reused: list[StoredObject]
+    # Those of both whose locks were lengthened.
+    extended: list[StoredObject]
+    envelopes: list[SeenEnvelope]
+    moves: list[Moves]
     at: datetime
 
 
@@ -66,24 +88,45 @@ def commit_session(*, session_id: str) -> None:
         end_session_job(session, state=JobState.FAILED, code=error.code, message=error.message, now=timezone.now())
         hint_next(job.disk_id)
         return
-    if _make_ok(session, job.backup, request, checked):
+    try:
+        made = _make_ok(session, job.backup, request, checked)
+    except ObjectRemovedError as error:
+        logger.error("commit refused", extra={"job": str(job.pk), "code": error.code, "reason": error.message})
+        end_session_job(session, state=JobState.FAILED, code=error.code, message=error.message, now=timezone.now())
+        made = False
+    if made:
         hint_retention(job.definition_id)
+        hint_description(job.disk.server.domain_id)
     hint_next(job.disk_id)
 
 
 def _check(session: Session, vault: Vault, request: CommitRequest) -> Checked:
-    new = _rows(session, request.new_objects, session_id=session.pk)
-    reused = _rows(session, request.reused_objects, status=StoredObject.Status.STORED)
-    versions = {message.key: message.version_id for message in request.new_objects}
+    new = _rows(session, request.new_objects, session_id=session.pk) + _resumed_rows(session, request)
+    reused = _rows(session, request.reused_objects, status__in=_USABLE)
+    versions = {message.key: message.version_id for message in (*request.new_objects, *request.resumed_objects)}
     new = verify_stored(vault, new, claimed_versions=versions)
     manifest = next((row for row in new if row.key == request.manifest.key), None)
     if manifest is None:
         raise UnverifiedObjectError("The manifest is not among the objects of this session.")
     body = _read_manifest(session, vault, manifest)
-    _compare_needs(body, manifest, [*new, *reused])
+    moved = [row for row in new if row.kind == ObjectKind.RELOCATION]
+    _compare_needs(body, manifest, [row for row in (*new, *reused) if row not in moved])
+    moves = read_moves(vault, moved, seen=[*new, *reused])
+    envelopes = _check_envelopes(session, vault, body, new)
+    # What a key rotation made beside an envelope lives and is locked as long as the envelope itself.
+    reused += companion_envelopes(row for row in reused if row.kind == ObjectKind.KEY)
     now = store_time(vault, Credential.KEEPER)
-    keep_locked(vault, [*new, *reused], rule=vault.lock_rule, now=now)
-    return Checked(manifest=manifest, new=new, reused=reused, at=now)
+    extended = keep_locked(vault, [*new, *reused], rule=lock_rule_of(session.job), now=now)
+    return Checked(
+        manifest=manifest, new=new, reused=reused, extended=extended, envelopes=envelopes, moves=moves, at=now
+    )
+
+
+def _resumed_rows(session: Session, request: CommitRequest) -> list[StoredObject]:
+    """What earlier attempts at this disk's backup stored. It is looked at as closely as what is new."""
+    attempts = Session.objects.filter(job__disk_id=session.job.disk_id).values_list("pk", flat=True)
+    uncommitted = [StoredObject.Status.GRANTED, *_USABLE]
+    return _rows(session, request.resumed_objects, session_id__in=list(attempts), status__in=uncommitted)
 
 
 def _rows(session: Session, messages: Iterable[ObjectMessage], **conditions: object) -> list[StoredObject]:
@@ -93,7 +136,7 @@ def _rows(session: Session, messages: Iterable[ObjectMessage], **conditions: obj
     found: list[StoredObject] = []
     for start in range(0, len(keys), 500):
         part = StoredObject.objects.filter(domain_id=domain_id, key__in=keys[start : start + 500], **conditions)
-        found.extend(part.select_related("vault__endpoint"))
+        found.extend(part.select_related("vault__endpoint", "domain"))
     missing = set(keys) - {row.key for row in found}
     if missing:
         raise UnverifiedObjectError(
@@ -115,6 +158,27 @@ def _read_manifest(session: Session, vault: Vault, manifest: StoredObject) -> Ma
     return body
 
 
+def _check_envelopes(session: Session, vault: Vault, body: ManifestBody, new: list[StoredObject]) -> list[SeenEnvelope]:
+    """Read every new envelope: one that the tenant's key cannot open would make a backup that nobody can restore."""
+    rows = {row.sha256: row for row in new if row.kind == ObjectKind.KEY}
+    found = []
+    for entry in body.sessions:
+        row = rows.get(entry.envelope.sha256.hex())
+        if row is None:
+            continue
+        data = read_object(vault, key=row.key, version_id=row.version_id, credential=Credential.KEEPER)
+        recipient = check_envelope(
+            data,
+            tenant=body.tenant,
+            domain=body.domain,
+            session=entry.session_id,
+            commitment=entry.commitment,
+            opened_at=session.created_at,
+        )
+        found.append(SeenEnvelope(row, entry.session_id, recipient))
+    return found
+
+
 def _compare_needs(body: ManifestBody, manifest: StoredObject, rows: list[StoredObject]) -> None:
     """What the manifest needs must be exactly what was looked at, by name, size and version."""
     seen = {row.key: row for row in rows if row.pk != manifest.pk}
@@ -131,13 +195,18 @@ def _compare_needs(body: ManifestBody, manifest: StoredObject, rows: list[Stored
 
 def _make_ok(session: Session, backup: Backup, request: CommitRequest, checked: Checked) -> bool:
     def also() -> None:
-        StoredObject.objects.bulk_update([*checked.new, *checked.reused], ["status", "version_id", "retain_until"], 200)
-        uses = [
-            ObjectUse(manifest=checked.manifest, needed=row)
-            for row in [*checked.new, *checked.reused]
-            if row.pk != checked.manifest.pk
-        ]
+        hold_for_commit([row.pk for row in (*checked.new, *checked.reused)])
+        changed = {row.pk: row for row in (*checked.new, *checked.extended)}
+        for row in changed.values():
+            row.status, row.condemned_epoch, row.condemned_at = StoredObject.Status.STORED, None, None
+        StoredObject.objects.bulk_update(changed.values(), _SETTLED_FIELDS, 200)
+        own = {checked.manifest.pk, *(move.relocation.pk for move in checked.moves)}
+        needed = [row for row in (*checked.new, *checked.reused) if row.pk not in own]
+        uses = [ObjectUse(manifest=checked.manifest, needed=row) for row in needed]
         ObjectUse.objects.bulk_create(uses, batch_size=300)
+        write_moves(checked.moves)
+        for envelope in checked.envelopes:
+            record_envelope(envelope.row, writer_session=envelope.writer_session, recipient=envelope.recipient)
         _fill_backup(session, backup.pk, request, checked)
 
     return finish_job(
@@ -152,7 +221,7 @@ def _make_ok(session: Session, backup: Backup, request: CommitRequest, checked: 
 
 def _fill_backup(session: Session, backup_id: UUID, request: CommitRequest, checked: Checked) -> None:
     job, now = session.job, timezone.now()
-    rule = job.backup.vault.lock_rule if job.backup else None
+    rule = lock_rule_of(job)
     Backup.objects.filter(pk=backup_id).update(
         status=BackupStatus.OK,
         manifest=checked.manifest,
@@ -162,5 +231,5 @@ def _fill_backup(session: Session, backup_id: UUID, request: CommitRequest, chec
         read_bytes=request.read_bytes,
         changed_bytes=request.changed_bytes,
         stored_bytes=request.stored_bytes,
-        immutable_until=rule.promised_until(checked.at) if rule else None,
+        immutable_until=rule.promised_until(checked.at),
     )

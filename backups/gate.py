@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from django.db.models import F
+from django.db.models import F, Q
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
@@ -19,8 +19,10 @@ from django.views.decorators.http import require_POST
 
 from agents import protocol
 from backups.models import Session, live_sessions
+from backups.moves import moves_for
 from backups.opening import open_session
 from backups.queue import hint_commit, hint_next
+from backups.resuming import resumable_objects
 from backups.states import JobKind, JobState
 from backups.transitions import end_session_job, finish_job, mark_restored, renew_lease, request_commit
 from common.errors import BackupsiteError, ConflictError, InvalidInputError, NotFoundError, NotSignedInError
@@ -28,14 +30,18 @@ from common.ids import hash_token
 from engine.store.base import ObjectKind, ObjectRef
 from engine.store.http import Grant, PutSpec
 from vaults.grants import GrantContext, grant_gets, grant_puts
+from vaults.locks import LONGEST_SESSION
 from vaults.models import StoredObject, Vault
 
 logger = logging.getLogger(__name__)
 
+MIB = 1024 * 1024
 T = TypeVar("T", bound=msgspec.Struct)
 DONE = protocol.Refusal(code="done")
 # What one session may upload beyond the size of its disk: headers, maps, incompressible blocks.
 QUOTA_SLACK_BYTES = 256 * 1024 * 1024
+# Objects are some MiB each; this many allow for packs that close early. One per MiB of the disk comes on top.
+QUOTA_SLACK_OBJECTS = 1024
 
 
 class SessionEndedError(ConflictError):
@@ -114,7 +120,8 @@ def put_grants_view(session: Session, body: bytes) -> protocol.GrantsAnswer:
     vault = _vault_for_writing(session)
     for spec in specs:
         _refuse_foreign_manifest(session, spec.key)
-    _charge(session, sum(spec.size_bytes for spec in specs))
+    _refuse_overlong(session)
+    _charge(session, specs)
     context = GrantContext(
         domain=session.job.disk.server.domain,
         session_id=session.pk,
@@ -123,6 +130,13 @@ def put_grants_view(session: Session, body: bytes) -> protocol.GrantsAnswer:
     )
     context.domain.vault = vault
     return _answer(grant_puts(context, specs))
+
+
+def _refuse_overlong(session: Session) -> None:
+    """Locks are reckoned for sessions of a day at most; what a cut attempt stored is kept for the next as long."""
+    if session.created_at + LONGEST_SESSION <= timezone.now():
+        message = "The session is older than a day; the next one goes on with what it has stored."
+        raise SessionEndedError(message, code="session_too_long")
 
 
 def _vault_for_writing(session: Session) -> Vault:
@@ -141,11 +155,17 @@ def _refuse_foreign_manifest(session: Session, key: str) -> None:
         raise InvalidInputError("A manifest is named by this session's disk and sequence number.", code="foreign_key")
 
 
-def _charge(session: Session, size_bytes: int) -> None:
-    """Count what was granted against the session's quota, in one conditional statement."""
-    quota = session.job.disk.size_bytes * 5 // 4 + QUOTA_SLACK_BYTES
-    within = live_sessions(timezone.now()).filter(pk=session.pk, granted_bytes__lte=quota - size_bytes)
-    if within.update(granted_bytes=F("granted_bytes") + size_bytes) != 1:
+def _charge(session: Session, specs: Sequence[PutSpec]) -> None:
+    """Count what was granted against the session's quotas of bytes and objects, in one conditional statement."""
+    disk_bytes = session.job.disk.size_bytes
+    size_bytes, count = sum(spec.size_bytes for spec in specs), len(specs)
+    within = live_sessions(timezone.now()).filter(
+        pk=session.pk,
+        granted_bytes__lte=disk_bytes * 5 // 4 + QUOTA_SLACK_BYTES - size_bytes,
+        granted_objects__lte=disk_bytes // MIB + QUOTA_SLACK_OBJECTS - count,
+    )
+    charged = within.update(granted_bytes=F("granted_bytes") + size_bytes, granted_objects=F("granted_objects") + count)
+    if charged != 1:
         raise InvalidInputError("The session has used up what a backup of this disk may upload.", code="quota_exceeded")
 
 
@@ -160,19 +180,29 @@ def get_grants_view(session: Session, body: bytes) -> protocol.GrantsAnswer:
         row = rows.get(message.key)
         if row is None:
             raise NotFoundError("This session may not read that object.")
-        refs.append(ObjectRef(row.key, row.sha256, row.size_bytes, row.version_id))
-    return _answer(grant_gets(vault, refs))
+        refs.append(ObjectRef(row.key, row.sha256, row.size_bytes, row.version_id or None))
+    uncommitted = {row.key for row in rows.values() if row.status == StoredObject.Status.GRANTED}
+    return _answer(grant_gets(vault, refs, uncommitted=uncommitted))
 
 
 def _readable(session: Session) -> tuple[Any, Vault]:
-    """A restore reads what its backup needs; a backup reads manifest and map of its base, never content or keys."""
-    backup = session.job.backup if session.job.kind == JobKind.RESTORE else session.base
+    """A restore reads what its backup needs.
+
+    A backup reads manifest and map of its base, never its content or keys; and what cut attempts at itself stored,
+    whose content it cannot open either.
+    """
+    if session.job.kind == JobKind.BACKUP:
+        base = Q(used_by__manifest=session.base.manifest_id, kind=ObjectKind.INDEX) if session.base else Q(pk=None)
+        own = Q(pk__in=resumable_objects(session, timezone.now()).values("pk"))
+        manifest = Q(pk=session.base.manifest_id) if session.base else Q(pk=None)
+        return StoredObject.objects.filter(base | manifest | own).distinct(), _vault_for_writing(session)
+    backup = session.job.backup
     if backup is None or backup.manifest is None:
         raise NotFoundError("This session has nothing to read.")
-    needed = StoredObject.objects.filter(used_by__manifest=backup.manifest)
-    if session.job.kind == JobKind.BACKUP:
-        needed = needed.filter(kind=ObjectKind.INDEX)
-    return needed | StoredObject.objects.filter(pk=backup.manifest_id), backup.vault
+    moves = [row.pk for row in moves_for(backup.manifest)]
+    own = Q(pk__in=[backup.manifest_id, *moves])
+    needed = Q(used_by__manifest__in=[backup.manifest_id, *moves])
+    return StoredObject.objects.filter(own | needed).distinct(), backup.vault
 
 
 def _answer(grants: list[Grant]) -> protocol.GrantsAnswer:
@@ -185,6 +215,7 @@ def commit_view(session: Session, body: bytes) -> protocol.Refusal:
     if session.commit_requested_at is None:
         if session.job.kind != JobKind.BACKUP:
             raise InvalidInputError("Only a backup is committed.", code="not_a_writer")
+        _refuse_overlong(session)
         if not request_commit(session, request=msgspec.to_builtins(request), now=timezone.now()):
             raise SessionEndedError("The job of this session has ended or was taken over.")
     hint_commit(session.pk)

@@ -10,21 +10,24 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Max, Q
 from django.utils import timezone
 
 from agents.models import Disk, Server, WriterKey
 from agents.protocol import BackupWork, DiskMessage, ObjectMessage, RestoreWork, Work
 from backups.models import Backup, Session
+from backups.moves import moves_for
+from backups.promises import lock_rule_of
+from backups.resuming import resumable_sessions
 from backups.services import refuse_unready
 from backups.states import BackupStatus, JobKind
 from common.errors import ConflictError
-from engine.envelope import unwrap_envelope
 from engine.store.base import ObjectKind
+from vaults.custody import active_key, session_data_keys, sessions_of
 from vaults.keys import unwrap_key
-from vaults.models import Domain, StoredObject, TenantKey, Vault
-from vaults.provisioner import ID_KEY_PURPOSE, MAP_KEY_PURPOSE, TENANT_KEY_PURPOSE, new_domain
-from vaults.storage import Credential, read_object, store_time
+from vaults.models import Domain, StoredObject, Vault
+from vaults.provisioner import ID_KEY_PURPOSE, MAP_KEY_PURPOSE, new_domain
+from vaults.storage import Credential, store_time
 
 BLOCK_SIZE_BYTES = 64 * 1024
 COMPRESSION_LEVEL = 1
@@ -46,7 +49,8 @@ def _open_backup(session: Session) -> BackupWork:
     domain = _domain_of(job.disk.server, vault)
     if session.retain_until is None:
         _settle(session, vault)
-    key = TenantKey.objects.get(tenant_id=job.tenant_id, status=TenantKey.Status.ACTIVE)
+    key = active_key(job.tenant_id)
+    now = timezone.now()
     return BackupWork(
         disk=disk_message(job.disk),
         tenant=str(domain.tenant_id),
@@ -62,7 +66,19 @@ def _open_backup(session: Session) -> BackupWork:
         source_facts={"server": job.disk.server.name, "disk": str(job.disk.number), "backup": backup.name},
         trusted_writers=trusted_writers(job.tenant_id),
         base=object_message(session.base.manifest) if session.base and session.base.manifest else None,
+        resumable=resumable_sessions(session, now),
+        distrusted=_distrusted(session.base),
+        bandwidth_bytes_per_second=job.definition.bandwidth_limit or 0,
     )
+
+
+def _distrusted(base: Backup | None) -> list[str]:
+    """What the base needs and the vault has not, or not whole: the new backup stores it again."""
+    if base is None:
+        return []
+    needed = StoredObject.objects.filter(used_by__manifest=base.manifest, kind__in=[ObjectKind.PACK, ObjectKind.INDEX])
+    bad = Q(damaged_since__isnull=False) | ~Q(status__in=[StoredObject.Status.STORED, StoredObject.Status.CONDEMNED])
+    return list(needed.filter(bad).values_list("sha256", flat=True))
 
 
 def _settle(session: Session, vault: Vault) -> None:
@@ -70,17 +86,25 @@ def _settle(session: Session, vault: Vault) -> None:
     disk_id = session.job.disk_id
     now = store_time(vault, Credential.SIGNER)
     with transaction.atomic():
+        # Under the vault's row lock: a removal run that begins after this sees the session as older than itself.
+        session.epoch = Vault.objects.select_for_update().values_list("epoch", flat=True).get(pk=vault.pk)
         used = Session.objects.filter(job__disk_id=disk_id).aggregate(last=Max("sequence"))["last"]
         taken = Backup.objects.filter(disk_id=disk_id).aggregate(last=Max("sequence"))["last"]
         session.sequence = max(used or 0, taken or 0) + 1
-        session.retain_until = vault.lock_rule.lock_until(now)
+        session.retain_until = lock_rule_of(session.job).lock_until(now)
         session.base = _base_for(session.job.disk, vault)
-        session.save(update_fields=["sequence", "retain_until", "base", "changed_at"])
+        session.save(update_fields=["epoch", "sequence", "retain_until", "base", "changed_at"])
 
 
 def _base_for(disk: Disk, vault: Vault) -> Backup | None:
     good = Backup.objects.in_catalogue().filter(
-        disk=disk, vault=vault, status__in=[BackupStatus.OK, BackupStatus.RESTORE], manifest__domain=disk.server.domain
+        disk=disk,
+        vault=vault,
+        status__in=[BackupStatus.OK, BackupStatus.RESTORE],
+        manifest__domain=disk.server.domain,
+        # A manifest that cannot be read is no base; one that was adopted beside another has no place in the order.
+        manifest__damaged_since=None,
+        sequence__isnull=False,
     )
     return good.order_by("-sequence").first()
 
@@ -100,6 +124,7 @@ def _open_restore(session: Session) -> RestoreWork:
     if backup is None or backup.manifest is None:
         raise ConflictError("The backup is not there any more.", code="backup_not_ok")
     domain = backup.manifest.domain
+    moves = moves_for(backup.manifest)
     work = RestoreWork(
         disk=disk_message(job.disk),
         tenant=str(domain.tenant_id),
@@ -107,31 +132,21 @@ def _open_restore(session: Session) -> RestoreWork:
         manifest=object_message(backup.manifest),
         id_key=_domain_key(domain, domain.wrapped_id_key, ID_KEY_PURPOSE),
         map_key=_domain_key(domain, domain.wrapped_map_key, MAP_KEY_PURPOSE),
-        data_keys=_data_keys(backup.vault, backup.manifest),
+        data_keys=session_data_keys(domain, _sessions_for(backup.manifest, moves)),
         trusted_writers=trusted_writers(backup.tenant_id),
+        # After a cut, what is on the target already is neither fetched nor written again.
+        differential=job.disk.incomplete_since is not None,
+        relocations=[object_message(row) for row in moves],
+        gone_packs=_distrusted(backup) if moves else [],
     )
     # From here on the target holds neither its old content nor the whole backup, until the restore is done.
     Disk.objects.filter(pk=job.disk_id, incomplete_since=None).update(incomplete_since=timezone.now())
     return work
 
 
-def _data_keys(vault: Vault, manifest: StoredObject) -> dict[str, bytes]:
-    """The data keys of the sessions that the manifest needs, opened with the tenant's private key."""
-    tenant_key = TenantKey.objects.get(tenant_id=manifest.domain.tenant_id)
-    private_key = unwrap_key(
-        master_key=settings.CONFIG.master_key_bytes,
-        wrapped=tenant_key.wrapped_private_key,
-        purpose=TENANT_KEY_PURPOSE,
-        owner=tenant_key.tenant_id,
-    )
-    keys: dict[str, bytes] = {}
-    for row in StoredObject.objects.filter(used_by__manifest=manifest, kind=ObjectKind.KEY):
-        data = read_object(vault, key=row.key, version_id=row.version_id, credential=Credential.SIGNER)
-        opened = unwrap_envelope(
-            data, tenant_private_key=private_key, tenant=str(manifest.domain.tenant_id), domain=str(manifest.domain_id)
-        )
-        keys[opened.session.session_id.hex()] = opened.session.data_key
-    return keys
+def _sessions_for(manifest: StoredObject, moves: list[StoredObject]) -> set[str]:
+    """Writer sessions whose keys the restore needs, those of blocks that were stored again included."""
+    return set().union(*(sessions_of(row) for row in (manifest, *moves)))
 
 
 def trusted_writers(tenant_id: UUID) -> list[bytes]:

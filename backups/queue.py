@@ -19,6 +19,9 @@ from tenants.models import Person
 
 logger = logging.getLogger(__name__)
 
+# Reading for minutes and hours: apart from the queue on which commits wait.
+CHECKS_QUEUE = "checks"
+
 
 @transaction.atomic
 def create_backup_job(
@@ -102,6 +105,16 @@ def hint_retention(definition_id: UUID | None) -> None:
     """Tell the control worker that a definition has a new good backup."""
     if definition_id is not None:
         _send("backups.tasks.apply_retention", queue="system", definition_id=str(definition_id))
+
+
+def hint_verification(backup_id: UUID, *, asked_at: datetime) -> None:
+    """Ask the checks' worker to open every block of a backup. One that gets lost is asked for again when it is due."""
+    _send("backups.tasks.deep_verify", queue=CHECKS_QUEUE, backup_id=str(backup_id), asked_at=asked_at.isoformat())
+
+
+def hint_description(domain_id: UUID) -> None:
+    """Tell the control worker that a domain has a new good backup: its description may have to say something new."""
+    _send("backups.tasks.describe_domain", queue="system", domain_id=str(domain_id))
 
 
 def _send(task: str, *, queue: str, **arguments: str) -> None:

@@ -6,25 +6,48 @@ import logging
 from datetime import datetime
 
 from backups.models import Backup
-from backups.states import BackupStatus
+from backups.states import BackupHealth, BackupStatus
 from definitions.models import Definition
 from definitions.retention import Candidate, to_remove
+from vaults.models import Alarm, Vault
 
 logger = logging.getLogger(__name__)
+
+_UNHEALTHY = {BackupHealth.DAMAGED, BackupHealth.MISSING}
+# While one of these stands, an old backup may be the only good one: a person looks first.
+_FREEZING = (
+    "objects_missing",
+    "objects_altered",
+    "damaged_objects",
+    "unknown_objects",
+    "condemned_object_needed",
+    "probe_failed",
+)
 
 
 def apply_retention(*, definition_id: str, now: datetime) -> int:
     """Take the surplus backups of the definition out of the catalogue; returns how many. May run twice."""
-    definition = Definition.objects.filter(pk=definition_id).first()
+    definition = Definition.objects.select_related("vault").filter(pk=definition_id).first()
     if definition is None:
         return 0
+    if anomalies(definition.vault):
+        logger.warning("retention waits while something is wrong with the vault", extra={"definition": definition_id})
+        return 0
     good = Backup.objects.in_catalogue().filter(definition=definition, status=BackupStatus.OK)
-    candidates = [Candidate(*row) for row in good.values_list("id", "created_at", "slot_at")]
+    candidates = [
+        Candidate(pk, created_at, slot_at, healthy=health not in _UNHEALTHY)
+        for pk, created_at, slot_at, health in good.values_list("id", "created_at", "slot_at", "health")
+    ]
     surplus = [candidate.id for candidate in to_remove(candidates=candidates, keep=definition.retention_count)]
     removed = Backup.objects.filter(pk__in=surplus, status=BackupStatus.OK, removed_at=None).update(removed_at=now)
     if removed:
         logger.info("retention removed backups", extra={"definition": definition_id, "count": removed})
     return removed
+
+
+def anomalies(vault: Vault) -> list[str]:
+    """Codes of the standing alarms during which no backup is taken out of the catalogue by rule."""
+    return sorted(Alarm.objects.standing().filter(vault=vault, code__in=_FREEZING).values_list("code", flat=True))
 
 
 def apply_retention_everywhere(*, now: datetime) -> int:

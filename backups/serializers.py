@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from agents.models import Disk
+from backups.lock_coverage import locked_until
 from backups.models import Backup, Job, JobEvent
 from tenants.roles import Action
-from tenants.serializers import BodySerializer, ReadSerializer, ScopedField
+from tenants.serializers import BodySerializer, ReadSerializer, ScopedField, UtcDateTimeField
 
 
 class BackupSerializer(ReadSerializer):
@@ -42,9 +44,42 @@ class BackupSerializer(ReadSerializer):
             "stored_bytes",
             "checksum",
             "immutable_until",
+            "health",
+            "verified_at",
+            "damaged_bytes",
+            "unique_bytes",
+            "shared_bytes",
             "removed_at",
         )
         read_only_fields = fields
+        extra_kwargs = {
+            "verified_at": {
+                "help_text": "When every block was opened last; of a backup that only the customer's own key opens, "
+                "when its map was walked and every object hashed."
+            },
+            "unique_bytes": {"help_text": "Bytes in the vault that no other backup needs."},
+            "shared_bytes": {"help_text": "Bytes in the vault that other backups need, too."},
+        }
+
+
+class BackupDetailSerializer(BackupSerializer):
+    """With what cannot be read now, and until when at least every object of the backup is locked."""
+
+    damage = serializers.ListField(
+        child=serializers.ListField(child=serializers.IntegerField(), min_length=2, max_length=2),
+        read_only=True,
+        help_text="Ranges [offset, length] of the disk, at most 1000; damaged_bytes is the total.",
+    )
+    locked_until = serializers.SerializerMethodField()
+
+    class Meta(BackupSerializer.Meta):
+        fields = (*BackupSerializer.Meta.fields, "damage", "locked_until")
+        read_only_fields = fields
+
+    @extend_schema_field(UtcDateTimeField(allow_null=True))
+    def get_locked_until(self, backup: Backup) -> str | None:
+        until = locked_until(backup)
+        return None if until is None else UtcDateTimeField().to_representation(until)
 
 
 class NoteSerializer(BodySerializer):

@@ -15,6 +15,7 @@ from backups.transitions import end_job, note_event
 from common.errors import BackupsiteError, ConflictError, InvalidInputError
 from definitions.models import Definition
 from tenants.models import Person
+from vaults.custody import restore_needs_customer_key
 from vaults.models import Vault
 
 
@@ -67,7 +68,7 @@ def request_restore(*, backup: Backup, target: Disk, confirmation: str, actor: P
 def refuse_restore(*, backup: Backup, target: Disk) -> None:
     """Raise for what forbids this restore whatever the person confirms."""
     busy = Job.objects.active().filter(disk=target, kind=JobKind.RESTORE).exists()
-    error = _restore_refusal(backup=backup, target=target, busy=busy)
+    error = _key_refusal(backup) or _restore_refusal(backup=backup, target=target, busy=busy)
     if error is not None:
         raise error
 
@@ -77,12 +78,26 @@ def restore_choices(*, backup: Backup, targets: Iterable[Disk]) -> list[tuple[Di
     chosen = list(targets)
     under_way = Job.objects.active().filter(disk__in=chosen, kind=JobKind.RESTORE)
     busy = set(under_way.values_list("disk_id", flat=True))
-    return [(target, _restore_refusal(backup=backup, target=target, busy=target.pk in busy)) for target in chosen]
+    locked = _key_refusal(backup)
+    return [
+        (target, locked or _restore_refusal(backup=backup, target=target, busy=target.pk in busy)) for target in chosen
+    ]
 
 
 def restore_warning(target: Disk) -> str:
     """What a restore onto the disk destroys, in the words of the product."""
     return f"Restoring destroys all data and all snapshots on {target}."
+
+
+def _key_refusal(backup: Backup) -> BackupsiteError | None:
+    """The service cannot open what is sealed to a customer's own key."""
+    if backup.manifest is None or not restore_needs_customer_key(backup.manifest):
+        return None
+    message = (
+        f"Only the customer's own recovery key opens the backup {backup.name}. "
+        "Restore it with the stand-alone tool: backupsite-restore."
+    )
+    return ConflictError(message, code="customer_key_needed")
 
 
 def _restore_refusal(*, backup: Backup, target: Disk, busy: bool) -> BackupsiteError | None:

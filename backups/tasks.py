@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from uuid import UUID
+
 from celery import shared_task
+from django.conf import settings
 from django.utils import timezone
 
-from backups import committer, dispatcher, retainer, runner, sweeper
+from backups import (
+    accounting,
+    committer,
+    damage,
+    describing,
+    dispatcher,
+    lock_coverage,
+    retainer,
+    runner,
+    scrubbing,
+    sweeper,
+    verifier,
+)
+from backups.removal import rounds
+from vaults.scrubber import ScrubLimits
 
 
 @shared_task
@@ -37,3 +55,60 @@ def apply_retention(*, definition_id: str, **_: object) -> None:
 @shared_task
 def apply_retention_everywhere(**_: object) -> None:
     retainer.apply_retention_everywhere(now=timezone.now())
+
+
+@shared_task
+def remove_unneeded(**_: object) -> None:
+    rounds.remove_everywhere(now=timezone.now())
+
+
+@shared_task
+def reconcile(**_: object) -> None:
+    rounds.reconcile_everywhere(now=timezone.now())
+
+
+@shared_task
+def describe_domain(*, domain_id: str, **_: object) -> None:
+    """Sent after a commit: a new writer or a new name must not wait for the night."""
+    describing.describe_domain(UUID(domain_id), counts_sequences=False)
+
+
+@shared_task
+def describe_everywhere(**_: object) -> None:
+    describing.describe_everywhere()
+
+
+@shared_task
+def scrub(**_: object) -> None:
+    limits = ScrubLimits(bytes_per_second=settings.CONFIG.scrub_bytes_per_second)
+    scrubbing.scrub_everywhere(clock=timezone.now, limits=limits)
+
+
+@shared_task
+def review_damage(**_: object) -> None:
+    damage.review_everywhere(now=timezone.now(), everything=True)
+
+
+@shared_task
+def deep_verify(*, backup_id: str, asked_at: str, **_: object) -> None:
+    verifier.deep_verify(
+        backup_id=backup_id,
+        clock=timezone.now,
+        ends_at=timezone.now() + verifier.LONGEST_CHECK,
+        asked_at=datetime.fromisoformat(asked_at),
+    )
+
+
+@shared_task
+def verify_due(**_: object) -> None:
+    verifier.request_due_verifications(now=timezone.now())
+
+
+@shared_task
+def check_locks(**_: object) -> None:
+    lock_coverage.check_locks_everywhere(now=timezone.now())
+
+
+@shared_task
+def recompute_usage(**_: object) -> None:
+    accounting.recompute_everywhere()

@@ -6,13 +6,16 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 from rest_framework.routers import SimpleRouter
 
-from agents.api import DiskViewSet, MeView, NodeViewSet, ServerViewSet, StorageViewSet
+from agents.api import MeView, NodeViewSet, StorageViewSet
 from backups.api import BackupViewSet, DefinitionViewSet, JobViewSet, RestoreViewSet
-from vaults.api import TenantViewSet, VaultViewSet
+from backups.reports_api import AlarmViewSet, DiskViewSet, ServerViewSet, TenantViewSet, VaultViewSet
+from vaults.api import TenantKeyViewSet
 
 router = SimpleRouter()
 router.register("tenants", TenantViewSet)
 router.register("vaults", VaultViewSet)
+router.register("keys", TenantKeyViewSet)
+router.register("alarms", AlarmViewSet)
 router.register("nodes", NodeViewSet)
 router.register("storages", StorageViewSet)
 router.register("servers", ServerViewSet)

@@ -29,6 +29,7 @@ class ProcessRole(StrEnum):
     CONTROL = "control"
     NODE = "node"
     BEAT = "beat"
+    REAPER = "reaper"
     MANAGE = "manage"
 
 
@@ -64,11 +65,15 @@ class Config(BaseSettings):
     s3_provisioner_secret_key: SecretStr = SecretStr("")
     s3_reaper_access_key: str = ""
     s3_reaper_secret_key: SecretStr = SecretStr("")
+    s3_copier_access_key: str = ""
+    s3_copier_secret_key: SecretStr = SecretStr("")
 
     node: str = "local"
     node_data: Path | None = None
     lease_seconds: int = 20
     store_retry_seconds: int = 60
+    # How fast the scrub reads vaults, all together.
+    scrub_bytes_per_second: int = 64 * 1024 * 1024
 
     @field_validator("portal_url", "gate_url", "s3_endpoint")
     @classmethod
@@ -83,6 +88,13 @@ class Config(BaseSettings):
     def _lease(cls, value: int) -> int:
         if not 3 <= value <= 600:
             raise ValueError("must be between 3 and 600 seconds")
+        return value
+
+    @field_validator("scrub_bytes_per_second")
+    @classmethod
+    def _scrub_rate(cls, value: int) -> int:
+        if not 64 * 1024 <= value <= 1 << 40:
+            raise ValueError("must be between 65536 and 1099511627776 bytes per second")
         return value
 
     @field_validator("port")
@@ -105,7 +117,18 @@ class Config(BaseSettings):
             raise ValueError("secret_key is needed by every long-running process")
         if self.role in NEEDS_MASTER_KEY and self.master_key is None:
             raise ValueError(f"master_key is needed by the role {self.role}")
+        if self.role is ProcessRole.REAPER:
+            self._check_reaper()
         return self
+
+    def _check_reaper(self) -> None:
+        """The one process that can delete can do nothing else, and a mistake in its environment ends it."""
+        if not self.s3_reaper_access_key:
+            raise ValueError("s3_reaper_access_key is needed by the role reaper")
+        others = ("signer", "keeper", "provisioner", "copier")
+        held = [name for name in others if getattr(self, f"s3_{name}_access_key")]
+        if self.master_key is not None or held:
+            raise ValueError("the role reaper may hold no other key: " + ", ".join(held or ["master_key"]))
 
     @property
     def django_secret_key(self) -> str:

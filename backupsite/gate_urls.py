@@ -1,10 +1,11 @@
-"""URLs of the signer process: the session gate and nothing else."""
+"""URLs of the signer process: the session gate, and the key gate for the portal."""
 
 from django.urls import path
 
 from agents.protocol import PATH_PREFIX
 from backups import gate
 from backupsite.health import livez, readyz
+from vaults import key_gate
 
 _PREFIX = PATH_PREFIX.lstrip("/")
 
@@ -18,4 +19,6 @@ urlpatterns = [
     path(f"{_PREFIX}commit", gate.commit_view),
     path(f"{_PREFIX}restore-done", gate.restore_done_view),
     path(f"{_PREFIX}fail", gate.fail_view),
+    path(f"{key_gate.PATH_PREFIX.lstrip('/')}show", key_gate.show_view),
+    path(f"{key_gate.PATH_PREFIX.lstrip('/')}rotate", key_gate.rotate_view),
 ]

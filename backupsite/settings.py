@@ -158,6 +158,8 @@ SPECTACULAR_SETTINGS = {
 
 CELERY_BROKER_URL = CONFIG.broker_url.get_secret_value()
 CELERY_TASK_DEFAULT_QUEUE = "system"
+# Only the reaper holds the right to delete, so only it takes these.
+CELERY_TASK_ROUTES = {name: {"queue": "reaper"} for name in ("vaults.tasks.reap", "vaults.tasks.check_rights")}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]

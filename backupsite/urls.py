@@ -11,6 +11,7 @@ urlpatterns = [
     path("readyz", readyz),
     path("api/v1/", include("backupsite.api_router")),
     path("", include("tenants.urls")),
+    path("", include("vaults.urls")),
     path("", include("definitions.urls")),
     path("", include("backups.urls")),
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -10,15 +11,19 @@ from engine.backup import WriteContext, WriteStats
 from engine.blockmap import Census
 from engine.codec import FORMAT_VERSION
 from engine.crypto import SessionKeys
-from engine.envelope import seal_envelope
-from engine.hashing import sha256_hex
+from engine.enveloping import ensure_envelope
 from engine.manifest import CONTENT_DISK, ManifestBody, ObjectEntry, SessionEntry
-from engine.store.base import ObjectKind, ObjectRef
+from engine.resume import entry_of
 from engine.upload import Uploader
+
+_Entry = TypeVar("_Entry")
 
 
 class ManifestAssembler:
-    """Stores the key envelope if one is needed, and lists exactly the objects a restore reads."""
+    """Stores the key envelope if one is needed, and lists exactly the objects a restore reads.
+
+    `resumed_packs` and `resumed_sessions` are those of earlier attempts that the new map may refer to.
+    """
 
     def __init__(
         self,
@@ -28,17 +33,22 @@ class ManifestAssembler:
         base: ManifestBody | None,
         census: Census,
         uploader: Uploader,
+        resumed_packs: Mapping[bytes, ObjectEntry] | None = None,
+        resumed_sessions: Mapping[bytes, SessionEntry] | None = None,
     ) -> None:
         self._context = context
         self._keys = keys
         self._base = base
         self._census = census
         self._uploader = uploader
+        self._resumed_packs = resumed_packs or {}
+        self._resumed_sessions = resumed_sessions or {}
 
     def body(self, *, previous_sha256: bytes | None, size_bytes: int, stats: WriteStats) -> ManifestBody:
         """Call once, after all packs and segments are stored."""
         sessions = self._session_entries()
-        known_packs = self._base.packs if self._base is not None else []
+        base_packs = self._base.packs if self._base is not None else []
+        known_packs = [*base_packs, *_others(self._resumed_packs, {entry.sha256 for entry in base_packs})]
         known_segments = self._base.segments if self._base is not None else []
         context = self._context
         return ManifestBody(
@@ -74,7 +84,8 @@ class ManifestAssembler:
         vault and the tenant's key alone could not open the map.
         """
         used = self._census.sessions()
-        known = self._base.sessions if self._base is not None else []
+        known = list(self._base.sessions) if self._base is not None else []
+        known += _others(self._resumed_sessions, {entry.session_id for entry in known})
         entries = [
             SessionEntry(entry.session_id, entry.commitment, entry.envelope, used[entry.session_id])
             for entry in known
@@ -83,23 +94,11 @@ class ManifestAssembler:
         if not entries and self._keys.session_id not in used and known:
             entries.append(msgspec.structs.replace(known[-1], use_count=0))
         if self._keys.session_id in used or not entries:
-            envelope = _entry_of(self._store_envelope(), 1)
+            ref = ensure_envelope(context=self._context, keys=self._keys, uploader=self._uploader)
             count = used.get(self._keys.session_id, 0)
+            envelope = entry_of(ref, use_count=1)
             entries.append(SessionEntry(self._keys.session_id, self._keys.commitment, envelope, count))
         return entries
-
-    def _store_envelope(self) -> ObjectRef:
-        data = seal_envelope(
-            session=self._keys,
-            domain_keys=self._context.domain_keys,
-            tenant=self._context.tenant,
-            domain=self._context.domain,
-            tenant_public_key=self._context.tenant_public_key,
-        )
-        sha256 = sha256_hex(data)
-        self._uploader.submit(ObjectKind.KEY, data, sha256=sha256)
-        self._uploader.drain()
-        return self._uploader.stored[bytes.fromhex(sha256)]
 
     def _object_entries(self, known: Iterable[ObjectEntry], used: dict[bytes, int]) -> list[ObjectEntry]:
         """Objects still in use: those of the base in its order, then the new ones in the order stored."""
@@ -111,9 +110,9 @@ class ManifestAssembler:
         listed = {entry.sha256 for entry in entries}
         for sha256, ref in self._uploader.stored.items():
             if sha256 in used and sha256 not in listed:
-                entries.append(_entry_of(ref, used[sha256]))
+                entries.append(entry_of(ref, use_count=used[sha256]))
         return entries
 
 
-def _entry_of(ref: ObjectRef, use_count: int) -> ObjectEntry:
-    return ObjectEntry(bytes.fromhex(ref.sha256), ref.size_bytes, ref.version_id, use_count)
+def _others(entries: Mapping[bytes, _Entry], known: Container[bytes]) -> list[_Entry]:
+    return [entry for name, entry in entries.items() if name not in known]

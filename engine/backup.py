@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,7 +10,8 @@ from typing import Any, Protocol, TypeAlias
 
 from engine.compression import DEFAULT_LEVEL
 from engine.crypto import DomainKeys, RandomBytes, WriterKey
-from engine.index import DEFAULT_FAN_OUT
+from engine.index import DEFAULT_FAN_OUT, MapEntry
+from engine.manifest import SessionEntry
 from engine.pack import DEFAULT_CONTAINER_SIZE
 from engine.scan import Extent
 from engine.store.base import ObjectRef, ObjectSource
@@ -17,7 +19,13 @@ from engine.store.base import ObjectRef, ObjectSource
 DEFAULT_BLOCK_SIZE = 64 * 1024
 
 
+# Called with the base's entry and the new one, both with the hash of their pack.
+MoveReport: TypeAlias = Callable[[MapEntry, MapEntry], None]
+
+
 class BlockSource(Protocol):
+    """Asked by one thread at a time, not always that which opened it. After a cancel one call may still run."""
+
     size_bytes: int
 
     def extents(self) -> Iterable[Extent]:
@@ -25,7 +33,10 @@ class BlockSource(Protocol):
         ...
 
     def changed_extents(self) -> Iterable[Extent] | None:
-        """All that may differ from the base, ascending and disjoint; None when that is not known."""
+        """All that may differ from the base, ascending and disjoint; None when that is not known.
+
+        Asked a second time when a page of the base turns out to be unreadable.
+        """
         ...
 
     def read(self, offset: int, length: int) -> bytes:
@@ -65,6 +76,15 @@ class WriteContext:
     pack_size: int = DEFAULT_CONTAINER_SIZE
     # Hash of the source's latest manifest, for a full backup; with a base, the base's hash is taken.
     previous_sha256: str | None = None
+    # Limit on what is sent, over all threads; None: as fast as it goes.
+    bandwidth_bytes_per_second: int | None = None
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    # SHA-256 in hexadecimal of packs and index segments that must not be used: damaged, condemned or being removed.
+    distrusted_packs: frozenset[str] = frozenset()
+    distrusted_segments: frozenset[str] = frozenset()
+    # Told of blocks of distrusted packs that were stored anew with the same content; a pair may come twice.
+    on_moved: MoveReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +98,11 @@ class WriteProgress:
 
 @dataclass(slots=True)
 class WriteStats:
-    """Blocks are counted when they were read; what a base says is unchanged is only in scanned_bytes."""
+    """Blocks are counted when they were read; what a base says is unchanged is only in scanned_bytes.
+
+    Of the reused blocks, `resumed_blocks` lie in packs of earlier attempts. `healed_blocks` replace blocks of
+    distrusted packs by the same content. `lost_leaves` of the base's map could not be used and were read anew.
+    """
 
     scanned_bytes: int = 0
     read_bytes: int = 0
@@ -87,15 +111,25 @@ class WriteStats:
     new_blocks: int = 0
     reused_blocks: int = 0
     zero_blocks: int = 0
+    resumed_blocks: int = 0
+    healed_blocks: int = 0
+    lost_leaves: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
+    """What the manifest needs, apart from itself, in three parts: `new_objects` were stored by this session,
+    `resumed_objects` by earlier attempts (verified by nobody yet), `reused_objects` belong to the base.
+    """
+
     manifest: ObjectRef
     new_objects: tuple[ObjectRef, ...]
     reused_objects: tuple[ObjectRef, ...]
     session_id: bytes
     stats: WriteStats
+    resumed_objects: tuple[ObjectRef, ...] = ()
+    # The sessions that the manifest lists, with their envelopes.
+    sessions: tuple[SessionEntry, ...] = ()
 
 
 ProgressReport: TypeAlias = Callable[[WriteProgress], None]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from engine.codec import SALT_SIZE
 from engine.compression import Compressor
 from engine.crypto import RandomBytes, key_commitment
+from engine.distrust import BaseMap
 from engine.hashing import sha256_hex
 from engine.index import (
     NO_SESSION,
@@ -28,13 +29,14 @@ from engine.index import (
     tree_height,
 )
 from engine.pack import ContainerWriter
-from engine.repository import MapReader
 from engine.sealing import RecordType, map_sealer
 from engine.store.base import ObjectKind
 from engine.upload import Uploader
 
-# Drafts that may wait for a pack to close: 256 of about 64 KiB each.
-WAITING_LEAVES_MAX = 256
+# Memory for leaves that wait for a pack to close: 500 of them when they are full, 100,000 when a disk is nearly empty.
+# Closing packs by this and not by a number of leaves keeps them of a sane size when writes are scattered.
+WAITING_BYTES_MAX = 32 * 1024 * 1024
+_DRAFT_OVERHEAD_BYTES = 300
 
 
 class SegmentWriter:
@@ -104,7 +106,7 @@ class Census:
     only differences are applied.
     """
 
-    def __init__(self, base: MapReader | None, *, recount: bool) -> None:
+    def __init__(self, base: BaseMap | None, *, recount: bool) -> None:
         self.recount = recount
         self._packs: Counter[ObjectName] = Counter()
         self._segments: Counter[ObjectName] = Counter()
@@ -160,7 +162,7 @@ class MapWriter:
     def __init__(
         self,
         *,
-        base: MapReader | None,
+        base: BaseMap | None,
         segments: SegmentWriter,
         census: Census,
         block_count: int,
@@ -172,7 +174,7 @@ class MapWriter:
         self._fan_out = fan_out
         self._height = tree_height(block_count, fan_out)
         self._waiting: deque[_SettledLeaf | PageDraft] = deque()
-        self._waiting_drafts = 0
+        self._waiting_bytes = 0
         self._open: dict[int, _OpenPage] = {}
         self._root: MapEntry | None = None
         self.leaf_count = ceil_div(block_count, fan_out)
@@ -180,18 +182,25 @@ class MapWriter:
     @property
     def is_crowded(self) -> bool:
         """Too many leaves wait for the open pack: close it."""
-        return self._waiting_drafts >= WAITING_LEAVES_MAX
+        return self._waiting_bytes >= WAITING_BYTES_MAX
 
-    def carry_leaf(self, index: int) -> None:
-        """Keep the base's leaf; the caller has counted its entries if the census needs that."""
+    def carry_leaf(self, index: int, entries: dict[int, MapEntry]) -> None:
+        """Keep the base's leaf; the caller has counted its entries if the census needs that.
+
+        `entries` are those of the leaf where they are known: enough to write it again should the base fail just now.
+        """
         ref = self._base.page_ref(0, index) if self._base is not None else None
+        if ref is None and entries:
+            self.put_leaf(index, entries)
+            return
         self._waiting.append(_SettledLeaf(index, ref))
         self.settle_ready()
 
     def put_leaf(self, index: int, entries: dict[int, MapEntry]) -> None:
         if entries:
-            self._waiting.append(draft_page(level=0, index=index, entries=entries.values()))
-            self._waiting_drafts += 1
+            draft = draft_page(level=0, index=index, entries=entries.values())
+            self._waiting.append(draft)
+            self._waiting_bytes += _memory_of(draft)
         else:
             self._waiting.append(_SettledLeaf(index, None))
         self.settle_ready()
@@ -215,7 +224,7 @@ class MapWriter:
         return self._root
 
     def _store_leaf(self, draft: PageDraft) -> MapEntry:
-        self._waiting_drafts -= 1
+        self._waiting_bytes -= _memory_of(draft)
         return self._segments.add_page(plain_size_max=draft.plain_size, make_page=lambda _: draft)
 
     def _settle(self, level: int, index: int, ref: MapEntry | None) -> None:
@@ -241,9 +250,10 @@ class MapWriter:
     def _store_interior(self, level: int, page: _OpenPage) -> MapEntry | None:
         if not page.entries:
             return None
-        base = self._base
-        if base is not None and level <= base.height and base.interior(level, page.index) == page.entries:
-            return base.page_ref(level, page.index)
+        if self._base is not None and self._base.interior(level, page.index) == page.entries:
+            ref = self._base.page_ref(level, page.index)
+            if ref is not None:
+                return ref
         rows_max = draft_page(level=level, index=page.index, entries=page.entries.values()).plain_size
         return self._segments.add_page(
             plain_size_max=rows_max,
@@ -251,6 +261,10 @@ class MapWriter:
                 level=level, index=page.index, entries=page.entries.values(), own_segment=segment
             ),
         )
+
+
+def _memory_of(draft: PageDraft) -> int:
+    return _DRAFT_OVERHEAD_BYTES + draft.plain_size
 
 
 def _resolved(counts: Counter[ObjectName]) -> dict[bytes, int]:

@@ -1,21 +1,22 @@
-"""Compression of one record: zstd, or stored as it is. The id is authenticated with each record."""
+"""Compression of one record: zstd, or stored as it is. The id is authenticated with each record.
+
+Both directions keep one zstd context per thread: making one for every record costs more than opening the record.
+"""
 
 from __future__ import annotations
 
-import sys
 import threading
 from enum import IntEnum
 
+import zstandard
+
 from engine.errors import IntegrityError
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
 DEFAULT_LEVEL = 1
-# 2^24 covers the largest block; a frame that asks for more memory than its content can need is refused.
-_WINDOW_LOG_MAX = 24
+# Covers the largest block; a frame that asks for a larger window than its content can need is refused.
+_WINDOW_BYTES_MAX = 1 << 24
+
+_contexts = threading.local()
 
 
 class Compression(IntEnum):
@@ -34,15 +35,15 @@ class Compressor:
         """The smaller form of `data`; zstd only when it saves at least 5 %."""
         if self._level is None:
             return Compression.NONE, data
-        packed = self._context().compress(data, zstd.ZstdCompressor.FLUSH_FRAME)
+        packed = self._context(self._level).compress(data)
         if len(packed) * 20 > len(data) * 19:
             return Compression.NONE, data
         return Compression.ZSTD, packed
 
-    def _context(self) -> zstd.ZstdCompressor:
-        context: zstd.ZstdCompressor | None = getattr(self._contexts, "zstd", None)
+    def _context(self, level: int) -> zstandard.ZstdCompressor:
+        context: zstandard.ZstdCompressor | None = getattr(self._contexts, "zstd", None)
         if context is None:
-            context = self._contexts.zstd = zstd.ZstdCompressor(level=self._level)
+            context = self._contexts.zstd = zstandard.ZstdCompressor(level=level)
         return context
 
 
@@ -58,13 +59,28 @@ def decompress(data: bytes, *, compression: int, plain_length: int) -> bytes:
 
 
 def _decompress_zstd(data: bytes, plain_length: int) -> bytes:
-    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
-    decompressor = zstd.ZstdDecompressor(options=options)
     try:
-        # One byte more than allowed is enough to notice a frame that holds too much.
-        plain = decompressor.decompress(data, plain_length + 1)
-    except (zstd.ZstdError, MemoryError) as error:
+        _check_frame(zstandard.get_frame_parameters(data), plain_length)
+        # The limit counts only for a frame that does not tell its own size; one that does was checked just now.
+        plain = _decompressor().decompress(data, max_output_size=plain_length, allow_extra_data=False)
+    except (zstandard.ZstdError, MemoryError) as error:
         raise IntegrityError("compressed data is damaged") from error
-    if len(plain) != plain_length or not decompressor.eof or decompressor.unused_data:
+    if len(plain) != plain_length:
         raise IntegrityError("compressed data does not have the promised length")
     return plain
+
+
+def _check_frame(told: zstandard.FrameParameters, plain_length: int) -> None:
+    """Before anything is allocated: the sizes that the frame's own header tells."""
+    if told.window_size > _WINDOW_BYTES_MAX:
+        raise IntegrityError("compressed data asks for too much memory")
+    # Nothing is saved by compressing nothing, and the library does not look into such a frame.
+    if plain_length == 0 or told.content_size not in (zstandard.CONTENTSIZE_UNKNOWN, plain_length):
+        raise IntegrityError("compressed data does not have the promised length")
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    context: zstandard.ZstdDecompressor | None = getattr(_contexts, "zstd", None)
+    if context is None:
+        context = _contexts.zstd = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES_MAX)
+    return context

@@ -3,7 +3,8 @@
     header | body length | body (msgpack, clear) | sealed length | sealed section | fingerprint | signature
 
 The signature is checked over the raw bytes before any of them is decoded. The body is enough for the control
-plane (no key); the sealed section holds the root of the block map and facts about the source.
+plane (no key); the sealed section holds the root of the map and facts about the source. `content` says what is
+below the root: the block map of a disk image, the chunks of a stream, or the entries of a file tree.
 """
 
 from __future__ import annotations
@@ -37,8 +38,11 @@ from engine.store.base import ObjectKind, ObjectRef, manifest_key, object_key
 
 _Decoded = TypeVar("_Decoded")
 
-KNOWN_FEATURES = frozenset({"fixed-blocks"})
 CONTENT_DISK = "disk"
+CONTENT_STREAM = "stream"
+CONTENT_TREE = "tree"
+FEATURE_OF_CONTENT = {CONTENT_DISK: "fixed-blocks", CONTENT_STREAM: "chunk-stream", CONTENT_TREE: "file-tree"}
+KNOWN_FEATURES = frozenset(FEATURE_OF_CONTENT.values())
 _SIGNATURE_SIZE = 64
 _TAIL_SIZE = SHA256_SIZE + _SIGNATURE_SIZE
 _SEALED_HEAD = struct.Struct(f">IB{NONCE_SIZE}s{CONTENT_ID_SIZE}s")  # plain length, compression, nonce, id
@@ -82,10 +86,13 @@ class ManifestBody(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def block_count(self) -> int:
+        if self.content != CONTENT_DISK:
+            raise UnsupportedError("the backup holds no disk image", code="other_content")
         return ceil_div(self.size_bytes, self.block_size)
 
     @property
     def height(self) -> int:
+        """Level of the block map's root; UnsupportedError for a backup that is no disk image."""
         return tree_height(self.block_count, self.fan_out)
 
     def object_ref(self, kind: ObjectKind, entry: ObjectEntry) -> ObjectRef:
@@ -212,11 +219,11 @@ def _check_body(body: ManifestBody) -> None:
     unknown = sorted(set(body.required_features) - KNOWN_FEATURES)
     if unknown:
         raise UnsupportedError(f"unknown required features: {', '.join(unknown)}", code="unknown_feature")
-    if body.content != CONTENT_DISK:
+    if body.content not in FEATURE_OF_CONTENT:
         raise UnsupportedError("unknown kind of content")
     for name in (body.tenant, body.domain, body.source_id):
         check_name(name)
-    check_geometry(size_bytes=body.size_bytes, block_size=body.block_size, fan_out=body.fan_out)
+    _check_geometry(body)
     envelopes = [entry.envelope for entry in body.sessions]
     for entry in [*body.packs, *body.segments, *envelopes]:
         if len(entry.sha256) != SHA256_SIZE or not 0 < entry.size_bytes <= OBJECT_SIZE_MAX:
@@ -224,6 +231,16 @@ def _check_body(body: ManifestBody) -> None:
     for session in body.sessions:
         if len(session.session_id) != SESSION_ID_SIZE or len(session.commitment) != SHA256_SIZE:
             raise FormatError("a session entry of the manifest is out of bounds")
+
+
+def _check_geometry(body: ManifestBody) -> None:
+    if body.content == CONTENT_DISK:
+        check_geometry(size_bytes=body.size_bytes, block_size=body.block_size, fan_out=body.fan_out)
+        return
+    if FEATURE_OF_CONTENT[body.content] not in body.required_features:
+        raise FormatError("the manifest does not ask for the feature that its content needs")
+    if (body.block_size, body.fan_out) != (0, 0) or not 0 <= body.size_bytes < 1 << 62:
+        raise FormatError("the geometry of the manifest is out of bounds")
 
 
 def _open_sealed(sealed: bytes, sealer: RecordSealer) -> _SealedSection:

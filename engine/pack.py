@@ -3,7 +3,8 @@
     header | record ... record | sealed record table | trailer
 
 Header and trailer are clear and of fixed size; the record table is sealed under the map key. Records carry
-no reference to their container. See docs/format.md for the byte tables.
+no reference to their container, so those of several sessions can lie in one pack (see engine/repack.py).
+See docs/format.md for the byte tables.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ _TABLE_ROW = struct.Struct(f">HIIIB{NONCE_SIZE}s{CONTENT_ID_SIZE}s")
 _TRAILER = struct.Struct(f">IIIB{NONCE_SIZE}s{CONTENT_ID_SIZE}sI4s")
 _END_MARK = b"BKSE"
 
+# In the header of a pack that was put together from records of other packs: no one session wrote it.
+NO_WRITER = bytes(SESSION_ID_SIZE)
+NO_COMMITMENT = bytes(SHA256_SIZE)
+_SESSIONS_MAX = 0xFFFF
+
 HEADER_SIZE = OBJECT_HEADER.size + _HEAD.size
 TRAILER_SIZE = _TRAILER.size
 DEFAULT_CONTAINER_SIZE = 16 * 1024 * 1024
@@ -62,7 +68,10 @@ class ContainerInfo:
 
 
 class ContainerWriter:
-    """Collects sealed records up to a target size. Not thread-safe."""
+    """Collects sealed records up to a target size. Not thread-safe.
+
+    Made with NO_WRITER and NO_COMMITMENT it takes records of several sessions, each named in `add`.
+    """
 
     def __init__(
         self,
@@ -76,6 +85,7 @@ class ContainerWriter:
         if not HEADER_SIZE + TRAILER_SIZE < target_size <= OBJECT_SIZE_MAX:
             raise FormatError("the container size is out of bounds")
         self._session_id = session_id
+        self._sessions: dict[bytes, int] = {} if session_id == NO_WRITER else {session_id: 0}
         self._table_sealer = table_sealer
         self._target_size = target_size
         header = pack_header(kind.value) + _HEAD.pack(0, session_id, key_commitment)
@@ -89,16 +99,19 @@ class ContainerWriter:
 
     def has_room_for(self, payload_length: int) -> bool:
         """Whether another record keeps the finished object within its size; an empty one takes any record."""
-        table_size = _TABLE_COUNTS.size + SESSION_ID_SIZE + (len(self._rows) + 1) * _TABLE_ROW.size + TAG_SIZE
+        sessions_size = max(1, len(self._sessions) + (self._session_id == NO_WRITER)) * SESSION_ID_SIZE
+        table_size = _TABLE_COUNTS.size + sessions_size + (len(self._rows) + 1) * _TABLE_ROW.size + TAG_SIZE
         total = self._offset + payload_length + table_size + TRAILER_SIZE
+        if len(self._sessions) >= _SESSIONS_MAX:
+            return False
         return total <= (OBJECT_SIZE_MAX if self.is_empty else self._target_size)
 
-    def add(self, record: SealedRecord) -> int:
-        """Append and return the record's offset."""
+    def add(self, record: SealedRecord, *, session_id: bytes | None = None) -> int:
+        """Append and return the record's offset. `session_id`: whose data key seals it, if not the writer's."""
         offset = self._offset
         self._rows.append(
             _TABLE_ROW.pack(
-                0,
+                self._session_number(session_id or self._session_id),
                 offset,
                 len(record.payload),
                 record.plain_length,
@@ -113,7 +126,7 @@ class ContainerWriter:
 
     def finish(self, *, salt: bytes, compressor: Compressor) -> bytes:
         """The object's bytes. Call once, and only when it holds a record."""
-        plain = _TABLE_COUNTS.pack(1, len(self._rows)) + self._session_id + b"".join(self._rows)
+        plain = _TABLE_COUNTS.pack(len(self._sessions), len(self._rows)) + b"".join([*self._sessions, *self._rows])
         table_id = self._table_sealer.content_id(plain)
         table = self._table_sealer.seal_verified(plain, content_id=table_id, salt=salt, compressor=compressor)
         trailer = _TRAILER.pack(
@@ -131,6 +144,13 @@ class ContainerWriter:
         self._parts.clear()
         return data
 
+    def _session_number(self, session_id: bytes) -> int:
+        if len(session_id) != SESSION_ID_SIZE or session_id == NO_WRITER:
+            raise FormatError("a record belongs to no session")
+        if self._session_id not in (NO_WRITER, session_id):
+            raise FormatError("a container of one session takes no record of another")
+        return self._sessions.setdefault(session_id, len(self._sessions))
+
 
 def parse_container(data: bytes | memoryview, *, kind: ObjectKind, table_sealer: RecordSealer) -> ContainerInfo:
     """Check header, trailer and record table of a whole container; the records themselves stay sealed.
@@ -138,28 +158,52 @@ def parse_container(data: bytes | memoryview, *, kind: ObjectKind, table_sealer:
     Raises FormatError or IntegrityError. Records are ascending, disjoint and fill the space between the
     header and the table exactly, so a flipped length cannot point elsewhere.
     """
-    view = memoryview(data)
-    if not HEADER_SIZE + TRAILER_SIZE <= len(view) <= OBJECT_SIZE_MAX:
+    return parse_container_ends(data, data, size_bytes=len(data), kind=kind, table_sealer=table_sealer)
+
+
+def parse_container_ends(
+    head: bytes | memoryview, tail: bytes | memoryview, *, size_bytes: int, kind: ObjectKind, table_sealer: RecordSealer
+) -> ContainerInfo:
+    """As parse_container, from the first HEADER_SIZE bytes and the last `tail_size` bytes (or more of either)."""
+    if not HEADER_SIZE + TRAILER_SIZE <= size_bytes <= OBJECT_SIZE_MAX:
         raise FormatError("the container's size is out of bounds")
-    check_header(view, kind.value)
-    flags, session_id, commitment = _HEAD.unpack_from(view, OBJECT_HEADER.size)
+    if len(head) < HEADER_SIZE:
+        raise FormatError("the container is shorter than its header")
+    check_header(head, kind.value)
+    flags, session_id, commitment = _HEAD.unpack_from(head, OBJECT_HEADER.size)
     if flags:
         raise FormatError("the container has unknown flags")
-    table_offset, record_count, plain = _open_table(view, table_sealer)
+    table_offset, record_count, plain = _open_table(memoryview(tail), size_bytes, table_sealer)
     records = _parse_table(plain, record_count=record_count, table_offset=table_offset)
+    _check_writer(session_id, commitment, records)
     return ContainerInfo(session_id=session_id, key_commitment=commitment, records=records)
 
 
-def _open_table(view: memoryview, table_sealer: RecordSealer) -> tuple[int, int, bytes]:
-    trailer = _TRAILER.unpack_from(view, len(view) - TRAILER_SIZE)
-    offset, stored_length, plain_length, compression, nonce, content_id, record_count, end_mark = trailer
+def tail_size(tail: bytes | memoryview, *, size_bytes: int) -> int:
+    """How many bytes at the container's end are record table and trailer; `tail` holds at least the trailer."""
+    return size_bytes - _trailer_of(memoryview(tail), size_bytes)[0]
+
+
+def _trailer_of(tail: memoryview, size_bytes: int) -> tuple[int, int, int, int, bytes, bytes, int]:
+    if len(tail) < TRAILER_SIZE:
+        raise FormatError("the container is shorter than its trailer")
+    *fields, end_mark = _TRAILER.unpack_from(tail, len(tail) - TRAILER_SIZE)
+    offset, stored_length, plain_length, compression, nonce, content_id, record_count = fields
     if end_mark != _END_MARK:
         raise FormatError("the container has no end mark")
-    if offset < HEADER_SIZE or offset + stored_length != len(view) - TRAILER_SIZE:
+    if offset < HEADER_SIZE or offset + stored_length != size_bytes - TRAILER_SIZE:
         raise FormatError("the record table is not where the trailer says")
     if plain_length > BLOCK_SIZE_MAX:
         raise FormatError("the record table is too large")
-    payload = bytes(view[offset : offset + stored_length])
+    return offset, stored_length, plain_length, compression, nonce, content_id, record_count
+
+
+def _open_table(tail: memoryview, size_bytes: int, table_sealer: RecordSealer) -> tuple[int, int, bytes]:
+    offset, stored_length, plain_length, compression, nonce, content_id, record_count = _trailer_of(tail, size_bytes)
+    start = offset - (size_bytes - len(tail))
+    if start < 0:
+        raise FormatError("the record table is not wholly there")
+    payload = bytes(tail[start : start + stored_length])
     record = SealedRecord(content_id, nonce, plain_length, compression, payload)
     return offset, record_count, table_sealer.open(record)
 
@@ -175,6 +219,14 @@ def _parse_table(plain: bytes, *, record_count: int, table_offset: int) -> tuple
     records = tuple(_parse_row(row, sessions) for row in _TABLE_ROW.iter_unpack(rows))
     _check_records(records, table_offset)
     return records
+
+
+def _check_writer(session_id: bytes, commitment: bytes, records: tuple[ContainerRecord, ...]) -> None:
+    if session_id == NO_WRITER:
+        if commitment != NO_COMMITMENT:
+            raise FormatError("the container's header names a key but no session")
+    elif any(record.session_id != session_id for record in records):
+        raise FormatError("the container's header and its record table name different sessions")
 
 
 def _parse_row(row: tuple[int, int, int, int, int, bytes, bytes], sessions: list[bytes]) -> ContainerRecord:

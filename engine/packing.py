@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from engine.backup import WriteContext
 from engine.blocks import NewBlock
 from engine.codec import SALT_SIZE
 from engine.compression import Compressor
 from engine.crypto import SessionKeys
+from engine.enveloping import ensure_envelope
 from engine.errors import EngineError
 from engine.hashing import sha256_hex
 from engine.index import MapEntry, PendingObject, entry_for
@@ -14,15 +17,39 @@ from engine.pack import ContainerWriter
 from engine.sealing import RecordType, map_sealer
 from engine.store.base import ObjectKind
 from engine.upload import Uploader
+from engine.window import ResumedBlocks
 
 # Blocks of this session that are found again by id, wherever they lie; about 430 bytes of memory each.
 _STORED_IDS_MAX = 1 << 16
 
 
-class PackWriter:
-    """Fills packs and hands them to the uploader; knows where this session's blocks lie."""
+class KnownIds:
+    """Ids of blocks that need not be sealed: stored by this session, or found in packs of earlier attempts."""
 
-    def __init__(self, *, context: WriteContext, keys: SessionKeys, uploader: Uploader, compressor: Compressor) -> None:
+    def __init__(self, stored_ids: Container[bytes], resumed: ResumedBlocks | None) -> None:
+        self._stored_ids = stored_ids
+        self._resumed = resumed
+
+    def __contains__(self, content_id: object) -> bool:
+        return content_id in self._stored_ids or (self._resumed is not None and content_id in self._resumed)
+
+
+class PackWriter:
+    """Fills packs and hands them to the uploader; knows where this session's blocks lie.
+
+    The session's key envelope is stored before its first pack. With `resumed`, blocks that an earlier attempt stored
+    are referred to instead of stored again; workers that seal ask `known_ids` first.
+    """
+
+    def __init__(
+        self,
+        *,
+        context: WriteContext,
+        keys: SessionKeys,
+        uploader: Uploader,
+        compressor: Compressor,
+        resumed: ResumedBlocks | None = None,
+    ) -> None:
         self._context = context
         self._keys = keys
         self._uploader = uploader
@@ -33,12 +60,15 @@ class PackWriter:
             domain=context.domain,
             map_key=context.domain_keys.map_key,
         )
+        self._resumed = resumed
         self.stored_ids: dict[bytes, MapEntry] = {}
+        self.known_ids = KnownIds(self.stored_ids, resumed)
+        self.resumed_count = 0
         self._start_pack()
 
     def add(self, block: NewBlock) -> tuple[MapEntry, bool]:
         """The block's map entry, and whether it had to be stored."""
-        known = self.stored_ids.get(block.content_id)
+        known = self.stored_ids.get(block.content_id) or self._take_resumed(block.content_id)
         if known is not None:
             return known._replace(slot=block.slot), False
         if block.record is None:
@@ -53,8 +83,9 @@ class PackWriter:
             session_id=self._keys.session_id,
             offset=offset,
         )
-        if len(self.stored_ids) < _STORED_IDS_MAX:
-            self.stored_ids[block.content_id] = entry
+        self._remember(entry)
+        if self._resumed is not None:
+            self._resumed.note_miss()
         return entry, True
 
     def close_pack(self) -> None:
@@ -64,8 +95,22 @@ class PackWriter:
         data = self._container.finish(salt=salt, compressor=self._compressor)
         sha256 = sha256_hex(data)
         self._pack.sha256 = bytes.fromhex(sha256)
+        ensure_envelope(context=self._context, keys=self._keys, uploader=self._uploader)
         self._uploader.submit(ObjectKind.PACK, data, sha256=sha256)
         self._start_pack()
+
+    def _take_resumed(self, content_id: bytes) -> MapEntry | None:
+        entry = self._resumed.take(content_id) if self._resumed is not None else None
+        if entry is not None:
+            self.resumed_count += 1
+            self._remember(entry)
+        return entry
+
+    def _remember(self, entry: MapEntry) -> None:
+        if len(self.stored_ids) < _STORED_IDS_MAX:
+            self.stored_ids[entry.content_id] = entry
+            if self._resumed is not None:
+                self._resumed.forget(entry.content_id)
 
     def _start_pack(self) -> None:
         self._pack = PendingObject()

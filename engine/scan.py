@@ -67,7 +67,7 @@ def intersect(left: Iterable[Run], right: Iterable[Run]) -> Iterator[Run]:
 
 
 class RunsByLeaf:
-    """Hands out runs leaf by leaf; leaves must be asked for in ascending order."""
+    """Hands out runs leaf by leaf; leaves must be asked for in ascending order, some may be left out."""
 
     def __init__(self, runs: Iterable[Run], *, fan_out: int) -> None:
         self._runs = iter(runs)
@@ -81,9 +81,33 @@ class RunsByLeaf:
         found: list[Run] = []
         while self._rest is not None and self._rest[0] < limit:
             first, end = self._rest
-            found.append((first - base, min(end, limit) - base))
+            if end > base:
+                found.append((max(first, base) - base, min(end, limit) - base))
             self._rest = (limit, end) if end > limit else next(self._runs, None)
         return found
+
+
+def single_runs(slots: Iterable[int]) -> Iterator[Run]:
+    """Runs of one block each; ascending when the slots are."""
+    return ((slot, slot + 1) for slot in slots)
+
+
+def grouped(runs: Iterable[Run], *, blocks_max: int) -> Iterator[list[Run]]:
+    """The same blocks in lists of runs, each list of at most so many blocks; a longer run is cut."""
+    group: list[Run] = []
+    room = blocks_max
+    for start, end in runs:
+        first = start
+        while first < end:
+            cut = min(end, first + room)
+            group.append((first, cut))
+            room -= cut - first
+            first = cut
+            if not room:
+                yield group
+                group, room = [], blocks_max
+    if group:
+        yield group
 
 
 def _merge(left: Iterable[Run], right: Iterable[Run]) -> Iterator[Run]:

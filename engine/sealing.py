@@ -29,6 +29,8 @@ class RecordType(IntEnum):
     PAGE = 2
     TABLE = 3
     MANIFEST = 4
+    RELOCATION = 5
+    TREE = 6
 
 
 @dataclass(frozen=True, slots=True)

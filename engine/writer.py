@@ -1,20 +1,13 @@
 """Writing one disk image as a backup: full, or incremental against an earlier manifest.
 
-Order of stores: packs, index segments (each after the packs it names), key envelope, manifest last. Nothing
-that is stored refers to something that is not stored yet, so a session that ends anywhere leaves the earlier
-backups as they were and the new one either absent or complete.
-
-One thread (the caller's) reads the source and keeps all state, two compress and seal, two send. Results are
-taken in the order of the image, so the same input and the same random bytes give the same objects.
+Order of stores: key envelope, packs, index segments (each after the packs it names), manifest last. Nothing that is
+stored refers to something that is not stored yet, so a session that ends anywhere leaves the earlier backups as they
+were and the new one either absent or complete. What a cut session stored can be taken over by the next one.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Sequence
 
 from engine.assembly import ManifestAssembler
 from engine.backup import (
@@ -27,29 +20,36 @@ from engine.backup import (
     WriteResult,
     WriteStats,
 )
-from engine.blockmap import Census, MapWriter, SegmentWriter
-from engine.blocks import BatchResult, BlockBatch, BlockWorker
+from engine.blockmap import SegmentWriter
+from engine.blocks import BlockWorker
 from engine.codec import SALT_SIZE
 from engine.compression import Compressor
 from engine.crypto import generate_session_keys
-from engine.errors import BaseMismatchError, FormatError, SourceError
+from engine.distrust import BaseDamagedError, BaseMap, is_damage
+from engine.errors import BaseMismatchError, EngineError, FormatError
 from engine.hashing import sha256_hex
-from engine.index import MapEntry, ceil_div, check_geometry
-from engine.manifest import KNOWN_FEATURES, build_manifest, manifest_ref
+from engine.imagepass import ImagePass
+from engine.index import MapEntry, check_geometry
+from engine.manifest import KNOWN_FEATURES, ManifestBody, ManifestInfo, build_manifest, manifest_ref
 from engine.pack import DEFAULT_CONTAINER_SIZE
 from engine.packing import PackWriter
+from engine.patience import PatientObjects, PatientSource
 from engine.repository import MapReader, open_manifest
-from engine.scan import Extent, Run, RunsByLeaf, block_runs, intersect, union
+from engine.resume import PackTables, ResumableSession
+from engine.scan import Extent
 from engine.sealing import block_sealer
-from engine.store.base import ObjectSink
+from engine.store.base import ObjectRef, ObjectSink, ObjectSource
+from engine.throttle import Throttle
 from engine.upload import Uploader
-from engine.waiting import Cancel, check_cancel, never_cancel, result_of
+from engine.waiting import Background, Cancel, never_cancel
+from engine.window import ResumedBlocks
 
 __all__ = [
     "DEFAULT_BLOCK_SIZE",
     "BackupBase",
     "BlockSource",
     "Extent",
+    "ResumableSession",
     "WriteContext",
     "WriteProgress",
     "WriteResult",
@@ -57,9 +57,8 @@ __all__ = [
     "write_disk_backup",
 ]
 
-_BATCH_BYTES = 1024 * 1024
-_WORKERS = 2
-_BATCHES_IN_FLIGHT = 4
+_SEALING_THREADS = 2
+_TABLE_THREADS = 4
 
 
 def write_disk_backup(
@@ -70,83 +69,134 @@ def write_disk_backup(
     context: WriteContext,
     progress: ProgressReport | None = None,
     cancel: Cancel = never_cancel,
+    resume: Sequence[ResumableSession] = (),
+    resume_source: ObjectSource | None = None,
 ) -> WriteResult:
     """Write one backup and return what was stored; the manifest is the last object.
 
-    An error of the source passes through unchanged; trouble of the store is a StoreError; BaseMismatchError
-    means that the base cannot be used and a full backup (base=None) is needed.
+    `resume` names what earlier attempts stored, oldest first; it is read through `resume_source`.
+    An error of the source passes through unchanged; trouble of the store is a StoreError. BaseMismatchError means that
+    the base cannot be used and a full backup (base=None) is needed; nothing was stored then, and the source not read.
     """
     check_geometry(size_bytes=source.size_bytes, block_size=context.block_size, fan_out=context.fan_out)
     if set(context.required_features) - KNOWN_FEATURES:
         raise FormatError("a required feature is unknown to this writer")
     if context.created_at.tzinfo is None:
         raise FormatError("created_at must carry a time zone")
-    base_map = _open_base(base, context) if base is not None else None
-    with Uploader(sink=sink, tenant=context.tenant, domain=context.domain, cancel=cancel) as uploader:
-        session = _WriteSession(
-            source=source, base=base_map, context=context, uploader=uploader, progress=progress, cancel=cancel
+    with (
+        Background(name="read", cancel=cancel) as reading,
+        Background(name="table", cancel=cancel, threads=_TABLE_THREADS) as tables,
+        Background(name="seal", cancel=cancel, threads=_SEALING_THREADS) as sealing,
+        _uploader(sink, context, cancel) as uploader,
+    ):
+        patient_base = _Base(base, context, tables) if base is not None else None
+        run = _DiskSession(
+            source=PatientSource(source, reading),
+            base=patient_base,
+            context=context,
+            uploader=uploader,
+            sealing=sealing,
+            resumed=_resumed(resume, resume_source, source.size_bytes, context, tables),
+            progress=progress,
+            cancel=cancel,
         )
-        with session.workers:
-            session.write_blocks()
-        source.check_unchanged()
-        previous = base.manifest_ref.sha256 if base is not None else context.previous_sha256
-        return session.commit(bytes.fromhex(previous) if previous is not None else None)
+        return run.write()
 
 
-def _open_base(base: BackupBase, context: WriteContext) -> MapReader:
-    info = open_manifest(
-        manifest_ref=base.manifest_ref,
-        object_source=base.object_source,
-        trusted_writers={context.writer_key.public, *base.trusted_writers},
-        map_key=context.domain_keys.map_key,
+def _uploader(sink: ObjectSink, context: WriteContext, cancel: Cancel) -> Uploader:
+    throttle = None
+    if context.bandwidth_bytes_per_second is not None:
+        throttle = Throttle(
+            bytes_per_second=context.bandwidth_bytes_per_second,
+            clock=context.clock,
+            sleep=context.sleep,
+            cancel=cancel,
+        )
+    return Uploader(sink=sink, tenant=context.tenant, domain=context.domain, cancel=cancel, throttle=throttle)
+
+
+def _resumed(
+    sessions: Sequence[ResumableSession],
+    object_source: ObjectSource | None,
+    size_bytes: int,
+    context: WriteContext,
+    background: Background,
+) -> ResumedBlocks | None:
+    if not sessions:
+        return None
+    if object_source is None:
+        raise EngineError("a resume needs a source of objects", code="internal")
+    # Readers refuse a block whose length does not follow from its place.
+    lengths = {context.block_size, size_bytes % context.block_size}
+    tables = PackTables(
+        sessions=sessions,
+        object_source=object_source,
+        context=context,
+        background=background,
+        accepts=lambda length: length > 0 and length in lengths,
     )
-    body = info.body
-    if (body.tenant, body.domain, body.source_id) != (context.tenant, context.domain, context.source_id):
-        raise BaseMismatchError("the base belongs to another source")
-    if (body.block_size, body.fan_out) != (context.block_size, context.fan_out):
-        raise BaseMismatchError("the base has another block size or fan-out")
-    if body.sequence >= context.sequence:
-        raise BaseMismatchError("the base is not older than the new backup")
-    return MapReader(manifest=info, object_source=base.object_source, map_key=context.domain_keys.map_key)
+    return ResumedBlocks(tables)
 
 
-@dataclass(slots=True)
-class _LeafDraft:
-    """A leaf whose batches are on their way."""
+class _Base:
+    """The verified manifest of the base, and maps over it."""
 
-    index: int
-    base_entries: dict[int, MapEntry]
-    entries: dict[int, MapEntry]
+    def __init__(self, base: BackupBase, context: WriteContext, background: Background) -> None:
+        self._context = context
+        self._object_source = PatientObjects(base.object_source, background)
+        self.sha256 = base.manifest_ref.sha256
+        self.info = self._open(base)
+
+    def map(self, *, tolerant: bool) -> BaseMap:
+        reader = MapReader(
+            manifest=self.info,
+            object_source=self._object_source,
+            map_key=self._context.domain_keys.map_key,
+        )
+        return BaseMap(
+            reader,
+            distrusted_packs=self._context.distrusted_packs,
+            distrusted_segments=self._context.distrusted_segments,
+            tolerant=tolerant,
+        )
+
+    def _open(self, base: BackupBase) -> ManifestInfo:
+        try:
+            info = open_manifest(
+                manifest_ref=base.manifest_ref,
+                object_source=self._object_source,
+                trusted_writers={self._context.writer_key.public, *base.trusted_writers},
+                map_key=self._context.domain_keys.map_key,
+            )
+        except EngineError as error:
+            if not is_damage(error):
+                raise
+            raise BaseMismatchError(f"the base cannot be read: {error.message}", code="base_unreadable") from error
+        self._check(info.body)
+        return info
+
+    def _check(self, body: ManifestBody) -> None:
+        context = self._context
+        if (body.tenant, body.domain, body.source_id) != (context.tenant, context.domain, context.source_id):
+            raise BaseMismatchError("the base belongs to another source")
+        if (body.block_size, body.fan_out) != (context.block_size, context.fan_out):
+            raise BaseMismatchError("the base has another block size or fan-out")
+        if body.sequence >= context.sequence:
+            raise BaseMismatchError("the base is not older than the new backup")
 
 
-@dataclass(frozen=True, slots=True)
-class _BatchInFlight:
-    leaf: _LeafDraft
-    future: Future[BatchResult]
+class _DiskSession:
+    """One data key, one line of packs; usually one pass over the image, two when the base turns out to be damaged."""
 
-
-@dataclass(frozen=True, slots=True)
-class _LeafEnd:
-    leaf: _LeafDraft
-
-
-@dataclass(frozen=True, slots=True)
-class _LeafCarried:
-    index: int
-    entries: dict[int, MapEntry]
-
-
-_Step: TypeAlias = _BatchInFlight | _LeafEnd | _LeafCarried
-
-
-class _WriteSession:
     def __init__(
         self,
         *,
-        source: BlockSource,
-        base: MapReader | None,
+        source: PatientSource,
+        base: _Base | None,
         context: WriteContext,
         uploader: Uploader,
+        sealing: Background,
+        resumed: ResumedBlocks | None,
         progress: ProgressReport | None,
         cancel: Cancel,
     ) -> None:
@@ -154,45 +204,89 @@ class _WriteSession:
         self._base = base
         self._context = context
         self._uploader = uploader
+        self._sealing = sealing
+        self._resumed = resumed
         self._progress = progress
         self._cancel = cancel
-        self._stats = WriteStats()
-        self._size = source.size_bytes
-        self._block_count = ceil_div(self._size, context.block_size)
         self._keys = generate_session_keys(context.random_bytes)
         self._compressor = Compressor(context.compression_level)
-        self._packs = PackWriter(context=context, keys=self._keys, uploader=uploader, compressor=self._compressor)
-        self._worker = self._make_worker()
-        self._census = Census(base, recount=base is None or base.body.size_bytes != self._size)
-        self._map = self._make_map()
-        self._steps: deque[_Step] = deque()
-        self._batches_in_flight = 0
-        self.workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="seal")
+        self._packs = PackWriter(
+            context=context, keys=self._keys, uploader=uploader, compressor=self._compressor, resumed=resumed
+        )
+        sealer = block_sealer(
+            tenant=context.tenant,
+            domain=context.domain,
+            id_key=context.domain_keys.id_key,
+            data_key=self._keys.data_key,
+        )
+        self._worker = BlockWorker(
+            sealer=sealer,
+            compressor=self._compressor,
+            block_size=context.block_size,
+            stored_ids=self._packs.known_ids,
+        )
 
-    def write_blocks(self) -> None:
-        """Everything up to the last index segment; afterwards all packs and segments are stored."""
-        touched, to_read = self._plan()
-        for leaf in range(self._map.leaf_count):
-            check_cancel(self._cancel)
-            self._start_leaf(leaf, touched.take(leaf), to_read.take(leaf))
-            self._finish_steps(_BATCHES_IN_FLIGHT)
-        self._finish_steps(0)
-        self._packs.close_pack()
-        self._root = self._map.finish()
+    def write(self) -> WriteResult:
+        try:
+            image = self._pass(tolerant=False)
+            root = image.run()
+        except BaseDamagedError:
+            image = self._pass(tolerant=True)
+            root = image.run()
         self._uploader.drain()
+        self._source.check_unchanged()
+        return self._commit(image, root)
 
-    def commit(self, previous_sha256: bytes | None) -> WriteResult:
+    def _pass(self, *, tolerant: bool) -> ImagePass:
+        return ImagePass(
+            context=self._context,
+            source=self._source,
+            base=self._base.map(tolerant=tolerant) if self._base is not None else None,
+            packs=self._packs,
+            segments=self._segments(),
+            worker=self._worker,
+            sealing=self._sealing,
+            report=self._report,
+            cancel=self._cancel,
+        )
+
+    def _segments(self) -> SegmentWriter:
+        return SegmentWriter(
+            tenant=self._context.tenant,
+            domain=self._context.domain,
+            map_key=self._context.domain_keys.map_key,
+            session_id=self._keys.session_id,
+            target_size=DEFAULT_CONTAINER_SIZE,
+            random_bytes=self._context.random_bytes,
+            compressor=self._compressor,
+            uploader=self._uploader,
+        )
+
+    def _commit(self, image: ImagePass, root: MapEntry | None) -> WriteResult:
         assembler = ManifestAssembler(
             context=self._context,
             keys=self._keys,
-            base=self._base.body if self._base is not None else None,
-            census=self._census,
+            base=self._base.info.body if self._base is not None else None,
+            census=image.census,
             uploader=self._uploader,
+            resumed_packs=self._resumed.packs if self._resumed is not None else None,
+            resumed_sessions=self._resumed.sessions if self._resumed is not None else None,
         )
-        body = assembler.body(previous_sha256=previous_sha256, size_bytes=self._size, stats=self._stats)
+        previous = self._base.sha256 if self._base is not None else self._context.previous_sha256
+        body = assembler.body(
+            previous_sha256=bytes.fromhex(previous) if previous is not None else None,
+            size_bytes=self._source.size_bytes,
+            stats=image.stats,
+        )
+        manifest = self._store_manifest(body, root)
+        image.stats.stored_bytes = self._uploader.stored_bytes
+        self._report(image.stats)
+        return self._result(body, manifest, image.stats)
+
+    def _store_manifest(self, body: ManifestBody, root: MapEntry | None) -> ObjectRef:
         data = build_manifest(
             body,
-            root=self._root,
+            root=root,
             source_facts=dict(self._context.source_facts),
             map_key=self._context.domain_keys.map_key,
             writer_key=self._context.writer_key,
@@ -201,170 +295,18 @@ class _WriteSession:
         )
         sha256 = sha256_hex(data)
         key = manifest_ref(body, sha256=sha256, size_bytes=len(data), version_id=None).key
-        new_objects = tuple(self._uploader.stored.values())
-        new_keys = {ref.key for ref in new_objects}
-        reused = tuple(ref for ref in body.needed_refs() if ref.key not in new_keys)
-        stored = self._uploader.put_now(key, data, sha256=sha256)
-        self._stats.stored_bytes = self._uploader.stored_bytes
-        self._report()
-        return WriteResult(stored, new_objects, reused, self._keys.session_id, self._stats)
+        return self._uploader.put_now(key, data, sha256=sha256)
 
-    def _plan(self) -> tuple[RunsByLeaf, RunsByLeaf]:
-        """The runs whose blocks may differ from the base, and those of them that must be read."""
-        fan_out = self._context.fan_out
-        return (
-            RunsByLeaf(self._touched_runs(), fan_out=fan_out),
-            RunsByLeaf(intersect(self._touched_runs(), self._runs(self._source.extents())), fan_out=fan_out),
-        )
+    def _result(self, body: ManifestBody, manifest: ObjectRef, stats: WriteStats) -> WriteResult:
+        """A pack of a pass that was given up may be stored and yet not needed; then it is in no list."""
+        needed = {ref.key: ref for ref in body.needed_refs()}
+        stored = {ref.key for ref in self._uploader.stored.values()}
+        earlier = {ref.key for ref in self._base.info.body.needed_refs()} if self._base is not None else set()
+        new = tuple(ref for ref in self._uploader.stored.values() if ref.key in needed)
+        reused = tuple(ref for key, ref in needed.items() if key in earlier and key not in stored)
+        resumed = tuple(ref for key, ref in needed.items() if key not in earlier and key not in stored)
+        return WriteResult(manifest, new, reused, self._keys.session_id, stats, resumed, tuple(body.sessions))
 
-    def _touched_runs(self) -> Iterable[Run]:
-        everything = [(0, self._block_count)]
-        if self._base is None:
-            return everything
-        changed = self._source.changed_extents()
-        if changed is None:
-            return everything
-        return union(self._runs(changed), self._resized_runs(self._base.body.size_bytes))
-
-    def _resized_runs(self, base_size_bytes: int) -> list[Run]:
-        """Where the image was cut or has grown: its last common block differs in length, the rest is new.
-
-        The last block is always among them, so that the leaf with the end of a cut image is written anew.
-        """
-        if base_size_bytes == self._size or not self._block_count:
-            return []
-        first = min(base_size_bytes // self._context.block_size, self._block_count - 1)
-        return [(first, self._block_count)]
-
-    def _runs(self, extents: Iterable[Extent]) -> Iterable[Run]:
-        return block_runs(extents, block_size=self._context.block_size, size_bytes=self._size)
-
-    def _start_leaf(self, index: int, touched: list[Run], to_read: list[Run]) -> None:
-        self._stats.scanned_bytes += self._leaf_bytes(index)
-        if not touched:
-            # Read the base's leaf only when its entries have to be counted again.
-            entries = self._base_leaf(index) if self._census.recount else {}
-            self._steps.append(_LeafCarried(index, entries))
-            return
-        base_entries = self._base_leaf(index)
-        slot_count = self._block_count - index * self._context.fan_out
-        entries = {slot: entry for slot, entry in base_entries.items() if slot < slot_count}
-        for first, end in touched:
-            for slot in range(first, end):
-                entries.pop(slot, None)
-        leaf = _LeafDraft(index, base_entries, entries)
-        for run in to_read:
-            self._read_run(leaf, run)
-        self._steps.append(_LeafEnd(leaf))
-
-    def _read_run(self, leaf: _LeafDraft, run: Run) -> None:
-        blocks_per_batch = max(1, _BATCH_BYTES // self._context.block_size)
-        for first in range(run[0], run[1], blocks_per_batch):
-            check_cancel(self._cancel)
-            self._finish_steps(_BATCHES_IN_FLIGHT - 1)
-            batch = self._read_batch(leaf, first, min(first + blocks_per_batch, run[1]))
-            self._steps.append(_BatchInFlight(leaf, self.workers.submit(self._worker.process, batch)))
-            self._batches_in_flight += 1
-
-    def _read_batch(self, leaf: _LeafDraft, first: int, end: int) -> BlockBatch:
-        block_size = self._context.block_size
-        leaf_offset = leaf.index * self._context.fan_out * block_size
-        offset = leaf_offset + first * block_size
-        length = min(leaf_offset + end * block_size, self._size) - offset
-        data = self._source.read(offset, length)
-        if len(data) != length:
-            raise SourceError("the source returned another length than asked for", code="short_read")
-        self._stats.read_bytes += length
-        base_ids = [self._base_id(leaf, slot) for slot in range(first, end)]
-        return BlockBatch(first, data, base_ids, self._context.random_bytes(SALT_SIZE * (end - first)))
-
-    def _base_id(self, leaf: _LeafDraft, slot: int) -> bytes | None:
-        entry = leaf.base_entries.get(slot)
-        return entry.content_id if entry is not None else None
-
-    def _finish_steps(self, batches_left: int) -> None:
-        """Take results in order until at most so many batches are in flight (0: until all is done)."""
-        while self._steps and (self._batches_in_flight > batches_left or self._is_instant(self._steps[0])):
-            step = self._steps.popleft()
-            if isinstance(step, _BatchInFlight):
-                self._batches_in_flight -= 1
-                self._take_result(step.leaf, result_of(step.future, self._cancel))
-            elif isinstance(step, _LeafEnd):
-                self._end_leaf(step.leaf)
-            else:
-                self._census.leaf([], step.entries.values())
-                self._map.carry_leaf(step.index)
-
-    def _is_instant(self, step: _Step) -> bool:
-        return not isinstance(step, _BatchInFlight)
-
-    def _take_result(self, leaf: _LeafDraft, result: BatchResult) -> None:
-        self._stats.zero_blocks += len(result.zero_slots)
-        self._stats.reused_blocks += len(result.same_slots)
-        for slot in result.same_slots:
-            leaf.entries[slot] = leaf.base_entries[slot]
-        for block in result.new_blocks:
-            entry, was_stored = self._packs.add(block)
-            leaf.entries[block.slot] = entry
-            self._stats.changed_bytes += entry.plain_length
-            self._stats.new_blocks += was_stored
-            self._stats.reused_blocks += not was_stored
-        self._report()
-
-    def _end_leaf(self, leaf: _LeafDraft) -> None:
-        if leaf.entries == leaf.base_entries:
-            self._census.leaf([], leaf.entries.values() if self._census.recount else [])
-            self._map.carry_leaf(leaf.index)
-            return
-        self._census.leaf(leaf.base_entries.values(), leaf.entries.values())
-        self._map.put_leaf(leaf.index, leaf.entries)
-        if self._map.is_crowded:
-            self._packs.close_pack()
-            self._map.settle_ready()
-
-    def _base_leaf(self, index: int) -> dict[int, MapEntry]:
-        return self._base.leaf(index) if self._base is not None else {}
-
-    def _leaf_bytes(self, index: int) -> int:
-        leaf_size = self._context.fan_out * self._context.block_size
-        return min(leaf_size, self._size - index * leaf_size)
-
-    def _report(self) -> None:
-        if self._progress is None:
-            return
-        stats = self._stats
-        self._progress(WriteProgress(stats.scanned_bytes, stats.read_bytes, self._uploader.stored_bytes))
-
-    def _make_worker(self) -> BlockWorker:
-        sealer = block_sealer(
-            tenant=self._context.tenant,
-            domain=self._context.domain,
-            id_key=self._context.domain_keys.id_key,
-            data_key=self._keys.data_key,
-        )
-        return BlockWorker(
-            sealer=sealer,
-            compressor=self._compressor,
-            block_size=self._context.block_size,
-            stored_ids=self._packs.stored_ids,
-        )
-
-    def _make_map(self) -> MapWriter:
-        context = self._context
-        segments = SegmentWriter(
-            tenant=context.tenant,
-            domain=context.domain,
-            map_key=context.domain_keys.map_key,
-            session_id=self._keys.session_id,
-            target_size=DEFAULT_CONTAINER_SIZE,
-            random_bytes=context.random_bytes,
-            compressor=self._compressor,
-            uploader=self._uploader,
-        )
-        return MapWriter(
-            base=self._base,
-            segments=segments,
-            census=self._census,
-            block_count=self._block_count,
-            fan_out=context.fan_out,
-        )
+    def _report(self, stats: WriteStats) -> None:
+        if self._progress is not None:
+            self._progress(WriteProgress(stats.scanned_bytes, stats.read_bytes, self._uploader.stored_bytes))

@@ -35,13 +35,16 @@ _TABLE: Mapping[str, Mapping[Role, frozenset[Action]]] = {
     "tenant": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
     "company": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
     "vault": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
+    # To create is to register the customer's own key; to edit is to show, to test and to replace one.
+    "tenantkey": {Role.DC_ADMIN: frozenset({Action.VIEW, Action.CREATE, Action.EDIT}), Role.VM_OWNER: _NONE},
+    "alarm": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
     "node": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
     "storage": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
     "server": {Role.DC_ADMIN: _VIEW | {Action.RESTORE}, Role.VM_OWNER: _VIEW},
     "disk": {Role.DC_ADMIN: _VIEW | {Action.RESTORE}, Role.VM_OWNER: _VIEW},
     "definition": {Role.DC_ADMIN: _WRITE | {Action.RUN}, Role.VM_OWNER: _VIEW},
     "backup": {
-        Role.DC_ADMIN: frozenset({Action.VIEW, Action.EDIT, Action.DELETE, Action.RESTORE}),
+        Role.DC_ADMIN: frozenset({Action.VIEW, Action.EDIT, Action.DELETE, Action.RESTORE, Action.RUN}),
         Role.VM_OWNER: _VIEW,
     },
     "job": {Role.DC_ADMIN: frozenset({Action.VIEW, Action.CANCEL}), Role.VM_OWNER: _VIEW},

@@ -13,9 +13,10 @@ from agents.services import grant_server_ownership
 from backups.models import Backup, Job, JobEvent
 from backups.states import BackupStatus, JobKind, JobState
 from definitions.models import Definition
+from engine.crypto import generate_tenant_key
 from tenants.models import Person, Tenant
 from tenants.services import create_tenant, grant_tenant_administration
-from vaults.models import Affinity, Domain, Endpoint, Region, StoredObject, Vault
+from vaults.models import Affinity, Domain, Endpoint, Region, StoredObject, TenantKey, Vault
 
 GIB = 1024**3
 _count = itertools.count(1)
@@ -42,6 +43,12 @@ def make_vault(tenant: Tenant, *, status: str = Vault.Status.READY) -> Vault:
         tenant=tenant, endpoint=endpoint, defaults={"name": name, "bucket": name, "status": status}
     )
     return found
+
+
+def make_tenant_key(tenant: Tenant, **changes: Any) -> TenantKey:
+    """A managed key in use, with a public half only: what it is sealed with nobody can open."""
+    values = {"public_key": generate_tenant_key().public, "wrapped_private_key": b"x", **changes}
+    return TenantKey.objects.create(tenant=tenant, **values)
 
 
 def make_node(*tenants: Tenant, name: str = "") -> Node:

@@ -15,6 +15,8 @@ atexit.register(shutil.rmtree, _data, ignore_errors=True)
 os.makedirs(os.path.join(_data, "db"))
 os.makedirs(os.path.join(_data, "static"))
 os.environ["BACKUPSITE_DATA"] = _data
+# No signer runs here: nothing may be asked of one that happens to run on this machine.
+os.environ["BACKUPSITE_GATE_URL"] = "http://127.0.0.1:1"
 if _kept:
     os.environ["BACKUPSITE_DATABASE_URL"] = _kept
 

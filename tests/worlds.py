@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.utils import timezone
 from rest_framework.test import APIClient
 
 from agents.models import Node, Server, Storage
@@ -20,8 +21,9 @@ from tests.factories import (
     make_person,
     make_server,
     make_tenant,
+    make_tenant_key,
 )
-from vaults.models import Vault
+from vaults.models import Alarm, TenantKey, Vault
 
 
 @dataclass
@@ -35,6 +37,8 @@ class Estate:
     job: Job
     restore: Job
     other_server: Server
+    key: TenantKey
+    alarm: Alarm
     storage: Storage = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +64,8 @@ class Estate:
             "backups": self.backup,
             "jobs": self.job,
             "restores": self.restore,
+            "keys": self.key,
+            "alarms": self.alarm,
         }
         return named[resource]
 
@@ -91,6 +97,10 @@ def make_estate(name: str) -> Estate:
         job=make_job(server, definition=definition, backup=backup),
         restore=make_job(server, kind=JobKind.RESTORE, state="ok", backup=backup),
         other_server=make_server(tenant, name=f"server-{name}-2"),
+        key=make_tenant_key(tenant, shown_at=timezone.now(), tested_at=timezone.now()),
+        alarm=Alarm.objects.create(
+            vault=Vault.objects.get(tenant=tenant), code="damaged_objects", message=f"of {name}", seen_at=timezone.now()
+        ),
     )
 
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Installs what is missing of tools/apt-packages.txt; says which tests cannot run when it may not or cannot. Never fails.
+# Installs what is missing of a list; says what cannot run when it may not or cannot. Never fails.
+#   tools/apt-packages.sh [tools/apt-packages.txt]
 set -euo pipefail
 cd "$(dirname "$0")/.."
+list=${1:-tools/apt-packages.txt}
 
 present() {
     local pattern path
@@ -13,7 +15,7 @@ present() {
 }
 
 missing() {
-    grep -v '^#' tools/apt-packages.txt | while IFS='|' read -r package shown what; do
+    grep -v '^#' "$list" | while IFS='|' read -r package shown what; do
         present "$shown" || echo "$(echo "$package" | xargs)|$what"
     done
 }

@@ -87,8 +87,15 @@ def keep_locked(vault: Vault, rows: Iterable[StoredObject], *, rule: LockRule, n
 
 
 def _extend(vault: Vault, row: StoredObject, until: datetime) -> StoredObject:
-    extend_lock(vault, key=row.key, version_id=row.version_id, until=until)
+    refusal: StorageRefusedError | None = None
+    try:
+        extend_lock(vault, key=row.key, version_id=row.version_id, until=until)
+    except StorageRefusedError as error:
+        # A store refuses a shorter date: then the lock is longer than the ledger knew. Some refuse a fresh object, too.
+        refusal = error
     seen = see_object(vault, key=row.key, version_id=row.version_id)
+    if refusal is not None and (seen.retain_until is None or seen.retain_until < until.replace(microsecond=0)):
+        raise refusal
     if seen.lock_mode != "COMPLIANCE" or seen.retain_until is None or seen.retain_until < until.replace(microsecond=0):
         raise UnverifiedObjectError(f"The vault did not lengthen the lock of {row.key}.")
     row.retain_until = seen.retain_until

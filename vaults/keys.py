@@ -14,6 +14,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from common.errors import ConfigurationError
 
+# What a wrapped key is; with the owner (tenant or domain) part of what is authenticated.
+TENANT_KEY_PURPOSE = "tenant private key"
+CATALOGUE_KEY_PURPOSE = "catalogue private key"
+ID_KEY_PURPOSE = "domain id key"
+MAP_KEY_PURPOSE = "domain map key"
+
 _VERSION = b"\x01"
 _NONCE_BYTES = 12
 

@@ -1,29 +1,28 @@
 """Making a vault real: bucket with Object Lock, default retention, the tenant's key. Runs in the control worker.
 
-Every step can run twice; a vault that the store does not let lock is refused with the failing call named.
+Every step can run twice; a vault whose store does not keep what is promised is refused with the failing call named.
 """
 
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from typing import Any
 
-from botocore.exceptions import ClientError
 from django.conf import settings
-from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from common.errors import BackupsiteError, UnavailableError
-from engine.crypto import generate_tenant_key
-from vaults.keys import wrap_key
-from vaults.models import Domain, TenantKey, Vault
-from vaults.storage import Credential, client_for, error_code, translated
+from vaults.custody import ensure_keys
+from vaults.drift import note_settings
+from vaults.keys import ID_KEY_PURPOSE, MAP_KEY_PURPOSE, wrap_key
+from vaults.keys import TENANT_KEY_PURPOSE as TENANT_KEY_PURPOSE  # for those who still ask here
+from vaults.models import Domain, Vault
+from vaults.probe import ProbeFailedError, probe_vault
+from vaults.probe_runs import Probe, due_vault, probe_again, run_probe
+from vaults.storage import Credential, StorageRefusedError, probing_client_for, translated
 
 logger = logging.getLogger(__name__)
-
-TENANT_KEY_PURPOSE = "tenant private key"
-ID_KEY_PURPOSE = "domain id key"
-MAP_KEY_PURPOSE = "domain map key"
 
 
 class VaultRefusedError(BackupsiteError):
@@ -38,25 +37,41 @@ def prepare_pending_vaults() -> None:
         prepare_vault(vault_id=str(vault_id))
 
 
-def prepare_vault(*, vault_id: str) -> None:
-    """Make the bucket and the tenant's key, check the locks, and set the vault `ready` or `refused`."""
+def prepare_vault(*, vault_id: str, probe: Probe = probe_vault) -> None:
+    """Make the bucket and the tenant's key, probe the store, and set the vault `ready` or `refused`.
+
+    A vault that was ready before is left to its nightly probe: a bucket that is gone must not be made again, empty.
+    """
     vault = Vault.objects.select_related("endpoint", "tenant").get(pk=vault_id)
-    if vault.status == Vault.Status.READY:
+    if vault.status == Vault.Status.READY or vault.settings_seen:
         return
     try:
         _make_bucket(vault)
         _ensure_tenant_key(vault)
         _check_lock(vault)
+        run_probe(vault, now=timezone.now(), probe=probe)
+        note_settings(vault)
     except UnavailableError as error:
         logger.warning("vault not prepared yet", extra={"vault": vault.name, "reason": error.message})
         Vault.objects.filter(pk=vault.pk, status=Vault.Status.PENDING).update(
             refusal=error.message, checked_at=timezone.now()
         )
         return
-    except VaultRefusedError as error:
+    except (VaultRefusedError, ProbeFailedError) as error:
         _settle(vault, status=Vault.Status.REFUSED, refusal=error.message)
         return
     _settle(vault, status=Vault.Status.READY, refusal="")
+
+
+def probe_next_due(*, now: datetime) -> None:
+    """Probe one vault whose time has come: it takes seconds, and the worker has other work in between."""
+    vault = due_vault(now)
+    if vault is None:
+        return
+    if vault.settings_seen:
+        probe_again(vault_id=str(vault.pk), now=now)
+    else:
+        prepare_vault(vault_id=str(vault.pk))
 
 
 def _settle(vault: Vault, *, status: str, refusal: str) -> None:
@@ -65,7 +80,7 @@ def _settle(vault: Vault, *, status: str, refusal: str) -> None:
 
 
 def _make_bucket(vault: Vault) -> None:
-    client = client_for(vault.endpoint, Credential.PROVISIONER)
+    client = probing_client_for(vault.endpoint, Credential.PROVISIONER)
     try:
         with translated(vault, "CreateBucket"):
             client.create_bucket(Bucket=vault.bucket, ObjectLockEnabledForBucket=True)
@@ -83,12 +98,13 @@ def _default_lock(vault: Vault) -> dict[str, Any]:
 
 
 def _check_lock(vault: Vault) -> None:
-    client = client_for(vault.endpoint, Credential.PROVISIONER)
+    client = probing_client_for(vault.endpoint, Credential.PROVISIONER)
     try:
-        told = client.get_object_lock_configuration(Bucket=vault.bucket).get("ObjectLockConfiguration", {})
-    except ClientError as error:
+        with translated(vault, "GetObjectLockConfiguration"):
+            told = client.get_object_lock_configuration(Bucket=vault.bucket).get("ObjectLockConfiguration", {})
+    except StorageRefusedError as error:
         raise VaultRefusedError(
-            f"GetObjectLockConfiguration of {vault.bucket}: {error_code(error)}; the store cannot lock objects."
+            f"GetObjectLockConfiguration of {vault.bucket}: {error.extra['store_code']}; the store cannot lock objects."
         ) from error
     if told.get("ObjectLockEnabled") != "Enabled":
         raise VaultRefusedError(f"The store made {vault.bucket} without Object Lock; it cannot keep backups safe.")
@@ -99,17 +115,7 @@ def _check_lock(vault: Vault) -> None:
 
 
 def _ensure_tenant_key(vault: Vault) -> None:
-    if TenantKey.objects.filter(tenant=vault.tenant).exists():
-        return
-    pair = generate_tenant_key()
-    wrapped = wrap_key(
-        master_key=settings.CONFIG.master_key_bytes, key=pair.private, purpose=TENANT_KEY_PURPOSE, owner=vault.tenant_id
-    )
-    try:
-        with transaction.atomic():
-            TenantKey.objects.create(tenant=vault.tenant, public_key=pair.public, wrapped_private_key=wrapped)
-    except IntegrityError:
-        logger.info("tenant key was made by another worker", extra={"tenant": vault.tenant.name})
+    ensure_keys(vault.tenant)
 
 
 def new_domain(vault: Vault, *, random_bytes: Any) -> Domain:

@@ -1,7 +1,8 @@
 """The S3 clients of the control plane, one per credential. The only place of the services that imports boto3.
 
 Each process holds only the credentials of its role: the signer signs grants, the keeper looks at objects and lengthens
-locks, the provisioner makes buckets, the reaper deletes what no lock holds. None of them may bypass a lock.
+locks, the provisioner makes buckets, the reaper deletes what no lock holds, the copier writes what the service writes
+itself. None of them may bypass a lock.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from django.utils import timezone
 
 from common.errors import ConfigurationError, UnavailableError
 from vaults.models import Endpoint, Vault
+from vaults.presign import SigningKey
 
 GREATEST_SKEW = timedelta(minutes=5)
+_PATIENT = {"connect_timeout": 5, "read_timeout": 30, "retries": {"mode": "standard", "max_attempts": 4}}
+_IMPATIENT = {"connect_timeout": 3, "read_timeout": 5, "retries": {"mode": "standard", "total_max_attempts": 1}}
 
 
 class Credential(StrEnum):
@@ -32,6 +36,7 @@ class Credential(StrEnum):
     KEEPER = "keeper"
     PROVISIONER = "provisioner"
     REAPER = "reaper"
+    COPIER = "copier"
 
 
 class StorageRefusedError(UnavailableError):
@@ -79,17 +84,40 @@ class ListedVersion:
 
 def client_for(endpoint: Endpoint, credential: Credential) -> Any:
     """A thread-safe S3 client. Raises ConfigurationError when this process does not hold the credential."""
+    access_key, secret_key = _keys_of(credential)
+    return _client(endpoint.url, endpoint.signing_region, access_key, secret_key)
+
+
+def probing_client_for(endpoint: Endpoint, credential: Credential) -> Any:
+    """As `client_for`, for calls that are not tried again and must be answered within seconds."""
+    access_key, secret_key = _keys_of(credential)
+    return _client(endpoint.url, endpoint.signing_region, access_key, secret_key, impatient=True)
+
+
+def signing_key_for(endpoint: Endpoint, credential: Credential) -> SigningKey:
+    """Signs requests that others send. Raises ConfigurationError when this process does not hold the credential."""
+    access_key, secret_key = _keys_of(credential)
+    return SigningKey(access_key, secret_key, endpoint.signing_region)
+
+
+def holds(credential: Credential) -> bool:
+    """Whether this process holds the credential."""
+    return bool(getattr(settings.CONFIG, f"s3_{credential}_access_key"))
+
+
+def _keys_of(credential: Credential) -> tuple[str, str]:
     access_key = getattr(settings.CONFIG, f"s3_{credential}_access_key")
     secret_key = getattr(settings.CONFIG, f"s3_{credential}_secret_key").get_secret_value()
     if not access_key or not secret_key:
         raise ConfigurationError(
             f"This process ({settings.ROLE}) does not hold the {credential} credential of the store."
         )
-    return _client(endpoint.url, endpoint.signing_region, access_key, secret_key)
+    return access_key, secret_key
 
 
 @functools.lru_cache(maxsize=64)
-def _client(url: str, region: str, access_key: str, secret_key: str) -> Any:
+def _client(url: str, region: str, access_key: str, secret_key: str, *, impatient: bool = False) -> Any:
+    patience = _IMPATIENT if impatient else _PATIENT
     return boto3.client(
         "s3",
         endpoint_url=url,
@@ -102,10 +130,8 @@ def _client(url: str, region: str, access_key: str, secret_key: str) -> Any:
             s3={"addressing_style": "path"},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            retries={"mode": "standard", "max_attempts": 4},
-            connect_timeout=5,
-            read_timeout=30,
             max_pool_connections=16,
+            **patience,
         ),
     )
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from celery import shared_task
+from uuid import UUID
 
-from vaults import provisioner
+from celery import shared_task
+from django.utils import timezone
+
+from vaults import drift, probe_runs, provisioner, reaper, rotation
 
 
 @shared_task
@@ -15,3 +18,35 @@ def prepare_vault(*, vault_id: str, **_: object) -> None:
 @shared_task
 def prepare_pending_vaults(**_: object) -> None:
     provisioner.prepare_pending_vaults()
+
+
+@shared_task(expires=60)
+def probe_next_due(**_: object) -> None:
+    provisioner.probe_next_due(now=timezone.now())
+
+
+@shared_task
+def check_drift_everywhere(**_: object) -> None:
+    drift.check_drift_everywhere(now=timezone.now())
+
+
+@shared_task
+def check_rights(**_: object) -> None:
+    """Sent to the queue of the reaper: the control worker's own rights are part of each probe."""
+    probe_runs.check_rights_here(now=timezone.now())
+
+
+@shared_task
+def rewrap_keys(*, tenant_id: str, **_: object) -> None:
+    rotation.rewrap(UUID(tenant_id), now=timezone.now())
+
+
+@shared_task
+def rewrap_keys_everywhere(**_: object) -> None:
+    rotation.rewrap_everywhere(now=timezone.now())
+
+
+@shared_task(expires=60)
+def reap(**_: object) -> None:
+    """Sent to the queue of the reaper, which alone may delete."""
+    reaper.reap(now=timezone.now())

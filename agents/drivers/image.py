@@ -6,7 +6,6 @@ size and change time, and the backup is refused rather than made of two points i
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -19,16 +18,11 @@ from agents.drivers.base import (
     DiskAddress,
     DiskBusyError,
     DiskChangedError,
-    DiskFullError,
     DiskMissingError,
     DiskUnreadableError,
 )
+from engine.targets import FileTarget, descriptor_target
 from engine.writer import Extent
-
-_FALLOC_KEEP_SIZE = 0x01
-_FALLOC_PUNCH_HOLE = 0x02
-_ZERO_STEP_BYTES = 1024 * 1024
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ImageSource:
@@ -81,53 +75,6 @@ class ImageSource:
             )
 
 
-class ImageTarget:
-    """A raw image opened for writing, held alone."""
-
-    def __init__(self, *, descriptor: int, path: str, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
-        self._descriptor = descriptor
-        self._path = path
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        try:
-            while view:
-                written = os.pwrite(self._descriptor, view, offset)
-                offset += written
-                view = view[written:]
-        except OSError as error:
-            raise self._write_error(error) from error
-
-    def zero(self, offset: int, length: int) -> None:
-        """Make the range read as zeros; a hole where the file system can, zeros written where it cannot."""
-        if length <= 0:
-            return
-        mode = _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE
-        done = _libc.fallocate(self._descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
-        if done == 0:
-            return
-        code = ctypes.get_errno()
-        if code not in {errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV, errno.EINVAL}:
-            raise self._write_error(OSError(code, os.strerror(code)))
-        zeros = bytes(min(length, _ZERO_STEP_BYTES))
-        for start in range(offset, offset + length, len(zeros)):
-            self.write(start, zeros[: offset + length - start])
-
-    def flush(self) -> None:
-        try:
-            os.fsync(self._descriptor)
-        except OSError as error:
-            raise self._write_error(error) from error
-
-    def _write_error(self, error: OSError) -> Exception:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return DiskFullError(
-                f"There is no space left where {self._path} lies. Free some and start the restore again."
-            )
-        return DiskUnreadableError(f"The target {self._path} cannot be written: {error.strerror}.")
-
-
 class ImageDriver:
     """See the module."""
 
@@ -144,13 +91,13 @@ class ImageDriver:
             os.close(descriptor)
 
     @contextmanager
-    def open_target(self, address: DiskAddress) -> Iterator[ImageTarget]:
+    def open_target(self, address: DiskAddress) -> Iterator[FileTarget]:
         path = _confined(address)
         descriptor = _open(path, os.O_RDWR)
         try:
             _lock(descriptor, path, fcntl.LOCK_EX)
             _refuse_attached(path)
-            yield ImageTarget(descriptor=descriptor, path=path, size_bytes=_size_of(descriptor))
+            yield descriptor_target(descriptor, name=path)
         finally:
             os.close(descriptor)
 

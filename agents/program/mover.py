@@ -5,15 +5,17 @@ The same code runs in a node's Celery worker and in the agent program. It knows 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from agents import protocol
 from agents.drivers.base import DiskAddress, DriverError
 from agents.drivers.registry import load_driver
+from agents.program.healing import HealedBlocks
 from agents.program.heart import Heart
 from agents.program.session import (
     GateError,
@@ -23,11 +25,21 @@ from agents.program.session import (
     to_message,
     to_ref,
 )
+from engine.codec import OBJECT_SIZE_MAX
 from engine.crypto import DomainKeys, WriterKey
-from engine.errors import CanceledError, EngineError
+from engine.errors import BaseMismatchError, CanceledError, EngineError, StoreDeniedError
+from engine.relocations import Relocations, parse_relocations
 from engine.restore import RestoreKeys, RestoreProgress, restore_disk
-from engine.store.http import GrantedSink, GrantedSource, HttpPolicy
-from engine.writer import BackupBase, WriteContext, WriteProgress, WriteResult, write_disk_backup
+from engine.store.base import ObjectRef, fetch_whole
+from engine.store.http import Grant, GrantedSink, GrantedSource, HttpPolicy, PutSpec
+from engine.writer import (
+    BackupBase,
+    ResumableSession,
+    WriteContext,
+    WriteProgress,
+    WriteResult,
+    write_disk_backup,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +111,42 @@ def _back_up(
     retry_seconds: float,
     random_bytes: Callable[[int], bytes],
 ) -> WriteResult:
-    context = WriteContext(
+    """A backup over its base; a full one, and progress that says so, when the base cannot be used."""
+    context = _write_context(work, writer_key, random_bytes)
+    policy = _policy(heart, retry_seconds)
+    reader = GrantedSource(_ReadGrants(client), policy=policy)
+    base = None
+    if work.base is not None:
+        base = BackupBase(manifest_ref=to_ref(work.base), object_source=reader, trusted_writers=work.trusted_writers)
+    with load_driver(work.disk.driver).open_source(_address(work.disk)) as source:
+
+        def write(base: BackupBase | None, context: WriteContext, phase: str) -> WriteResult:
+            healed, sink = HealedBlocks(), GrantedSink(client, policy=policy)
+            result = write_disk_backup(
+                source=source,
+                sink=sink,
+                base=base,
+                context=dataclasses.replace(context, on_moved=healed.add),
+                progress=_progress_of(heart, phase, source.size_bytes),
+                cancel=heart.stopped,
+                resume=[_resumable(message) for message in work.resumable],
+                resume_source=reader,
+            )
+            moved = healed.store(result, context=context, sink=sink)
+            return dataclasses.replace(result, new_objects=(*result.new_objects, *moved))
+
+        try:
+            return write(base, context, "copying")
+        except BaseMismatchError as error:
+            logger.warning("base cannot be used, full backup", extra={"code": error.code, "reason": error.message})
+            previous = work.base.sha256 if work.base is not None else None
+            return write(None, dataclasses.replace(context, previous_sha256=previous), f"full: {error.code}")
+
+
+def _write_context(
+    work: protocol.BackupWork, writer_key: WriterKey, random_bytes: Callable[[int], bytes]
+) -> WriteContext:
+    return WriteContext(
         tenant=work.tenant,
         domain=work.domain,
         source_id=work.source_id,
@@ -112,36 +159,47 @@ def _back_up(
         compression_level=work.compression_level,
         random_bytes=random_bytes,
         source_facts=work.source_facts,
+        bandwidth_bytes_per_second=work.bandwidth_bytes_per_second or None,
+        # One list: the hash of a pack is never that of a segment.
+        distrusted_packs=frozenset(work.distrusted),
+        distrusted_segments=frozenset(work.distrusted),
     )
-    sink = GrantedSink(client, policy=_policy(heart, retry_seconds))
-    base = _base_of(client, work, heart, retry_seconds)
-    with load_driver(work.disk.driver).open_source(_address(work.disk)) as source:
 
-        def tell(progress: WriteProgress) -> None:
-            heart.tell(
-                protocol.Progress(
-                    phase="copying",
-                    done_bytes=progress.scanned_bytes,
-                    total_bytes=source.size_bytes,
-                    stored_bytes=progress.stored_bytes,
-                )
+
+def _progress_of(heart: Heart, phase: str, total_bytes: int) -> Callable[[WriteProgress], None]:
+    def tell(progress: WriteProgress) -> None:
+        heart.tell(
+            protocol.Progress(
+                phase=phase,
+                done_bytes=progress.scanned_bytes,
+                total_bytes=total_bytes,
+                stored_bytes=progress.stored_bytes,
             )
-
-        return write_disk_backup(
-            source=source,
-            sink=sink,
-            base=base,
-            context=context,
-            progress=tell,
-            cancel=heart.stopped,
         )
 
+    return tell
 
-def _base_of(client: SessionClient, work: protocol.BackupWork, heart: Heart, retry_seconds: float) -> BackupBase | None:
-    if work.base is None:
-        return None
-    source = GrantedSource(client, policy=_policy(heart, retry_seconds))
-    return BackupBase(manifest_ref=to_ref(work.base), object_source=source, trusted_writers=work.trusted_writers)
+
+def _resumable(message: protocol.ResumableMessage) -> ResumableSession:
+    return ResumableSession(to_ref(message.envelope), [to_ref(pack) for pack in message.packs])
+
+
+class _ReadGrants:
+    """Read grants of the base and of earlier attempts. What the gate refuses for good is an object that cannot be had,
+    which costs a fuller backup, and not the end of the session.
+    """
+
+    def __init__(self, client: SessionClient) -> None:
+        self._client = client
+
+    def grant_puts(self, specs: Sequence[PutSpec]) -> list[Grant]:
+        return self._client.grant_puts(specs)
+
+    def grant_gets(self, refs: Sequence[ObjectRef]) -> list[Grant]:
+        try:
+            return self._client.grant_gets(refs)
+        except GateRefusedError as error:
+            raise StoreDeniedError(f"the control plane gives no right to read: {error.message}") from None
 
 
 def _restore(client: SessionClient, work: protocol.RestoreWork, heart: Heart, retry_seconds: float) -> int:
@@ -163,10 +221,27 @@ def _restore(client: SessionClient, work: protocol.RestoreWork, heart: Heart, re
             keys=keys,
             trusted_writers=work.trusted_writers,
             target=target,
+            differential=work.differential,
+            relocations=_relocations(work, source),
+            gone_packs=[bytes.fromhex(sha256) for sha256 in work.gone_packs],
             progress=tell,
             cancel=heart.stopped,
         )
     return result.written_bytes
+
+
+def _relocations(work: protocol.RestoreWork, source: GrantedSource) -> list[Relocations]:
+    """Other places of damaged blocks. One that cannot be read is only one place fewer."""
+    found = []
+    for message in work.relocations:
+        try:
+            data = fetch_whole(source, to_ref(message), size_max=OBJECT_SIZE_MAX)
+            found.append(parse_relocations(data, tenant=work.tenant, domain=work.domain, map_key=work.map_key))
+        except CanceledError:
+            raise
+        except EngineError as error:
+            logger.warning("a relocation cannot be read", extra={"key": message.key, "code": error.code})
+    return found
 
 
 def _policy(heart: Heart, retry_seconds: float) -> HttpPolicy:
@@ -182,6 +257,7 @@ def _commit_request(result: WriteResult, usage: protocol.MoverUsage) -> protocol
         changed_bytes=result.stats.changed_bytes,
         stored_bytes=result.stats.stored_bytes,
         usage=usage,
+        resumed_objects=[to_message(ref) for ref in result.resumed_objects],
     )
 
 

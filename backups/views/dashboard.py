@@ -21,8 +21,10 @@ from backups.views.jobs import STATUS_STOP_POLLING, live_context
 from definitions.models import Definition
 from tenants.access import may_create
 from tenants.models import Person
+from tenants.roles import Action
 from tenants.views import portal_page
-from vaults.models import Vault
+from vaults.models import TenantKey, Vault
+from vaults.recovery_keys import hint
 
 SHOWN_BACKUPS = 8
 SHOWN_JOBS = 10
@@ -79,6 +81,13 @@ def _counts(person: Person) -> dict[str, int]:
     }
 
 
+def _key_concerns(person: Person) -> Iterator[Concern]:
+    """A recovery key that nobody printed and tested is no recovery key; those who may look after it are told."""
+    keys = TenantKey.objects.for_user(person, Action.EDIT).filter(status=TenantKey.Status.ACTIVE, tested_at=None)
+    for key in keys.select_related("tenant").order_by("tenant__title", "pk")[:SHOWN_PER_REASON]:
+        yield Concern("Recovery key not tested", f"{key.tenant.title}: {hint(key)}", _to("key-detail", key))
+
+
 def _concerns(person: Person, now: datetime) -> Iterator[Concern]:
     for job in _unanswered_failures(person, now):
         yield Concern(f"{job.kind.capitalize()} failed", f"{job.disk}: {job.message}", _to("job-detail", job))
@@ -94,6 +103,7 @@ def _concerns(person: Person, now: datetime) -> Iterator[Concern]:
         yield Concern("Backup overdue", text, _to("definition-detail", definition))
     for vault in Vault.objects.for_user(person).filter(status=Vault.Status.REFUSED)[:SHOWN_PER_REASON]:
         yield Concern("Vault refused", f"{vault.name}: {vault.refusal}")
+    yield from _key_concerns(person)
     for node in Node.objects.for_user(person).filter(status=Node.Status.OFFLINE)[:SHOWN_PER_REASON]:
         yield Concern("Node offline", f"The worker of {node.name} does not report. Jobs there wait for it.")
 

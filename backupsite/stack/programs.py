@@ -1,7 +1,7 @@
 """The service's own processes: what each is started with, and the only secrets each is told.
 
-The table `_SECRETS_OF_ROLE` is the whole rule: web, node and beat hold no storage key and no master key; no process
-that runs all the time holds the reaper's.
+The table `_SECRETS_OF_ROLE` is the whole rule: web, node and beat hold no storage key and no master key; the only
+process that can delete holds nothing else.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ MANAGE = PROJECT_ROOT / "manage.py"
 WEB_THREADS = 8
 READY_SECONDS = 90.0
 MASTER_KEY = "master_key"
+REAPER_KEY = "reaper"
 _SECRETS_OF_ROLE: Mapping[str, tuple[str, ...]] = {
     "web": (),
     "signer": (MASTER_KEY, "signer"),
-    "control": (MASTER_KEY, "keeper", "provisioner"),
+    "control": (MASTER_KEY, "keeper", "provisioner", "copier"),
     "node": (),
     "beat": (),
+    "reaper": (REAPER_KEY,),
 }
-REAPER_KEY = "reaper"
 # What must not leak from the launcher's own environment into a process: keys, and settings made for other programs.
 _DROPPED_PREFIXES = (
     *("AWS_", "WEED_", "DJANGO_", "CELERY_", "GUNICORN_"),
@@ -59,10 +60,11 @@ class Programs:
             self._worker("control", "control", queue="system", name="control@local", concurrency=1),
             self._worker("node", "node", queue="node.local", name="node-local@local", concurrency=2),
             self._beat(),
+            self._reaper(),
         )
 
     def environment(self, role: str, *, with_reaper: bool = False) -> dict[str, str]:
-        """The whole environment of a process of this role; the reaper's key is for one-off commands only."""
+        """The whole environment of a process of this role; `with_reaper` is for one-off commands that prove locks."""
         settings = self.settings
         kept = {name: value for name, value in self.outside.items() if not name.startswith(_DROPPED_PREFIXES)}
         return (
@@ -123,6 +125,13 @@ class Programs:
             child, role, "-m", "celery", "-A", "backupsite", *what, "--without-mingle", "--without-gossip"
         )
         return replace(spec, ready=log_says(rf"{name} ready\."))
+
+    def _reaper(self) -> ChildSpec:
+        # One process, no pool and no heartbeat: it costs the least memory, and nothing waits for its orders.
+        what = ("worker", "-Q", "reaper", "-n", "reaper@local", "--pool", "solo", "--loglevel", "INFO")
+        light = ("--without-mingle", "--without-gossip", "--without-heartbeat")
+        spec = self._python("reaper", "reaper", "-m", "celery", "-A", "backupsite", *what, *light)
+        return replace(spec, ready=log_says(r"reaper@local ready\."))
 
     def _beat(self) -> ChildSpec:
         scheduler = ("-S", "django_celery_beat.schedulers:DatabaseScheduler", "--pidfile=", "--loglevel", "INFO")

@@ -16,7 +16,7 @@ from pathlib import Path
 from backupsite.stack.errors import StackError
 
 MASTER_KEY_NAME = "master_key"
-S3_IDENTITIES = ("signer", "keeper", "provisioner", "reaper")
+S3_IDENTITIES = ("signer", "keeper", "provisioner", "reaper", "copier")
 
 
 @dataclass(frozen=True, slots=True, repr=False)

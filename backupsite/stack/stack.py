@@ -65,7 +65,7 @@ class Stack:
         return Programs(settings=self.settings, secrets=self.secrets, broker_url=self.broker_url, outside=os.environ)
 
     def child(self, name: str) -> Child:
-        """One of weed, broker, web, signer, control, node, beat: its pid, stop, kill, start and restart."""
+        """One of weed, broker, web, signer, control, node, beat, reaper: its pid, stop, kill, start and restart."""
         if name not in self._children:
             raise StackError(f"there is no process {name!r}; there are {', '.join(self._children)}")
         return self._children[name]
@@ -195,6 +195,7 @@ _TITLES = {
     "control": "control worker",
     "node": "node worker",
     "beat": "clock",
+    "reaper": "reaper",
 }
 
 

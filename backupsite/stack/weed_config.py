@@ -1,8 +1,8 @@
 """The configuration files of the embedded object storage: who may do what, and every side door shut.
 
 Measured against the server itself (tests/stack): with these files and flags the only way to its data is the S3 port
-with one of the keys below. Only the reaper may delete, and only versions without a lock; COMPLIANCE locks hold against
-all of them.
+with one of the keys below. Of backups only the reaper may delete, and only versions without a lock; COMPLIANCE locks
+hold against all of them. The provisioner may try everything on the probe's own objects (`probe/`), nothing on backups.
 """
 
 from __future__ import annotations
@@ -21,22 +21,29 @@ _GRPC_SECTIONS = ("volume", "master", "filer", "s3", "msg_broker", "msg_agent", 
 
 @dataclass(frozen=True, slots=True)
 class S3Identity:
-    """A key pair and the S3 actions it may use on objects and on buckets."""
+    """A key pair and the S3 actions it may use on objects, on the probe's own objects, and on buckets."""
 
     name: str
     credential: S3Credential = field(repr=False)
     object_actions: tuple[str, ...]
     bucket_actions: tuple[str, ...] = ()
+    probe_actions: tuple[str, ...] = ()
 
     @property
     def policy(self) -> str:
-        grants = ((self.object_actions, "arn:aws:s3:::*/*"), (self.bucket_actions, "arn:aws:s3:::*"))
         statements = [
-            {"Effect": "Allow", "Action": list(actions), "Resource": [resource]}
-            for actions, resource in grants
-            if actions
+            _statement("Allow", self.object_actions, "arn:aws:s3:::*/*"),
+            _statement("Allow", self.probe_actions, "arn:aws:s3:::*/probe/*"),
+            _statement("Allow", self.bucket_actions, "arn:aws:s3:::*"),
         ]
-        return json.dumps({"Version": "2012-10-17", "Statement": statements})
+        if self.probe_actions:
+            # A star spans slashes: without this line "probe" inside a name of a backup's object would open it.
+            statements.append(_statement("Deny", ("s3:*",), "arn:aws:s3:::*/t/*"))
+        return json.dumps({"Version": "2012-10-17", "Statement": [one for one in statements if one["Action"]]})
+
+
+def _statement(effect: str, actions: tuple[str, ...], resource: str) -> dict[str, str | list[str]]:
+    return {"Effect": effect, "Action": list(actions), "Resource": [resource]}
 
 
 def stack_identities(credentials: Mapping[str, S3Credential]) -> tuple[S3Identity, ...]:
@@ -71,7 +78,29 @@ def stack_identities(credentials: Mapping[str, S3Credential]) -> tuple[S3Identit
                 "s3:GetBucketVersioning",
                 "s3:GetBucketObjectLockConfiguration",
                 "s3:PutBucketObjectLockConfiguration",
+                # The probe must be the one whom the store itself refuses, not a policy before it.
+                "s3:PutBucketVersioning",
+                "s3:ListBucketVersions",
+                "s3:GetLifecycleConfiguration",
+                "s3:GetBucketPolicy",
+                "s3:GetBucketPublicAccessBlock",
             ),
+            probe_actions=(
+                "s3:PutObject",
+                "s3:PutObjectRetention",
+                "s3:GetObject",
+                "s3:GetObjectVersion",
+                "s3:GetObjectRetention",
+                "s3:DeleteObject",
+                "s3:DeleteObjectVersion",
+                "s3:BypassGovernanceRetention",
+            ),
+        ),
+        S3Identity(
+            name="copier",
+            credential=credentials["copier"],
+            # For what the service writes itself, always locked: it can neither read nor remove anything.
+            object_actions=("s3:PutObject", "s3:PutObjectRetention"),
         ),
         S3Identity(name="reaper", credential=credentials["reaper"], object_actions=("s3:DeleteObjectVersion",)),
     )

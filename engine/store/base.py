@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from engine.codec import check_name
 from engine.errors import FormatError, IntegrityError
@@ -23,6 +24,7 @@ class ObjectKind(StrEnum):
     MANIFEST = "m"
     KEY = "k"
     CONFIG = "c"
+    RELOCATION = "r"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,19 @@ class ObjectSink(Protocol):
         ...
 
 
+# Called with the number of bytes that go out next; may wait, and may raise to stop the sending.
+Pace: TypeAlias = Callable[[int], None]
+
+
+@runtime_checkable
+class PacedSink(ObjectSink, Protocol):
+    """A sink that asks before each piece it sends, so that a limit holds while an object is on its way."""
+
+    def put_paced(self, *, key: str, data: Buffer, sha256: str, pace: Pace) -> ObjectRef:
+        """As `put`; `pace` is asked again for what has to be sent again, and its errors pass through."""
+        ...
+
+
 class ObjectSource(Protocol):
     """Thread-safe."""
 
@@ -52,7 +67,7 @@ class ObjectSource(Protocol):
 
 
 def object_key(*, tenant: str, domain: str, kind: ObjectKind, sha256: str) -> str:
-    """The key of a pack, index segment, envelope or configuration object."""
+    """The key of a pack, index segment, envelope, configuration or relocation object."""
     return f"{_domain_prefix(tenant, domain)}/{kind.value}/{_check_sha256(sha256)}"
 
 

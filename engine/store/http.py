@@ -18,13 +18,22 @@ import ssl
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from engine.errors import CanceledError, StoreContractError, StoreDeniedError, StoreError, StoreNotFoundError
-from engine.store.base import Buffer, ObjectRef
+from engine.errors import (
+    CanceledError,
+    EngineError,
+    IntegrityError,
+    StoreContractError,
+    StoreDeniedError,
+    StoreError,
+    StoreNotFoundError,
+)
+from engine.hashing import sha256_hex
+from engine.store.base import Buffer, ObjectRef, Pace
 
 _Result = TypeVar("_Result")
 
@@ -33,6 +42,7 @@ IDLE_SECONDS = 30.0
 _BACKOFF_FIRST_SECONDS = 0.2
 _BACKOFF_MAX_SECONDS = 10.0
 _REPLY_BYTES_MAX = 64 * 1024
+_SLICE_BYTES = 64 * 1024
 _VERSION_ID_MAX = 1024
 _GRANTS_KEPT = 1024
 _ERROR_CODE = re.compile(rb"<Code>([A-Za-z0-9.]{1,64})</Code>")
@@ -87,7 +97,7 @@ class _Reply:
 
 
 class GrantedSink:
-    """ObjectSink. Thread-safe."""
+    """PacedSink. Thread-safe."""
 
     def __init__(self, grants: GrantSource, *, policy: HttpPolicy | None = None) -> None:
         self._grants = grants
@@ -95,13 +105,21 @@ class GrantedSink:
         self._client = _Client(self._policy)
 
     def put(self, *, key: str, data: Buffer, sha256: str) -> ObjectRef:
+        return self.put_paced(key=key, data=data, sha256=sha256, pace=_full_speed)
+
+    def put_paced(self, *, key: str, data: Buffer, sha256: str, pace: Pace) -> ObjectRef:
         spec = PutSpec(key=key, sha256=sha256, md5_base64=_md5_base64(data), size_bytes=len(data))
+        if sha256_hex(data) != sha256:
+            # After the MD5, which would otherwise vouch for bytes that changed in memory: some stores check only it.
+            raise IntegrityError(
+                f"{key} changed in memory after it was hashed; check this machine's memory", code="memory_fault"
+            )
 
         def fresh_grant() -> Grant:
             return _only(self._grants.grant_puts([spec]), key)
 
         def attempt(grant: Grant) -> ObjectRef:
-            reply = self._client.request(grant, key=key, body=data, size_max=_REPLY_BYTES_MAX)
+            reply = self._client.request(grant, key=key, body=data, pace=pace, size_max=_REPLY_BYTES_MAX)
             return ObjectRef(key, sha256, len(data), _check_put(reply, key))
 
         return _with_retries(self._policy, key=key, grant=fresh_grant(), fresh_grant=fresh_grant, attempt=attempt)
@@ -193,12 +211,23 @@ class _Client:
         *,
         key: str,
         body: Buffer | None = None,
+        pace: Pace | None = None,
         headers: Mapping[str, str] | None = None,
         size_max: int,
     ) -> _Reply:
-        """One attempt. StoreError (transient) for every kind of connection trouble."""
+        """One attempt. StoreError (transient) for every kind of connection trouble; errors of `pace` pass through."""
+        all_headers = {**grant.headers, **(headers or {})}
+        slices = None
+        if body is not None:
+            slices = _slices(body, pace or _full_speed)
+            # A body that is iterated has no length of its own; without this it would be sent chunked.
+            if "content-length" not in {name.lower() for name in all_headers}:
+                all_headers["Content-Length"] = str(len(body))
         try:
-            return self._exchange(grant, body, {**grant.headers, **(headers or {})}, size_max)
+            return self._exchange(grant, slices, all_headers, size_max)
+        except EngineError:
+            self._drop()
+            raise
         except (http.client.InvalidURL, ValueError, UnicodeError) as error:
             self._drop()
             kind = type(error).__name__
@@ -209,7 +238,9 @@ class _Client:
             message = f"the vault did not answer for {key} ({kind}); is its storage running? Then start it again"
             raise StoreError(message, code="store_unreachable", transient=True) from None
 
-    def _exchange(self, grant: Grant, body: Buffer | None, headers: Mapping[str, str], size_max: int) -> _Reply:
+    def _exchange(
+        self, grant: Grant, body: Iterator[memoryview] | None, headers: Mapping[str, str], size_max: int
+    ) -> _Reply:
         parts = urlsplit(grant.url)
         connection = self._connect(parts.scheme, parts.hostname or "", parts.port)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
@@ -259,6 +290,18 @@ class _Client:
         self._local.origin = self._local.connection = None
         if connection is not None:
             connection.close()
+
+
+def _full_speed(_: int) -> None:
+    pass
+
+
+def _slices(body: Buffer, pace: Pace) -> Iterator[memoryview]:
+    view = memoryview(body)
+    for start in range(0, len(view), _SLICE_BYTES):
+        part = view[start : start + _SLICE_BYTES]
+        pace(len(part))
+        yield part
 
 
 def _check_put(reply: _Reply, key: str) -> str | None:

@@ -13,9 +13,22 @@ from definitions.models import Definition
 from tenants.models import Tenant
 from tests.factories import make_node, make_person
 from tests.worlds import Estate, World
-from vaults.models import Vault
+from vaults.models import Alarm, TenantKey, Vault
 
-RESOURCES = ("tenants", "vaults", "nodes", "storages", "servers", "disks", "definitions", "backups", "jobs", "restores")
+RESOURCES = (
+    "tenants",
+    "keys",
+    "vaults",
+    "alarms",
+    "nodes",
+    "storages",
+    "servers",
+    "disks",
+    "definitions",
+    "backups",
+    "jobs",
+    "restores",
+)
 OF_SERVERS = {"servers", "disks", "definitions", "backups", "jobs", "restores"}
 
 
@@ -24,6 +37,8 @@ def ids_of(estate: Estate, resource: str) -> set[str]:
     rows: dict[str, Any] = {
         "tenants": Tenant.objects.filter(pk=estate.tenant.pk),
         "vaults": Vault.objects.filter(tenant=estate.tenant),
+        "keys": TenantKey.objects.filter(tenant=estate.tenant),
+        "alarms": Alarm.objects.filter(vault__tenant=estate.tenant),
         "nodes": Node.objects.filter(tenants=estate.tenant),
         "storages": Storage.objects.filter(node__tenants=estate.tenant),
         "servers": Server.objects.filter(tenant=estate.tenant),

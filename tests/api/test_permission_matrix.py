@@ -15,6 +15,7 @@ import pytest
 from django.db import transaction
 from django.urls import URLPattern, URLResolver, get_resolver
 
+from engine.crypto import generate_tenant_key
 from tests.factories import disk_of
 from tests.worlds import Estate, World
 
@@ -71,12 +72,34 @@ def restore_body(estate: Estate) -> dict[str, Any]:
     return {"target": str(disk_of(estate.server).pk), "confirmation": estate.server.name}
 
 
+def public_key_body(estate: Estate) -> dict[str, Any]:
+    return {
+        "tenant": str(estate.tenant.pk),
+        "public_key": generate_tenant_key().public.hex(),
+    }
+
+
 TABLE: dict[tuple[str, str], Row] = {
     ("GET", "tenants/"): everybody(200),
     ("POST", "tenants/"): only_superadmin(201, lambda estate: {"title": "New one", "region": "RBX"}),
     ("GET", "tenants/<pk>/"): Row(200, 200, 404),
     ("GET", "vaults/"): everybody(200),
     ("GET", "vaults/<pk>/"): Row(200, 200, 404),
+    ("GET", "vaults/<pk>/locks/"): Row(200, 200, 404),
+    ("GET", "alarms/"): everybody(200),
+    ("GET", "alarms/<pk>/"): Row(200, 200, 404),
+    ("GET", "tenants/<pk>/usage/"): Row(200, 200, 404),
+    ("GET", "servers/<pk>/usage/"): Row(200, 200, 200),
+    ("GET", "disks/<pk>/usage/"): Row(200, 200, 200),
+    ("POST", "backups/<pk>/verify/"): Row(202, 202, 403),
+    ("GET", "keys/"): everybody(200),
+    ("POST", "keys/"): Row(201, 201, 403, other_owner=403, body=lambda estate: public_key_body(estate)),
+    ("GET", "keys/<pk>/"): Row(200, 200, 404),
+    # It was shown already; and no signer answers in these tests. Who may not ask never gets that far.
+    ("POST", "keys/<pk>/show/"): Row(409, 409, 404),
+    ("POST", "keys/<pk>/rotate/"): Row(503, 503, 404),
+    ("POST", "keys/<pk>/test/"): Row(200, 200, 404),
+    ("POST", "keys/<pk>/answer/"): Row(409, 409, 404, body=lambda estate: {"answer": "ABCD-EFGH-JKMN"}),
     ("GET", "nodes/"): everybody(200),
     ("GET", "nodes/<pk>/"): Row(200, 200, 404),
     ("GET", "storages/"): everybody(200),

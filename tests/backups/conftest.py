@@ -122,7 +122,8 @@ def site(transactional_db: None, live_server, settings, weed: EmbeddedWeed, tmp_
     )
     site.server("spare")
     site.vault = tenant.vaults.get()
-    prepare_vault(vault_id=str(site.vault.pk))
+    # The probe takes seconds and has tests of its own (tests/vaults).
+    prepare_vault(vault_id=str(site.vault.pk), probe=lambda vault, report: None)
     site.vault.refresh_from_db()
     assert site.vault.status == "ready", site.vault.refusal
     return site

@@ -22,8 +22,8 @@ from backups.transitions import claim_job
 from engine.store.base import ObjectRef
 from engine.store.http import Grant, PutSpec
 from tests.backups.conftest import MIB, Site
-from vaults.grants import MUST_BE_SIGNED
 from vaults.models import StoredObject
+from vaults.presign import MUST_BE_SIGNED
 
 pytestmark = pytest.mark.stack
 

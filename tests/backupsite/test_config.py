@@ -52,6 +52,28 @@ def test_a_process_that_opens_keys_needs_the_master_key(monkeypatch: pytest.Monk
         load_config()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("BACKUPSITE_S3_REAPER_ACCESS_KEY", "", "s3_reaper_access_key is needed"),
+        ("BACKUPSITE_MASTER_KEY", KEY, "no other key: master_key"),
+        ("BACKUPSITE_S3_KEEPER_ACCESS_KEY", "k", "no other key: keeper"),
+    ],
+)
+def test_the_process_that_can_delete_holds_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, complaint: str
+) -> None:
+    monkeypatch.setenv("BACKUPSITE_ROLE", "reaper")
+    monkeypatch.setenv("BACKUPSITE_SECRET_KEY", "s" * 50)
+    monkeypatch.setenv("BACKUPSITE_S3_REAPER_ACCESS_KEY", "r")
+    assert load_config().role == "reaper"
+
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError, match=complaint):
+        load_config()
+
+
 def test_secrets_do_not_show_in_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKUPSITE_MASTER_KEY", KEY)
     monkeypatch.setenv("BACKUPSITE_DATABASE_URL", "postgresql://u:geheim@h/d")

@@ -69,3 +69,35 @@ def test_it_never_removes_more_than_allowed(candidates: list[Candidate], keep: i
         )
     else:
         assert not removed
+
+
+def damaged(candidate: Candidate) -> Candidate:
+    return Candidate(candidate.id, candidate.created_at, candidate.slot_at, healthy=False)
+
+
+def test_damaged_backups_do_not_push_out_good_ones() -> None:
+    good = [scheduled(day) for day in range(3)]
+    bad = [damaged(scheduled(day)) for day in range(10, 20)]
+
+    assert to_remove(candidates=[*good, *bad], keep=3) == []
+
+
+def test_a_damaged_backup_goes_when_it_is_older_than_all_that_is_kept() -> None:
+    old = damaged(scheduled(0))
+
+    assert to_remove(candidates=[old, scheduled(1), scheduled(2)], keep=2) == [old]
+    assert to_remove(candidates=[old, scheduled(1)], keep=2) == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=40, unique_by=lambda item: item[0]),
+    st.integers(1, 10),
+)
+def test_the_newest_good_backups_always_stay(days: list[tuple[int, bool]], keep: int) -> None:
+    candidates = [scheduled(day) if good else damaged(scheduled(day)) for day, good in days]
+    healthy = sorted((item for item in candidates if item.healthy), key=lambda item: item.created_at)
+
+    removed = set(to_remove(candidates=candidates, keep=keep))
+
+    assert not set(healthy[-keep:]) & removed
+    assert removed <= set(candidates)

@@ -139,6 +139,8 @@ class Vault:
         sink: Any = None,
         progress: Any = None,
         cancel: Callable[[], bool] = lambda: False,
+        resume: Any = (),
+        resume_source: Any = "the store",
         **changes: Any,
     ) -> WriteResult:
         self.sequence += 1
@@ -149,6 +151,8 @@ class Vault:
             context=self.context(**changes),
             progress=progress,
             cancel=cancel,
+            resume=resume,
+            resume_source=self.store if resume_source == "the store" else resume_source,
         )
 
     def open(self, manifest: ObjectRef) -> ManifestInfo:

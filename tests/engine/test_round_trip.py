@@ -310,7 +310,7 @@ def test_a_smaller_target_is_refused_before_any_write() -> None:
 
 
 def test_many_changed_leaves_close_packs_early_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.blockmap.WAITING_LEAVES_MAX", 3)
+    monkeypatch.setattr("engine.blockmap.WAITING_BYTES_MAX", 2500)
     vault = Vault()
     image = bytearray(noise(400 * BLOCK_SIZE))
     first = vault.write(image, pack_size=1 << 20)

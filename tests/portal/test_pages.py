@@ -28,6 +28,7 @@ READ_PAGES = {
     "backups/<pk>/restore/": (200, 200, 403),
     "jobs/<pk>/": (200, 200, 200),
     "jobs/<pk>/progress/": (200, 200, 200),
+    "keys/<pk>/": (200, 200, 404),
 }
 WRITE_PAGES = {
     "definitions/<pk>/edit/": (302, 302, 403),
@@ -37,6 +38,11 @@ WRITE_PAGES = {
     "backups/<pk>/delete/": (302, 302, 403),
     "backups/<pk>/restore/": (302, 302, 403),
     "jobs/<pk>/cancel/": (302, 302, 403),
+    "keys/<pk>/show/": (302, 302, 404),
+    "keys/<pk>/test/": (200, 200, 404),
+    "keys/<pk>/answer/": (302, 302, 404),
+    "keys/<pk>/rotate/": (302, 302, 404),
+    "keys/<pk>/register/": (302, 302, 404),
 }
 COLLECTIONS = {
     "": (200, 200, 200),
@@ -47,6 +53,7 @@ COLLECTIONS = {
     "backups/": (200, 200, 200),
     "jobs/": (200, 200, 200),
     "restores/": (200, 200, 200),
+    "keys/": (200, 200, 200),
 }
 OTHERS = {"login/", "logout/", "livez", "readyz"}
 
@@ -61,6 +68,8 @@ def form_of(estate: Estate) -> dict[str, Any]:
         "note": "good",
         "target": str(estate.definition.disk_id),
         "confirmation": estate.server.name,
+        "answer": "ABCD-EFGH-JKMN",
+        "public_key": bytes(range(32)).hex(),
     }
 
 

@@ -43,7 +43,14 @@ def _long_running(programs: Programs) -> tuple[ChildSpec, ...]:
         return replace(programs._python(name, name), argv=(sys.executable, "-c", _WORKER), ready=log_says("ready"))
 
     port = programs.settings.port
-    return server("web", port), server("signer", port + 2), worker("control"), worker("node"), worker("beat")
+    return (
+        server("web", port),
+        server("signer", port + 2),
+        worker("control"),
+        worker("node"),
+        worker("beat"),
+        worker("reaper"),
+    )
 
 
 def use_stand_ins() -> None:

@@ -8,7 +8,7 @@ from backupsite.stack.programs import Programs
 from backupsite.stack.secret_files import StackSecrets, load_or_make
 from backupsite.stack.settings import StackSettings
 
-ROLES = {"web": "web", "signer": "signer", "control": "control", "node": "node", "beat": "beat", "setup": "control"}
+ROLES = {name: name for name in ("web", "signer", "control", "node", "beat", "reaper")} | {"setup": "control"}
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_a_role_without_need_is_told_no_key(tmp_path: Path, secrets: StackSecret
     assert not set(hidden) & set(environment.values())
 
 
-@pytest.mark.parametrize(("role", "told"), [("signer", {"SIGNER"}), ("control", {"KEEPER", "PROVISIONER"})])
+@pytest.mark.parametrize(("role", "told"), [("signer", {"SIGNER"}), ("control", {"KEEPER", "PROVISIONER", "COPIER"})])
 def test_a_role_is_told_its_own_keys_only(tmp_path: Path, secrets: StackSecrets, role: str, told: set[str]) -> None:
     environment = make(tmp_path, secrets).environment(role)
 
@@ -98,8 +98,18 @@ def test_a_worker_always_says_that_it_is_ready(tmp_path: Path, secrets: StackSec
         assert environment["BACKUPSITE_LOG_LEVEL"] == told
 
 
-def test_the_reapers_key_is_for_one_off_commands_only(tmp_path: Path, secrets: StackSecrets) -> None:
+def test_only_the_reaper_may_delete_and_it_holds_nothing_else(tmp_path: Path, secrets: StackSecrets) -> None:
     programs = make(tmp_path, secrets)
 
-    assert not any("REAPER" in name for spec in (programs.setup(), *programs.long_running()) for name in spec.env)
+    told = {spec.name: spec.env for spec in (programs.setup(), *programs.long_running())}
+    assert [name for name, env in told.items() if any("S3_REAPER" in key for key in env)] == ["reaper"]
+    hidden = [secrets.master_key, *(pair.secret_key for name, pair in secrets.s3.items() if name != "reaper")]
+    assert not set(hidden) & set(told["reaper"].values())
+    assert "BACKUPSITE_MASTER_KEY" not in told["reaper"]
+
+
+def test_a_command_that_proves_locks_is_told_the_reapers_key(tmp_path: Path, secrets: StackSecrets) -> None:
+    programs = make(tmp_path, secrets)
+
     assert "BACKUPSITE_S3_REAPER_SECRET_KEY" in programs.environment("control", with_reaper=True)
+    assert "BACKUPSITE_S3_REAPER_SECRET_KEY" not in programs.environment("control")

@@ -40,6 +40,18 @@ def test_a_lost_master_key_is_not_replaced(tmp_path: Path) -> None:
     assert not (tmp_path / "master_key").exists()
 
 
+def test_an_installation_older_than_a_credential_gets_it(tmp_path: Path) -> None:
+    before = load_or_make(tmp_path)
+    for part in ("access", "secret"):
+        (tmp_path / f"s3_copier_{part}_key").unlink()
+
+    after = load_or_make(tmp_path)
+
+    assert after.s3["copier"].secret_key not in ("", before.s3["copier"].secret_key)
+    assert after.s3["keeper"] == before.s3["keeper"]
+    assert load_or_make(tmp_path) == after
+
+
 def test_an_empty_secret_is_refused(tmp_path: Path) -> None:
     load_or_make(tmp_path)
     (tmp_path / "django_secret_key").write_text("")

@@ -20,7 +20,7 @@ from .conftest import s3_client
 pytestmark = pytest.mark.stack
 
 BUCKET = "identities"
-KEYS = ("signer", "keeper", "provisioner", "reaper")
+KEYS = ("signer", "keeper", "provisioner", "reaper", "copier")
 _numbers = itertools.count()
 
 
@@ -31,14 +31,9 @@ def later(seconds: int) -> datetime.datetime:
 class Objects:
     """One locked and one unlocked object, made anew for each attempt by a key that may do everything."""
 
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: Any, folder: str = "") -> None:
         number = next(_numbers)
-        self.bucket, self.locked, self.unlocked, self.fresh = (
-            BUCKET,
-            f"locked-{number}",
-            f"unlocked-{number}",
-            f"new-{number}",
-        )
+        self.locked, self.unlocked, self.fresh = (f"{folder}{name}-{number}" for name in ("locked", "unlocked", "new"))
         lock = {"ObjectLockMode": "COMPLIANCE", "ObjectLockRetainUntilDate": later(3600)}
         self.locked_version = root.put_object(Bucket=BUCKET, Key=self.locked, Body=b"1", **lock)["VersionId"]
         self.unlocked_version = root.put_object(Bucket=BUCKET, Key=self.unlocked, Body=b"2")["VersionId"]
@@ -62,12 +57,12 @@ OPEN_POLICY = json.dumps({"Version": "2012-10-17", "Statement": [OPEN_TO_ALL]})
 EXPIRE = {"Rules": [{"ID": "x", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 1}}]}
 Attempt = Callable[[Any, Objects], Any]
 ATTEMPTS: dict[str, tuple[set[str], Attempt]] = {
-    "write": ({"signer"}, lambda c, o: c.put_object(Bucket=BUCKET, Key=o.fresh, Body=b"x")),
+    "write": ({"signer", "copier"}, lambda c, o: c.put_object(Bucket=BUCKET, Key=o.fresh, Body=b"x")),
     "write locked": (
-        {"signer"},
+        {"signer", "copier"},
         lambda c, o: c.put_object(Bucket=BUCKET, Key=o.fresh, Body=b"x", **LOCK, ObjectLockRetainUntilDate=later(60)),
     ),
-    "start multipart": ({"signer"}, lambda c, o: c.create_multipart_upload(Bucket=BUCKET, Key=o.fresh)),
+    "start multipart": ({"signer", "copier"}, lambda c, o: c.create_multipart_upload(Bucket=BUCKET, Key=o.fresh)),
     "copy": (
         {"signer"},
         lambda c, o: c.copy_object(Bucket=BUCKET, Key=o.fresh, CopySource={"Bucket": BUCKET, "Key": o.locked}),
@@ -76,13 +71,16 @@ ATTEMPTS: dict[str, tuple[set[str], Attempt]] = {
     "read version": ({"signer", "keeper"}, lambda c, o: c.get_object(**o.locked_one)),
     "head version": ({"signer", "keeper"}, lambda c, o: c.head_object(**o.locked_one)),
     "read retention": ({"keeper"}, lambda c, o: c.get_object_retention(**o.locked_one)),
-    "extend": ({"signer", "keeper"}, lambda c, o: c.put_object_retention(**o.locked_one, **retain("COMPLIANCE", 7200))),
+    "extend": (
+        {"signer", "keeper", "copier"},
+        lambda c, o: c.put_object_retention(**o.locked_one, **retain("COMPLIANCE", 7200)),
+    ),
     "lock unlocked": (
-        {"signer", "keeper"},
+        {"signer", "keeper", "copier"},
         lambda c, o: c.put_object_retention(**o.unlocked_one, **retain("COMPLIANCE", 60)),
     ),
     "list": ({"keeper", "provisioner"}, lambda c, o: c.list_objects_v2(Bucket=BUCKET)),
-    "list versions": ({"keeper"}, lambda c, o: c.list_object_versions(Bucket=BUCKET)),
+    "list versions": ({"keeper", "provisioner"}, lambda c, o: c.list_object_versions(Bucket=BUCKET)),
     "list buckets with names": ({"keeper", "provisioner"}, lambda c, o: _names(c.list_buckets())),
     "head bucket": ({"keeper", "provisioner"}, lambda c, o: c.head_bucket(Bucket=BUCKET)),
     "read versioning": ({"keeper", "provisioner"}, lambda c, o: c.get_bucket_versioning(Bucket=BUCKET)),
@@ -128,6 +126,8 @@ ATTEMPTS: dict[str, tuple[set[str], Attempt]] = {
 }
 
 
+# Here the key has the right, so that the probe sees the store itself refuse.
+REFUSED_BY_THE_STORE = {("provisioner", "suspend versioning"): 409}
 DELETES_UNLOCKED = {"delete unlocked version", "delete many"}
 
 
@@ -165,7 +165,7 @@ def test_a_key_can_do_exactly_this(weed: EmbeddedWeed, root: Any, key: str, what
         attempt(s3_client(weed.url, weed.credentials[key]), objects)
         worked = True
     except ClientError as error:
-        assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+        assert error.response["ResponseMetadata"]["HTTPStatusCode"] == REFUSED_BY_THE_STORE.get((key, what), 403)
         worked = False
 
     assert worked == (key in allowed)
@@ -208,3 +208,44 @@ def test_a_presigned_put_of_the_signer_works(weed: EmbeddedWeed, root: Any) -> N
 def _date_in(url: str) -> str:
     found = parse_qs(urlsplit(url).query)
     return found.get("x-amz-object-lock-retain-until-date", [later(60).strftime("%Y-%m-%dT%H:%M:%SZ")])[0]
+
+
+PROBE_RIGHTS: dict[str, tuple[bool, Attempt]] = {
+    "write": (True, lambda c, o: c.put_object(Bucket=BUCKET, Key=o.fresh, Body=b"x")),
+    "read": (True, lambda c, o: c.get_object(**o.locked_one)),
+    "lay a marker": (True, lambda c, o: c.delete_object(Bucket=BUCKET, Key=o.unlocked)),
+    "delete unlocked version": (True, lambda c, o: c.delete_object(**o.unlocked_one)),
+    "extend": (True, lambda c, o: c.put_object_retention(**o.locked_one, **retain("COMPLIANCE", 7200))),
+    "delete locked version with bypass": (
+        False,
+        lambda c, o: c.delete_object(**o.locked_one, BypassGovernanceRetention=True),
+    ),
+    "shorten with bypass": (
+        False,
+        lambda c, o: c.put_object_retention(**o.locked_one, **retain("COMPLIANCE", 60), BypassGovernanceRetention=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PROBE_RIGHTS)
+def test_the_provisioner_can_do_this_to_what_the_probe_wrote(weed: EmbeddedWeed, root: Any, what: str) -> None:
+    allowed, attempt = PROBE_RIGHTS[what]
+
+    assert _works(attempt, s3_client(weed.url, weed.credentials["provisioner"]), Objects(root, "probe/")) == allowed
+
+
+@pytest.mark.parametrize("folder", ["t/one/", "t/one/probe/", "probes/", ""])
+@pytest.mark.parametrize("what", PROBE_RIGHTS)
+def test_the_provisioner_can_do_nothing_to_backups(weed: EmbeddedWeed, root: Any, what: str, folder: str) -> None:
+    attempt = PROBE_RIGHTS[what][1]
+
+    assert not _works(attempt, s3_client(weed.url, weed.credentials["provisioner"]), Objects(root, folder))
+
+
+def _works(attempt: Attempt, client: Any, objects: Objects) -> bool:
+    try:
+        attempt(client, objects)
+    except ClientError as error:
+        assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+        return False
+    return True

@@ -1,7 +1,7 @@
 """Tables of the vaults, by what they are about."""
 
 from vaults.models.keys import CatalogueKey, Domain, TenantKey
-from vaults.models.ledger import Envelope, ObjectUse, Removal, RemovalRun, StoredObject
+from vaults.models.ledger import Envelope, ObjectUse, RelocatedPack, Removal, RemovalRun, StoredObject
 from vaults.models.places import Affinity, Alarm, Endpoint, Region, Vault
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Envelope",
     "ObjectUse",
     "Region",
+    "RelocatedPack",
     "Removal",
     "RemovalRun",
     "StoredObject",

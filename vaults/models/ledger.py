@@ -103,6 +103,22 @@ class Envelope(models.Model):
         return f"envelope of session {self.writer_session}"
 
 
+class RelocatedPack(models.Model):
+    """A relocation object says for blocks of this pack where they can be found instead.
+
+    The relocation is needed as long as a backup names the pack; what it needs itself is in ObjectUse, as of a manifest.
+    """
+
+    relocation = models.ForeignKey(StoredObject, on_delete=models.CASCADE, related_name="relocated_packs")
+    pack = models.ForeignKey(StoredObject, on_delete=models.CASCADE, related_name="relocations")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["relocation", "pack"], name="relocated_pack_once")]
+
+    def __str__(self) -> str:
+        return f"{self.relocation_id} moves {self.pack_id}"
+
+
 class RemovalRun(models.Model):
     """One run over a vault: what it found unneeded, what it gave to the reaper, or why it stopped."""
 

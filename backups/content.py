@@ -1,0 +1,93 @@
+"""The content of a backup as the control worker can read it: verified manifest, map, relocations. Keeper's credential.
+
+Holds the domain's map key, not the data keys: what is under the map is for the verifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from agents.models import WriterKey
+from backups.models import Backup
+from engine.codec import OBJECT_SIZE_MAX
+from engine.crypto import DomainKeys
+from engine.manifest import ManifestBody, ManifestInfo
+from engine.relocations import Relocations, parse_relocations
+from engine.repository import MapReader, open_manifest
+from engine.store.base import ObjectKind, ObjectRef, fetch_whole
+from vaults.custody import domain_keys_of
+from vaults.damage import PRESENT
+from vaults.models import StoredObject
+from vaults.reading import KeeperSource
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A backup with its manifest opened."""
+
+    manifest: StoredObject
+    info: ManifestInfo
+    keys: DomainKeys
+    source: KeeperSource
+
+    @property
+    def ref(self) -> ObjectRef:
+        return ref_of(self.manifest)
+
+    @property
+    def body(self) -> ManifestBody:
+        return self.info.body
+
+    def map_reader(self, *, lost_segments: Collection[bytes] = ()) -> MapReader:
+        return MapReader(
+            manifest=self.info, object_source=self.source, map_key=self.keys.map_key, lost_segments=lost_segments
+        )
+
+
+def open_content(backup: Backup) -> Content:
+    """Raises the engine's errors for a manifest that is not what was committed, StoreError for store trouble.
+
+    `backup` comes with its manifest's domain and its vault's endpoint selected.
+    """
+    manifest = backup.manifest
+    if manifest is None:
+        raise ValueError("a pending backup has no content")
+    source = KeeperSource(backup.vault, versions=_versions(manifest))
+    keys = domain_keys_of(manifest.domain)
+    info = open_manifest(
+        manifest_ref=ref_of(manifest), object_source=source, trusted_writers=all_writers(), map_key=keys.map_key
+    )
+    return Content(manifest=manifest, info=info, keys=keys, source=source)
+
+
+def relocations_of(content: Content) -> list[Relocations]:
+    """What says where blocks of the domain can be found instead, the newest first. Damaged ones are left out."""
+    rows = StoredObject.objects.filter(
+        domain_id=content.manifest.domain_id, kind=ObjectKind.RELOCATION, status__in=PRESENT, damaged_since=None
+    )
+    body = content.body
+    return [
+        parse_relocations(
+            fetch_whole(content.source, ref_of(row), size_max=OBJECT_SIZE_MAX),
+            tenant=body.tenant,
+            domain=body.domain,
+            map_key=content.keys.map_key,
+        )
+        for row in rows.order_by("-pk")
+    ]
+
+
+def ref_of(row: StoredObject) -> ObjectRef:
+    return ObjectRef(row.key, row.sha256, row.size_bytes, row.version_id)
+
+
+def all_writers() -> list[bytes]:
+    """Every key that ever signed a manifest: what was committed once stays readable."""
+    return [bytes(key) for key in WriterKey.objects.values_list("public_key", flat=True)]
+
+
+def _versions(manifest: StoredObject) -> dict[str, str]:
+    """Version ids by key of what the manifest needs: a manifest may leave out those that its writer was not told."""
+    needed = StoredObject.objects.filter(used_by__manifest=manifest)
+    return dict(needed.values_list("key", "version_id").iterator(chunk_size=5000))

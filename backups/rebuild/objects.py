@@ -1,0 +1,223 @@
+"""The ledger and the catalogue of one domain, made again in bulk from listings and manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import TypeVar
+
+from django.db import transaction
+
+from backups.models import Backup
+from backups.rebuild.places import Places
+from backups.states import BackupStatus
+from engine.alone.bucket import Bucket, read_fitting
+from engine.alone.catalogue import OpenDomain
+from engine.alone.layout import ManifestPlace, find_manifests
+from engine.codec import OBJECT_SIZE_MAX
+from engine.errors import EngineError, StoreError
+from engine.manifest import ManifestInfo, parse_manifest
+from engine.store.base import ObjectKind
+from vaults.marking import object_name
+from vaults.models import ObjectUse, StoredObject
+
+T = TypeVar("T")
+_ROWS_AT_ONCE = 2000
+_LISTED_KINDS = (ObjectKind.PACK, ObjectKind.INDEX, ObjectKind.KEY, ObjectKind.CONFIG)
+
+
+@dataclass(slots=True)
+class DomainResult:
+    object_count: int = 0
+    backup_count: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    place: ManifestPlace
+    info: ManifestInfo
+    version_id: str
+    size_bytes: int
+    names: tuple[bytes, ...]
+    promised_until: datetime
+
+
+def rebuild_domain(bucket: Bucket, found: OpenDomain, places: Places, *, now: datetime) -> DomainResult:
+    """Rows of all objects, and a backup for each manifest that is whole. May run again: what is there stays.
+
+    Nobody looks at each object's lock here. What the manifests promise is a date that every lock reaches at least; the
+    daily checks find the true ones.
+    """
+    result = DomainResult()
+    manifests = list(_read_manifests(bucket, found, places, result))
+    noted, promised = _from_manifests(manifests)
+    known = {row_name(kind, sha256): pk for pk, kind, sha256 in _rows_of(places)}
+    fresh = (row for row in _listed(bucket, found, places, noted, promised, now) if name_of(row) not in known)
+    for rows in _parts(fresh):
+        StoredObject.objects.bulk_create(rows)
+        result.object_count += len(rows)
+        known.update((name_of(row), row.pk) for row in rows)
+    for manifest in manifests:
+        _add_backup(manifest, places, known, result, now)
+    return result
+
+
+def row_name(kind: str, sha256: str) -> bytes:
+    return object_name(kind, bytes.fromhex(sha256))
+
+
+def name_of(row: StoredObject) -> bytes:
+    return row_name(row.kind, row.sha256)
+
+
+def _rows_of(places: Places) -> Iterable[tuple[int, str, str]]:
+    rows = StoredObject.objects.filter(domain=places.domain).values_list("pk", "kind", "sha256")
+    return rows.iterator(chunk_size=10_000)
+
+
+def _read_manifests(bucket: Bucket, found: OpenDomain, places: Places, result: DomainResult) -> Iterator[_Manifest]:
+    for place in find_manifests(bucket, found.place):
+        try:
+            yield _read_manifest(bucket, found, places, place)
+        except StoreError:
+            raise
+        except (EngineError, ValueError) as error:
+            result.problems.append(f"{place.versions[0].key}: {error}")
+
+
+def _read_manifest(bucket: Bucket, found: OpenDomain, places: Places, place: ManifestPlace) -> _Manifest:
+    fitting = read_fitting(bucket, place.versions, sha256=place.sha256, size_max=OBJECT_SIZE_MAX)
+    if fitting is None or fitting.ref.version_id is None:
+        raise ValueError("no version of it has the bytes that its name promises")
+    info = parse_manifest(
+        fitting.data, trusted_writers=found.description.body.writers, map_key=found.domain_keys.map_key
+    )
+    body = info.body
+    names = [object_name(ObjectKind.PACK, entry.sha256) for entry in body.packs]
+    names += [object_name(ObjectKind.INDEX, entry.sha256) for entry in body.segments]
+    names += [object_name(ObjectKind.KEY, entry.envelope.sha256) for entry in body.sessions]
+    until = datetime.fromisoformat(body.created_at) + timedelta(days=places.immutable_days)
+    return _Manifest(place, info, fitting.ref.version_id, fitting.ref.size_bytes, tuple(names), until)
+
+
+def _from_manifests(manifests: Iterable[_Manifest]) -> tuple[dict[bytes, str], dict[bytes, datetime]]:
+    """Per object the version that a manifest noted, and the latest date that one promised."""
+    noted: dict[bytes, str] = {}
+    promised: dict[bytes, datetime] = {}
+    for manifest in manifests:
+        body = manifest.info.body
+        entries = [*body.packs, *body.segments, *(session.envelope for session in body.sessions)]
+        for name, entry in zip(manifest.names, entries, strict=True):
+            if entry.version_id is not None:
+                noted[name] = entry.version_id
+            promised[name] = max(promised.get(name, manifest.promised_until), manifest.promised_until)
+    return noted, promised
+
+
+def _listed(
+    bucket: Bucket,
+    found: OpenDomain,
+    places: Places,
+    noted: dict[bytes, str],
+    promised: dict[bytes, datetime],
+    now: datetime,
+) -> Iterator[StoredObject]:
+    newest = found.description.sha256
+    for kind in _LISTED_KINDS:
+        prefix = found.place.prefix(kind)
+        for versions in bucket.versions(prefix):
+            sha256 = versions[0].key.removeprefix(prefix)
+            if len(sha256) != 64:
+                continue
+            name = row_name(kind, sha256)
+            chosen = next((item for item in versions if item.version_id == noted.get(name)), versions[0])
+            until = promised.get(name, now)
+            # Of several descriptions the one that counts must be the newest here, too.
+            since = now - timedelta(days=1) if kind == ObjectKind.CONFIG and sha256 != newest else now
+            yield _row(places, kind, chosen.key, sha256, chosen.version_id, chosen.size_bytes, until, since)
+
+
+def _row(
+    places: Places,
+    kind: str,
+    key: str,
+    sha256: str,
+    version_id: str,
+    size_bytes: int,
+    retain_until: datetime,
+    now: datetime,
+) -> StoredObject:
+    return StoredObject(
+        vault=places.vault,
+        domain=places.domain,
+        session_id=places.domain.pk,
+        kind=kind,
+        key=key,
+        size_bytes=size_bytes,
+        sha256=sha256,
+        md5_base64="",
+        status=StoredObject.Status.STORED,
+        version_id=version_id,
+        retain_until=retain_until,
+        granted_at=now,
+    )
+
+
+def _add_backup(
+    manifest: _Manifest, places: Places, known: dict[bytes, int], result: DomainResult, now: datetime
+) -> None:
+    key = manifest.place.versions[0].key
+    missing = [name for name in manifest.names if name not in known]
+    if missing:
+        result.problems.append(f"{key}: {len(missing)} of its objects are not in the bucket")
+        return
+    if Backup.objects.filter(manifest__key=key, vault=places.vault).exists():
+        return
+    with transaction.atomic():
+        sha256, until = manifest.place.sha256, manifest.promised_until
+        row = StoredObject.objects.filter(vault=places.vault, key=key).first()
+        if row is None:
+            row = _row(places, "m", key, sha256, manifest.version_id, manifest.size_bytes, until, now)
+            row.save(force_insert=True)
+            result.object_count += 1
+        uses = (ObjectUse(manifest=row, needed_id=known[name]) for name in dict.fromkeys(manifest.names))
+        for part in _parts(uses):
+            ObjectUse.objects.bulk_create(part, ignore_conflicts=True)
+        backup = _backup(manifest, places, row)
+        backup.save(force_insert=True)
+        # Retention and people go by when it was made, not by when it was found again.
+        Backup.objects.filter(pk=backup.pk).update(created_at=datetime.fromisoformat(manifest.info.body.created_at))
+    result.backup_count += 1
+
+
+def _backup(manifest: _Manifest, places: Places, row: StoredObject) -> Backup:
+    body, facts = manifest.info.body, manifest.info.source_facts or {}
+    disk = places.disks.get(body.source_id)
+    created = datetime.fromisoformat(body.created_at)
+    return Backup(
+        tenant_id=places.vault.tenant_id,
+        vault=places.vault,
+        server=places.server,
+        disk=disk,
+        name=str(facts.get("backup", ""))[:40] or f"recovered-{created:%Y%m%d_%H%M%S}",
+        server_name=str(facts.get("server", places.server.name))[:128],
+        disk_number=disk.number if disk is not None else 0,
+        status=BackupStatus.OK,
+        note="Taken into the catalogue again from the vault.",
+        finished_at=created,
+        size_bytes=body.size_bytes,
+        read_bytes=body.counters.get("read_bytes"),
+        changed_bytes=body.counters.get("changed_bytes"),
+        sequence=body.sequence if disk is not None else None,
+        manifest=row,
+        immutable_until=manifest.promised_until,
+    )
+
+
+def _parts(items: Iterable[T]) -> Iterator[list[T]]:
+    remaining = iter(items)
+    while part := list(islice(remaining, _ROWS_AT_ONCE)):
+        yield part

@@ -1,0 +1,1 @@
+"""Removing what no backup needs any more: roots, runs, reconciling, adopting."""

@@ -1,0 +1,81 @@
+"""What holds objects in a vault: backups in the catalogue, open sessions, restores under way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.db.models import F, Min, Q
+
+from agents.models import WriterKey
+from backups.models import Backup, Job, Session
+from backups.states import BackupStatus, JobKind, JobState
+from vaults.descriptions import newest_descriptions
+from vaults.models import StoredObject, Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """Ids of manifests, of sessions whose own objects stay, and of objects that stay by themselves.
+
+    `catalogued` are the manifests that backups hold. No manifest names a description: each domain's newest one stays.
+    """
+
+    catalogued: frozenset[int]
+    borrowed: frozenset[int]
+    open_sessions: frozenset[UUID]
+    descriptions: frozenset[int]
+
+    @property
+    def manifests(self) -> frozenset[int]:
+        return self.catalogued | self.borrowed
+
+
+def open_sessions(vault: Vault) -> list[Session]:
+    """Sessions that have their job, whatever their lease says: only losing the job ends their claim on objects."""
+    running = Session.objects.filter(job__state=JobState.RUNNING, job__fence=F("fence"))
+    return list(running.filter(Q(job__backup__vault=vault) | Q(base__vault=vault)).select_related("base"))
+
+
+def oldest_open_epoch(vault: Vault) -> int | None:
+    """The lowest epoch among the open sessions; one that has not been opened yet can reuse nothing."""
+    running = Session.objects.filter(job__state=JobState.RUNNING, job__fence=F("fence"), job__backup__vault=vault)
+    return running.aggregate(least=Min("epoch"))["least"]
+
+
+def find_roots(vault: Vault) -> Roots:
+    """Sessions are read before backups: one that commits in between is then found by its backup.
+
+    One that opens in between on a backup that is removed in between is found by neither; its commit takes back what was
+    condemned, and a day passes before anything is deleted.
+    """
+    sessions = open_sessions(vault)
+    bases = {session.base.manifest_id for session in sessions if session.base is not None}
+    catalogued = Backup.objects.in_catalogue().filter(vault=vault, manifest__isnull=False)
+    restores = Job.objects.filter(
+        kind=JobKind.RESTORE, state__in=[JobState.PENDING, JobState.RUNNING], backup__vault=vault
+    )
+    restored = set(restores.values_list("backup__manifest_id", flat=True))
+    # A status of `restore` holds the backup as well, should a job's row ever disagree.
+    held = Backup.objects.filter(vault=vault, status=BackupStatus.RESTORE).values_list("manifest_id", flat=True)
+    return Roots(
+        catalogued=frozenset(catalogued.values_list("manifest_id", flat=True)),
+        borrowed=frozenset({*bases, *restored, *held} - {None}),
+        open_sessions=frozenset(session.pk for session in sessions),
+        descriptions=frozenset(newest_descriptions(vault)),
+    )
+
+
+def manifests_by_domain(vault: Vault, ids: frozenset[int]) -> dict[UUID, list[StoredObject]]:
+    """The rows of the manifests, by domain."""
+    found: dict[UUID, list[StoredObject]] = {}
+    rows = StoredObject.objects.filter(vault=vault, kind="m").select_related("vault__endpoint")
+    for row in rows.iterator(chunk_size=1000):
+        if row.pk in ids:
+            found.setdefault(row.domain_id, []).append(row)
+    return found
+
+
+def all_writers() -> list[bytes]:
+    """Every key that ever signed a manifest: what was committed once stays readable."""
+    return [bytes(key) for key in WriterKey.objects.values_list("public_key", flat=True)]

@@ -1,0 +1,205 @@
+"""One removal run over one vault: mark, condemn, mark again, order the reaper. Runs in the control worker.
+
+May be started by anybody at any time: the epoch lets one run at a time in, and every step can run twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.db import IntegrityError, transaction
+from django.db.models import F
+
+from backups.removal.roots import Roots, all_writers, find_roots, manifests_by_domain, oldest_open_epoch
+from common.errors import BackupsiteError
+from vaults import ledger
+from vaults.alarms import clear_alarm, raise_alarm
+from vaults.marking import needed_names, object_name
+from vaults.models import Domain, ObjectUse, RelocatedPack, RemovalRun, StoredObject, Vault
+from vaults.removal_rules import RECONCILED_WITHIN, Candidate, may_be_condemned, may_be_deleted, within_cap
+from vaults.storage import Credential, store_time
+
+logger = logging.getLogger(__name__)
+
+STOPPED_ALARM = "removal_stopped"
+NEEDED_ALARM = "condemned_object_needed"
+RUN_LOST_AFTER = timedelta(hours=6)
+Status = StoredObject.Status
+
+
+@dataclass(slots=True)
+class _Mark:
+    """What one mark found, as ids of stored objects."""
+
+    unneeded: set[int] = field(default_factory=set)
+    # Condemned by an earlier run and needed now: by a backup (must never happen) or by a session or restore.
+    needed_by_backups: set[int] = field(default_factory=set)
+    needed_by_others: set[int] = field(default_factory=set)
+    candidates: list[Candidate] = field(default_factory=list)
+    needed_count: int = 0
+
+
+def remove_unneeded(*, vault_id: str, now: datetime) -> RemovalRun | None:
+    """One run; None when none is due now. Whatever is in doubt stops the run, and nothing is removed.
+
+    `now` is this server's clock; every decision about locks is made by the store's.
+    """
+    vault = Vault.objects.select_related("endpoint").get(pk=vault_id)
+    if vault.removal_stopped or not _is_reconciled(vault, now):
+        return None
+    run = _begin(vault, now=now)
+    if run is None:
+        return None
+    try:
+        store_now = store_time(vault, Credential.KEEPER)
+        mark = _mark(vault, find_roots(vault), now=store_now)
+        _apply(vault, run, mark, now=store_now)
+    except BackupsiteError as error:
+        _finish(run, outcome=error.code, message=error.message, now=now)
+        raise_alarm(vault, code=STOPPED_ALARM, message=f"Nothing was removed. {error.message}", now=now)
+        return run
+    clear_alarm(vault, code=STOPPED_ALARM, now=now)
+    _finish(run, outcome="ok", message="", now=now)
+    return run
+
+
+def _is_reconciled(vault: Vault, now: datetime) -> bool:
+    return vault.reconciled_at is not None and vault.reconciled_at + RECONCILED_WITHIN > now
+
+
+def _begin(vault: Vault, *, now: datetime) -> RemovalRun | None:
+    """A new epoch and its run, unless another run is under way."""
+    unfinished = RemovalRun.objects.filter(vault=vault, finished_at=None)
+    if unfinished.filter(started_at__gt=now - RUN_LOST_AFTER).exists():
+        return None
+    unfinished.update(finished_at=now, outcome="lost", message="The worker was lost; the next run began anew.")
+    try:
+        with transaction.atomic():
+            taken = Vault.objects.filter(pk=vault.pk, epoch=vault.epoch, removal_stopped="")
+            if taken.update(epoch=F("epoch") + 1) != 1:
+                return None
+            vault.epoch += 1
+            return RemovalRun.objects.create(vault=vault, epoch=vault.epoch, started_at=now)
+    except IntegrityError:
+        return None
+
+
+def _mark(vault: Vault, roots: Roots, *, now: datetime) -> _Mark:
+    mark = _Mark()
+    manifests = manifests_by_domain(vault, roots.manifests)
+    missing = len(roots.manifests) - sum(len(rows) for rows in manifests.values())
+    if missing:
+        raise BackupsiteError(f"{missing} manifests of the catalogue are not in the ledger.", code="ledger_incomplete")
+    writers = all_writers()
+    for domain_id in Domain.objects.filter(vault=vault).order_by("pk").values_list("pk", flat=True):
+        _mark_domain(vault, domain_id, manifests.get(domain_id, []), roots, writers, mark, now)
+    return mark
+
+
+def _mark_domain(
+    vault: Vault,
+    domain_id: UUID,
+    manifests: list[StoredObject],
+    roots: Roots,
+    writers: list[bytes],
+    mark: _Mark,
+    now: datetime,
+) -> None:
+    """Compare what the domain's manifests need, by the vault's word and by the ledger's, with what there is."""
+    by_backups: set[bytes] = set()
+    by_others: set[bytes] = set()
+    for row, names in needed_names(vault, manifests, trusted_writers=writers):
+        (by_backups if row.pk in roots.catalogued else by_others).update(names)
+    _add_relocations(domain_id, by_backups)
+    _add_relocations(domain_id, by_others)
+    used = set(ObjectUse.objects.filter(manifest__in=manifests).values_list("needed_id", flat=True))
+    rows = StoredObject.objects.filter(domain_id=domain_id, status__in=[Status.STORED, Status.CONDEMNED])
+    found = 0
+    for row in rows.iterator(chunk_size=5000):
+        name = object_name(row.kind, bytes.fromhex(row.sha256))
+        is_needed = name in by_backups or name in by_others or row.pk in used
+        found += name in by_backups or name in by_others
+        mark.needed_count += is_needed
+        if is_needed and row.status == Status.CONDEMNED:
+            (mark.needed_by_backups if name in by_backups else mark.needed_by_others).add(row.pk)
+        elif is_needed:
+            continue
+        elif not _is_held(row, roots):
+            _note_unneeded(mark, row, now)
+        elif row.status == Status.CONDEMNED:
+            mark.needed_by_others.add(row.pk)
+    lacking = len(by_backups | by_others) - found
+    if lacking:
+        message = f"{lacking} objects that backups need are not in the ledger, or are being removed."
+        raise BackupsiteError(message, code="ledger_incomplete")
+
+
+def _add_relocations(domain_id: UUID, names: set[bytes]) -> None:
+    """A relocation object is needed, with all that it needs, as long as one of the packs that it moves is."""
+    moves = _moves(domain_id)
+    waiting = set(moves)
+    while found := {pk for pk in waiting if not moves[pk].isdisjoint(names)}:
+        waiting -= found
+        uses = StoredObject.objects.filter(used_by__manifest__in=found) | StoredObject.objects.filter(pk__in=found)
+        names.update(object_name(kind, bytes.fromhex(sha256)) for kind, sha256 in uses.values_list("kind", "sha256"))
+
+
+def _moves(domain_id: UUID) -> dict[int, set[bytes]]:
+    """Per relocation object the names of the packs that it moves."""
+    rows = RelocatedPack.objects.filter(relocation__domain_id=domain_id)
+    moves: dict[int, set[bytes]] = {}
+    for relocation_id, kind, sha256 in rows.values_list("relocation_id", "pack__kind", "pack__sha256"):
+        moves.setdefault(relocation_id, set()).add(object_name(kind, bytes.fromhex(sha256)))
+    return moves
+
+
+def _is_held(row: StoredObject, roots: Roots) -> bool:
+    """An open session holds what it has stored itself, and a domain the newest word about itself."""
+    return row.session_id in roots.open_sessions or row.pk in roots.descriptions
+
+
+def _note_unneeded(mark: _Mark, row: StoredObject, now: datetime) -> None:
+    if row.status == Status.STORED:
+        if may_be_condemned(granted_at=row.granted_at, now=now):
+            mark.unneeded.add(row.pk)
+    elif row.condemned_epoch is not None and row.condemned_at is not None:
+        mark.candidates.append(
+            Candidate(row.pk, row.size_bytes, row.condemned_epoch, row.condemned_at, row.retain_until)
+        )
+
+
+def _apply(vault: Vault, run: RemovalRun, mark: _Mark, *, now: datetime) -> None:
+    run.needed_objects = mark.needed_count
+    run.revived_objects = ledger.revive(mark.needed_by_backups | mark.needed_by_others)
+    if mark.needed_by_backups:
+        message = f"{len(mark.needed_by_backups)} objects were condemned although backups need them; they were kept."
+        raise_alarm(vault, code=NEEDED_ALARM, message=message, now=now)
+    run.condemned_objects = ledger.condemn(mark.unneeded, epoch=run.epoch, now=now)
+    _order(vault, run, mark.candidates, now=now)
+
+
+def _order(vault: Vault, run: RemovalRun, candidates: list[Candidate], *, now: datetime) -> None:
+    """Give the reaper what is due, within the cap; a manifest goes a run before what it names."""
+    oldest = oldest_open_epoch(vault)
+    due = [
+        candidate
+        for candidate in candidates
+        if may_be_deleted(candidate, epoch=run.epoch, oldest_open_epoch=oldest, now=now)
+    ]
+    named = ledger.still_named([candidate.id for candidate in due])
+    free = (candidate for candidate in due if candidate.id not in named)
+    total_objects, total_bytes = ledger.totals(vault)
+    within = within_cap(free, total_objects=total_objects, total_bytes=total_bytes)
+    sizes = {candidate.id: candidate.size_bytes for candidate in within}
+    ordered = ledger.order_removal(run, list(sizes), now=now)
+    run.deleting_objects = len(ordered)
+    run.deleting_bytes = sum(sizes[pk] for pk in ordered)
+
+
+def _finish(run: RemovalRun, *, outcome: str, message: str, now: datetime) -> None:
+    run.outcome, run.message, run.finished_at = outcome, message, now
+    run.save()
+    logger.info("removal run", extra={"vault": str(run.vault_id), "outcome": outcome, "deleting": run.deleting_objects})

@@ -1,0 +1,175 @@
+"""Walking a file system in the order of keys, relative to open directories, with trouble noted instead of raised."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pathspec import GitIgnoreSpec
+
+from engine.errors import SourceError
+from engine.stream_pages import KEY_SIZE_MAX
+from engine.tree_dirs import DirectoryPath, MovedDirectoryError
+from engine.tree_entries import NAME_SIZE_MAX, FileKind, path_of
+from engine.tree_source import PSEUDO_FILE_SYSTEMS, Seen, file_system_types, look, look_at_root
+from engine.waiting import Cancel, check_cancel
+
+_LISTED_MAX = 1000
+
+
+class ProblemKind(StrEnum):
+    CHANGED = "changed"  # stored, but not as it was at one moment
+    UNREADABLE = "unreadable"  # stored in part or by name only
+    VANISHED = "vanished"  # not stored: it went away while the tree was walked
+    METADATA = "metadata"  # stored without its extended attributes
+    LINK = "link"  # stored as a file of its own though it is a hard link
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    path: bytes
+    kind: ProblemKind
+    reason: str
+
+
+class ProblemLog:
+    """Counts everything, lists the first thousand."""
+
+    def __init__(self) -> None:
+        self.listed: list[Problem] = []
+        self.counts: Counter[ProblemKind] = Counter()
+
+    def add(self, key: bytes, kind: ProblemKind, reason: str) -> None:
+        self.counts[kind] += 1
+        if len(self.listed) < _LISTED_MAX:
+            self.listed.append(Problem(path_of(key), kind, reason))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeOptions:
+    """What of the tree belongs to the backup. `exclude` has patterns as in a .gitignore file at the root.
+
+    A directory on another file system is stored, its content only without `one_file_system`; content that the
+    kernel makes up (proc, sysfs ...) only with `pseudo_file_systems` as well.
+    """
+
+    exclude: tuple[str, ...] = ()
+    one_file_system: bool = True
+    pseudo_file_systems: bool = False
+    file_systems: Callable[[], Mapping[int, str]] = field(default=file_system_types)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A name and the open directory in which to find it, valid until the next one is asked for."""
+
+    seen: Seen
+    directory: int
+    not_entered: bool
+
+
+class TreeWalker:
+    """Visits each directory, then what is in it, then what follows. Symbolic links are never followed."""
+
+    def __init__(self, *, options: TreeOptions, problems: ProblemLog, cancel: Cancel) -> None:
+        self._options = options
+        self._problems = problems
+        self._cancel = cancel
+        self._spec = GitIgnoreSpec.from_lines(options.exclude) if options.exclude else None
+        self._types: Mapping[int, str] = {} if options.one_file_system else options.file_systems()
+
+    def walk(self, root_descriptor: int) -> Iterator[Visit]:
+        """Takes over the descriptor. SourceError when the root cannot be listed or is moved away."""
+        with DirectoryPath(root_descriptor) as path:
+            root = look_at_root(root_descriptor)
+            try:
+                pending = [(b"", self._names(path.descriptor))]
+            except OSError as error:
+                raise SourceError("the root of the tree cannot be listed", code="root_unreadable") from error
+            yield Visit(root, path.descriptor, False)
+            try:
+                yield from self._below(path, pending, root.found.st_dev)
+            except MovedDirectoryError as error:
+                raise SourceError("the tree was moved while it was walked", code="source_changed") from error
+
+    def _below(
+        self, path: DirectoryPath, pending: list[tuple[bytes, list[bytes]]], root_device: int
+    ) -> Iterator[Visit]:
+        while pending:
+            parent, names = pending[-1]
+            if not names:
+                pending.pop()
+                if pending:
+                    path.leave()
+                continue
+            check_cancel(self._cancel)
+            name = names.pop()
+            key = parent + b"\0" + name if parent else name
+            seen = self._look(path.descriptor, name, key)
+            if seen is None:
+                continue
+            if seen.kind != FileKind.DIRECTORY:
+                yield Visit(seen, path.descriptor, False)
+                continue
+            children = self._enter(path, seen, root_device)
+            if children is None:
+                yield Visit(seen, path.descriptor, True)
+                continue
+            yield Visit(Seen(key, b".", seen.kind, seen.found), path.descriptor, False)
+            pending.append((key, children))
+
+    def _look(self, directory: int, name: bytes, key: bytes) -> Seen | None:
+        """None for what is left out: excluded, gone, or with a name that no entry can have."""
+        if len(key) > KEY_SIZE_MAX or len(name) > NAME_SIZE_MAX:
+            self._problems.add(key[:KEY_SIZE_MAX], ProblemKind.UNREADABLE, "the path is too long")
+            return None
+        try:
+            seen = look(directory, name, key)
+        except FileNotFoundError:
+            self._problems.add(key, ProblemKind.VANISHED, "gone before it was looked at")
+            return None
+        except OSError as error:
+            self._problems.add(key, ProblemKind.UNREADABLE, _reason(error))
+            return None
+        return None if self._is_excluded(seen) else seen
+
+    def _is_excluded(self, seen: Seen) -> bool:
+        if self._spec is None:
+            return False
+        path = os.fsdecode(path_of(seen.key))
+        return self._spec.match_file(path + "/" if seen.kind == FileKind.DIRECTORY else path)
+
+    def _enter(self, path: DirectoryPath, seen: Seen, root_device: int) -> list[bytes] | None:
+        """The names in a directory, which is the innermost now; None when it is not entered."""
+        device = seen.found.st_dev
+        if device != root_device and self._options.one_file_system:
+            return None
+        if self._types.get(device) in PSEUDO_FILE_SYSTEMS and not self._options.pseudo_file_systems:
+            return None
+        try:
+            path.enter(seen.name, expect=(device, seen.found.st_ino))
+        except MovedDirectoryError:
+            self._problems.add(seen.key, ProblemKind.CHANGED, "replaced while the tree was walked")
+            return None
+        except OSError as error:
+            self._problems.add(seen.key, ProblemKind.UNREADABLE, _reason(error))
+            return None
+        try:
+            return self._names(path.descriptor)
+        except OSError as error:
+            self._problems.add(seen.key, ProblemKind.UNREADABLE, _reason(error))
+            path.leave()
+            return None
+
+    def _names(self, directory: int) -> list[bytes]:
+        """Descending, so that the next one is popped from the end."""
+        names = [os.fsencode(name) for name in os.listdir(directory)]
+        names.sort(reverse=True)
+        return names
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__

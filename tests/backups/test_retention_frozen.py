@@ -1,0 +1,32 @@
+"""Retention waits while something is wrong with the vault: an old backup may be the only good one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from backups.models import Backup
+from backups.retainer import apply_retention
+from tests import factories
+from vaults.alarms import clear_alarm, raise_alarm
+
+pytestmark = pytest.mark.django_db
+
+
+def test_nothing_is_removed_while_an_alarm_stands_and_all_that_is_due_afterwards() -> None:
+    server, now = factories.make_server(), timezone.now()
+    definition = factories.make_definition(server, retention_count=1)
+    for day in range(3):
+        backup = factories.make_backup(
+            server, definition=definition, slot_at=now - timedelta(days=day), sequence=9 - day
+        )
+        Backup.objects.filter(pk=backup.pk).update(created_at=now - timedelta(days=day))
+    raise_alarm(definition.vault, code="damaged_objects", message="One object is damaged.", now=now)
+
+    assert apply_retention(definition_id=str(definition.pk), now=now) == 0
+
+    clear_alarm(definition.vault, code="damaged_objects", now=now)
+    assert apply_retention(definition_id=str(definition.pk), now=now) == 2
+    assert Backup.objects.in_catalogue().get().sequence == 9

@@ -1,0 +1,139 @@
+"""The night on which the database is gone: bucket and recovery key make the catalogue again, and it restores."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+from pydantic import SecretStr
+
+from agents.models import Node
+from agents.program.signing import load_writer_key
+from agents.services import report_node
+from backups.describing import describe_domain
+from backups.models import Backup, Job
+from backups.removal import rounds
+from backups.states import BackupStatus, JobState
+from backupsite.installation import write_fixed_rows
+from engine.crypto import key_fingerprint
+from engine.recovery import RecoveryKey
+from tenants.models import Person, Tenant
+from tests.backups.conftest import MIB, Site
+from vaults.custody import active_key, catalogue_key_of, private_key_of
+from vaults.models import ObjectUse, StoredObject, Vault
+
+pytestmark = pytest.mark.stack
+
+
+def _recovery_key(tenant: Tenant) -> RecoveryKey:
+    catalogue = catalogue_key_of(tenant.pk)
+    return RecoveryKey(
+        tenant_private_key=private_key_of(active_key(tenant.pk)),
+        catalogue_fingerprint=key_fingerprint(catalogue.public),
+    )
+
+
+def _lose_the_database(site: Site, settings) -> None:
+    """Everything is gone but the bucket; the service is installed anew, with another master key."""
+    call_command("flush", interactive=False, verbosity=0)
+    key = SecretStr(base64.b64encode(os.urandom(32)).decode())
+    settings.CONFIG = settings.CONFIG.model_copy(update={"master_key": key})
+    write_fixed_rows(embedded=True)
+    writer = load_writer_key(settings.CONFIG.node_directory)
+    report_node(name="local", now=timezone.now(), signing_public_key=None)
+    assert writer.public and not Backup.objects.exists()
+
+
+def _rebuild(site: Site, key: RecoveryKey, tmp_path: Path) -> None:
+    path = tmp_path / "recovery-key"
+    path.write_text(key.encode())
+    path.chmod(0o600)
+    call_command("rebuild_catalogue", site.vault.bucket, region="GRA", recovery_key_file=path)
+
+
+def test_the_catalogue_is_made_again_and_its_backups_restore(site: Site, settings, tmp_path: Path) -> None:
+    disk = site.server("web01", content=os.urandom(3 * MIB))
+    definition = site.definition(disk)
+    contents = []
+    for number in range(2):
+        with open(site.path(disk), "r+b") as file:
+            file.seek(number * MIB)
+            file.write(os.urandom(50_000))
+        assert site.back_up(definition).state == JobState.OK
+        contents.append(site.path(disk).read_bytes())
+    describe_domain(Backup.objects.first().manifest.domain_id)
+    before = [
+        (row.name, row.sequence, row.server_name, row.size_bytes, row.manifest.sha256, row.created_at)
+        for row in Backup.objects.order_by("sequence")
+    ]
+    uses = set(ObjectUse.objects.values_list("manifest__key", "needed__key"))
+    versions = dict(StoredObject.objects.filter(status="stored").values_list("key", "version_id"))
+    key = _recovery_key(site.tenant)
+
+    _lose_the_database(site, settings)
+    _rebuild(site, key, tmp_path)
+    _rebuild(site, key, tmp_path)  # May be run again; nothing is there twice.
+
+    after = [
+        (row.name, row.sequence, row.server_name, row.size_bytes, row.manifest.sha256, row.created_at)
+        for row in Backup.objects.order_by("sequence")
+    ]
+    assert after == before
+    assert set(ObjectUse.objects.values_list("manifest__key", "needed__key")) == uses
+    known = dict(StoredObject.objects.values_list("key", "version_id"))
+    assert {key: known.get(key) for key in versions} == versions
+    tenant = Tenant.objects.get(title="Acme")
+    again = Site(
+        data=site.data,
+        tenant=tenant,
+        vault=tenant.vaults.get(),
+        node=Node.objects.get(name="local"),
+        admin=Person.objects.create(username="root", is_superuser=True),
+    )
+    target = again.server("web02")
+    for backup, content in zip(Backup.objects.order_by("sequence"), contents, strict=True):
+        job: Job = again.restore(backup, target)
+        assert job.state == JobState.OK, job.message
+        assert again.path(target).read_bytes() == content
+    assert Backup.objects.get(sequence=1).status == BackupStatus.OK
+
+
+def test_nothing_is_removed_after_a_rebuild_until_the_vault_was_compared(site: Site, settings, tmp_path: Path) -> None:
+    disk = site.server("web01", content=os.urandom(MIB))
+    site.back_up(site.definition(disk))
+    describe_domain(Backup.objects.get().manifest.domain_id)
+    key = _recovery_key(site.tenant)
+    _lose_the_database(site, settings)
+
+    _rebuild(site, key, tmp_path)
+
+    assert Vault.objects.get().removal_stopped
+    rounds.reconcile_everywhere(now=timezone.now())
+    vault = Vault.objects.get()
+    assert not vault.removal_stopped and vault.reconciled_at is not None
+
+
+def test_a_wrong_recovery_key_finds_nothing_and_says_so(site: Site, settings, tmp_path: Path) -> None:
+    disk = site.server("web01", content=os.urandom(MIB))
+    site.back_up(site.definition(disk))
+    describe_domain(Backup.objects.get().manifest.domain_id)
+    other = RecoveryKey.generate(catalogue_fingerprint=bytes(32), random_bytes=os.urandom)
+    _lose_the_database(site, settings)
+
+    with pytest.raises(SystemExit) as stopped:
+        _rebuild(site, other, tmp_path)
+
+    assert stopped.value.code == 3
+    assert not Backup.objects.exists()
+
+
+def test_a_recovery_key_that_others_can_read_is_refused(site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("x")
+    path.chmod(0o644)
+    with pytest.raises(CommandError, match="chmod 600"):
+        call_command("rebuild_catalogue", "bucket", region="GRA", recovery_key_file=path)

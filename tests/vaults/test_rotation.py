@@ -1,0 +1,581 @@
+"""Replacing a tenant's key: at once for new sessions, step by step for earlier ones, killed anywhere, nothing lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+from unittest import mock
+
+import pytest
+from django.db import connection
+from hypothesis import HealthCheck
+from hypothesis import settings as run_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from common.errors import ConflictError, UnavailableError
+from engine.crypto import SessionKeys
+from engine.envelope import unwrap_envelope
+from engine.recovery import RecoveryKey, answer_challenge, decode_challenge
+from engine.store.memory import Fault
+from tests.factories import make_person
+from tests.vaults.key_world import KeyWorld, Killed, key_world
+from vaults import rotation
+from vaults.custody import (
+    CustomerKeyNeededError,
+    check_envelope,
+    companion_envelopes,
+    fingerprint,
+    private_key_of,
+    restore_needs_customer_key,
+    session_data_keys,
+    sessions_of,
+)
+from vaults.envelopes import readable_envelopes
+from vaults.models import Alarm, Envelope, ObjectUse, StoredObject, TenantKey
+from vaults.own_objects import NO_SESSION
+from vaults.recovery_keys import finish_test, register_customer_key, start_test
+from vaults.rotation import RETIRED_KEPT, Round, rewrap, rewrap_everywhere, rotate_managed_key, sessions_left
+
+pytestmark = pytest.mark.django_db
+Status, Mode = TenantKey.Status, TenantKey.Mode
+
+
+@pytest.fixture
+def keys(db: None) -> Iterator[KeyWorld]:
+    with key_world() as world:
+        yield world
+
+
+def rotate(world: KeyWorld) -> TenantKey:
+    person = make_person(superadmin=True)
+    return rotate_managed_key(world.tenant, replaced=world.key.pk, actor=person, now=world.clock())
+
+
+def run_round(world: KeyWorld) -> Round:
+    return rewrap(world.tenant.pk, now=world.clock())
+
+
+def expected(world: KeyWorld) -> dict[str, bytes]:
+    return {session: keys.data_key for session, keys in world.sessions.items()}
+
+
+def opens_with_the_active_key_alone(world: KeyWorld) -> None:
+    """Read from the store itself: each session that a manifest needs has an envelope for the key in use."""
+    key = world.key
+    private, recipient = private_key_of(key), fingerprint(key)
+    for manifest in world.manifests:
+        rows = world.envelopes_of(manifest)
+        opened: dict[str, SessionKeys] = {}
+        for row in rows:
+            if row.envelope.recipient == recipient:
+                version = world.store.head(key=f"{world.vault.bucket}/{row.key}", version_id=row.version_id)
+                names = {"tenant": str(world.tenant.pk), "domain": str(world.domain.pk)}
+                unwrapped = unwrap_envelope(version.data, tenant_private_key=private, **names)
+                opened[unwrapped.session.session_id.hex()] = unwrapped.session
+                assert version.retain_until is not None
+                assert version.retain_until >= max(other.retain_until for other in rows)
+        assert opened == {session: world.sessions[session] for session in sessions_of(manifest)}
+
+
+# --- the change -------------------------------------------------------------------------------------------------------
+
+
+def test_new_sessions_get_the_new_key_at_once(keys: KeyWorld) -> None:
+    old = keys.key
+
+    new = rotate(keys)
+
+    old.refresh_from_db()
+    assert (keys.key.pk, old.status, old.changed_at) == (new.pk, Status.RETIRED, keys.clock())
+    assert bytes(new.public_key) != bytes(old.public_key)
+    assert (new.shown_at, new.tested_at) == (None, None)
+
+
+def test_a_change_that_is_asked_for_twice_is_made_once(keys: KeyWorld) -> None:
+    person, seen = make_person(superadmin=True), keys.key.pk
+    rotate_managed_key(keys.tenant, replaced=seen, actor=person, now=keys.clock())
+
+    with pytest.raises(ConflictError) as caught:
+        rotate_managed_key(keys.tenant, replaced=seen, actor=person, now=keys.clock())
+
+    assert caught.value.code == "key_replaced"
+    assert TenantKey.objects.count() == 2
+
+
+def test_the_customers_key_is_not_replaced_by_the_service(keys: KeyWorld) -> None:
+    to_customer(keys)
+
+    with pytest.raises(ConflictError) as caught:
+        rotate(keys)
+
+    assert caught.value.code == "customer_key"
+
+
+# --- the rounds -------------------------------------------------------------------------------------------------------
+
+
+def test_earlier_sessions_open_with_the_new_key_after_a_round(keys: KeyWorld) -> None:
+    first = keys.back_up()
+    keys.back_up(reused=keys.envelopes_of(first))
+    rotate(keys)
+    assert sessions_left(keys.tenant.pk) == 2
+
+    done = run_round(keys)
+
+    assert (done, sessions_left(keys.tenant.pk)) == (Round(rewrapped=2), 0)
+    opens_with_the_active_key_alone(keys)
+    assert session_data_keys(keys.domain, list(keys.sessions)) == expected(keys)
+
+
+def test_what_the_service_writes_is_in_the_ledger_and_locked(keys: KeyWorld) -> None:
+    old = keys.envelopes_of(keys.back_up())[0]
+    keys.pass_time(days=3)
+    rotate(keys)
+
+    run_round(keys)
+
+    row = StoredObject.objects.get(session_id=NO_SESSION)
+    version = keys.store.head(key=f"{keys.vault.bucket}/{row.key}")
+    assert (row.kind, row.status, row.version_id) == ("k", StoredObject.Status.STORED, version.version_id)
+    assert version.retain_until == row.retain_until >= max(old.retain_until, keys.rule.needed_until(keys.clock()))
+
+
+def test_a_new_envelope_is_locked_long_enough_from_the_first_moment(keys: KeyWorld) -> None:
+    old = keys.envelopes_of(keys.back_up())[0]
+    long = keys.clock() + timedelta(days=400)
+    keys.store.put_retention(key=f"{keys.vault.bucket}/{old.key}", version_id=old.version_id, retain_until=long)
+    StoredObject.objects.filter(pk=old.pk).update(retain_until=long)
+    rotate(keys)
+
+    run_round(keys)
+
+    assert StoredObject.objects.get(session_id=NO_SESSION).retain_until == long
+    assert "before put_object_retention" not in keys.places
+
+
+def test_the_ledger_comes_before_the_put(keys: KeyWorld) -> None:
+    keys.back_up()
+    rotate(keys)
+    noted: list[str] = []
+
+    def around(place: str) -> None:
+        if place == "before put_object":
+            noted.append(StoredObject.objects.get(session_id=NO_SESSION).status)
+
+    keys._around = around  # type: ignore[method-assign]
+    run_round(keys)
+
+    assert noted == [StoredObject.Status.GRANTED]
+
+
+def test_a_second_round_writes_nothing(keys: KeyWorld) -> None:
+    keys.back_up()
+    rotate(keys)
+    run_round(keys)
+    keys.places.clear()
+
+    assert run_round(keys) == Round()
+
+    assert keys.places == []
+
+
+def test_only_tenants_that_replaced_a_key_have_a_round(keys: KeyWorld) -> None:
+    keys.back_up()
+    rewrap_everywhere(now=keys.clock())
+    assert keys.places == []
+    rotate(keys)
+
+    rewrap_everywhere(now=keys.clock())
+
+    opens_with_the_active_key_alone(keys)
+
+
+def test_two_rounds_at_once_do_no_harm(keys: KeyWorld) -> None:
+    keys.back_up()
+    rotate(keys)
+    real, inside = rotation.store_own_object, []
+
+    def meanwhile(*arguments: Any, **options: Any) -> StoredObject:
+        if not inside:
+            inside.append(True)
+            run_round(keys)
+        return real(*arguments, **options)
+
+    with mock.patch.object(rotation, "store_own_object", meanwhile):
+        run_round(keys)
+
+    opens_with_the_active_key_alone(keys)
+    assert sessions_left(keys.tenant.pk) == 0
+
+
+def test_a_rotation_after_a_rotation(keys: KeyWorld) -> None:
+    keys.back_up()
+    rotate(keys)
+    run_round(keys)
+    keys.back_up()
+    rotate(keys)
+
+    run_round(keys)
+
+    opens_with_the_active_key_alone(keys)
+
+
+# --- killed anywhere --------------------------------------------------------------------------------------------------
+
+
+def prepared(sessions: int) -> KeyWorld:
+    world = KeyWorld()
+    envelopes: list[StoredObject] = []
+    for _ in range(sessions):
+        envelopes = world.envelopes_of(world.back_up(reused=envelopes))
+    rotate(world)
+    world.places.clear()
+    return world
+
+
+@contextmanager
+def fresh(sessions: int = 1) -> Iterator[KeyWorld]:
+    """A prepared world of its own, in autocommit as in a worker: the test needs `transactional_db`."""
+    with key_world():
+        world = prepared(sessions)
+        with (
+            mock.patch("vaults.storage.client_for", world.client_for),
+            mock.patch("vaults.storage.timezone.now", world.clock),
+        ):
+            yield world
+
+
+def settles_after(world: KeyWorld) -> None:
+    """After whatever happened, the next round brings everything to its end, and leaves nothing for a person."""
+    run_round(world)
+    assert sessions_left(world.tenant.pk) == 0
+    opens_with_the_active_key_alone(world)
+    assert session_data_keys(world.domain, list(world.sessions)) == expected(world)
+    for versions in world.store._versions.values():
+        assert len(versions) == 1
+        assert versions[0].retain_until is not None
+    in_ledger = {f"{row.vault.bucket}/{row.key}" for row in StoredObject.objects.filter(vault=world.vault)}
+    assert set(world.store._versions) <= in_ledger
+
+
+def test_killed_at_every_call_of_the_store(transactional_db: None) -> None:
+    with fresh(sessions=2) as world:
+        run_round(world)
+        total = len(world.places)
+    assert total >= 14
+
+    for place in range(total):
+        with fresh(sessions=2) as world:
+            world.kill_at = place
+            with pytest.raises(Killed):
+                run_round(world)
+            world.kill_at = None
+            settles_after(world)
+
+
+def test_every_call_of_the_store_fails_once(transactional_db: None) -> None:
+    with fresh() as world:
+        begin = world.store.operation_count
+        run_round(world)
+        total = world.store.operation_count - begin
+
+    for number in range(total):
+        for fault in Fault:
+            with fresh() as world:
+                world.store.faults[world.store.operation_count + number] = fault
+                run_round(world)
+                settles_after(world)
+
+
+class _DiesAt:
+    """Ends the process before the database's statement number `at`."""
+
+    def __init__(self, at: int | None) -> None:
+        self.at = at
+        self.count = 0
+
+    def __call__(self, execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
+        if "SAVEPOINT" not in sql:
+            if self.count == self.at:
+                self.at = None
+                raise Killed(sql)
+            self.count += 1
+        return execute(sql, *arguments)
+
+
+def test_killed_at_every_statement_of_the_database(transactional_db: None) -> None:
+    counter = _DiesAt(None)
+    with fresh() as world, connection.execute_wrapper(counter):
+        run_round(world)
+    assert counter.count >= 15
+
+    for number in range(counter.count):
+        with fresh() as world:
+            with connection.execute_wrapper(_DiesAt(number)), pytest.raises(Killed):
+                run_round(world)
+            settles_after(world)
+
+
+# --- sessions that were open ------------------------------------------------------------------------------------------
+
+
+def test_a_session_opened_before_the_change_finishes_on_its_key_and_both_restore(keys: KeyWorld) -> None:
+    keys.back_up()
+    opened_at, old = keys.clock(), keys.key
+    keys.pass_time(hours=1)
+    rotate(keys)
+    run_round(keys)
+    keys.pass_time(hours=20)
+    late = keys.new_session()
+    data = keys.seal(late, bytes(old.public_key))
+
+    recipient = check_envelope(
+        data,
+        tenant=str(keys.tenant.pk),
+        domain=str(keys.domain.pk),
+        session=late.session_id,
+        commitment=late.commitment,
+        opened_at=opened_at,
+    )
+    keys.back_up(keys=late, public_key=bytes(old.public_key))
+
+    assert recipient.hex() == fingerprint(old)
+    assert session_data_keys(keys.domain, list(keys.sessions)) == expected(keys)
+    run_round(keys)
+    opens_with_the_active_key_alone(keys)
+
+
+def test_the_retired_key_goes_when_no_open_session_can_need_it(keys: KeyWorld) -> None:
+    keys.back_up()
+    rotate(keys)
+    assert run_round(keys) == Round(rewrapped=1)
+    keys.pass_time(seconds=RETIRED_KEPT.total_seconds() - 1)
+    assert run_round(keys).dropped_keys == 0
+    keys.pass_time(seconds=2)
+
+    assert run_round(keys).dropped_keys == 1
+
+    assert [key.status for key in TenantKey.objects.all()] == [Status.ACTIVE]
+    assert session_data_keys(keys.domain, list(keys.sessions)) == expected(keys)
+
+
+def test_the_retired_key_stays_while_anything_opens_with_it_alone(keys: KeyWorld) -> None:
+    manifest = keys.back_up()
+    keys.back_up()
+    keys.spoil(keys.envelopes_of(manifest)[0])
+    rotate(keys)
+    keys.pass_time(days=30)
+
+    done = run_round(keys)
+
+    assert (done.rewrapped, done.failed, done.dropped_keys) == (1, 1, 0)
+    assert Alarm.objects.standing().get(vault=keys.vault).code == rotation.REWRAP_ALARM
+
+
+def test_the_alarm_goes_with_its_cause(keys: KeyWorld) -> None:
+    manifest = keys.back_up()
+    row = keys.envelopes_of(manifest)[0]
+    place = f"{keys.vault.bucket}/{row.key}"
+    whole = list(keys.store._versions[place])
+    keys.spoil(row)
+    rotate(keys)
+    run_round(keys)
+    keys.store._versions[place] = whole
+
+    assert run_round(keys).failed == 0
+
+    assert not Alarm.objects.standing().exists()
+
+
+def test_a_vault_that_is_away_keeps_the_key(keys: KeyWorld) -> None:
+    keys.back_up()
+    rotate(keys)
+    keys.pass_time(days=30)
+
+    with mock.patch.object(rotation, "store_time", side_effect=UnavailableError("away")):
+        assert run_round(keys) == Round()
+
+    assert TenantKey.objects.filter(status=Status.RETIRED).count() == 1
+
+
+# --- manifests that come later ----------------------------------------------------------------------------------------
+
+
+def test_a_commit_that_needs_an_old_envelope_is_told_of_the_new_one(keys: KeyWorld) -> None:
+    manifest = keys.back_up()
+    old = keys.envelopes_of(manifest)
+    assert companion_envelopes(old) == []
+    rotate(keys)
+    run_round(keys)
+
+    found = companion_envelopes(old)
+
+    assert [row.envelope.recipient for row in found] == [fingerprint(keys.key)]
+    assert companion_envelopes([*old, *found]) == companion_envelopes([]) == []
+
+
+def test_a_manifest_that_was_not_told_is_found_by_the_next_round(keys: KeyWorld) -> None:
+    first = keys.back_up()
+    old = keys.envelopes_of(first)
+    rotate(keys)
+    run_round(keys)
+    keys.pass_time(days=20)
+    longer = keys.rule.lock_until(keys.clock())
+    keys.store.put_retention(key=f"{keys.vault.bucket}/{old[0].key}", version_id=old[0].version_id, retain_until=longer)
+    StoredObject.objects.filter(pk=old[0].pk).update(retain_until=longer)
+    second = keys.back_up(reused=old)
+    assert sessions_left(keys.tenant.pk) == 1
+
+    run_round(keys)
+
+    opens_with_the_active_key_alone(keys)
+    assert len(keys.envelopes_of(second)) == 3
+
+
+def test_what_is_removed_is_not_rewrapped(keys: KeyWorld) -> None:
+    manifest = keys.back_up()
+    StoredObject.objects.filter(pk=manifest.pk).update(status=StoredObject.Status.DELETING, condemned_epoch=1)
+    rotate(keys)
+    keys.pass_time(days=30)
+
+    assert run_round(keys) == Round(dropped_keys=1)
+
+    assert Envelope.objects.count() == 1
+
+
+# --- the customer's own key -------------------------------------------------------------------------------------------
+
+
+def to_customer(world: KeyWorld) -> RecoveryKey:
+    pair, public = world.customer_key()
+    person = make_person(superadmin=True)
+    key = register_customer_key(world.tenant, public_key=public, actor=person)
+    recovery_key = RecoveryKey(pair.private, bytes(32))
+    answer = answer_challenge(recovery_key, decode_challenge(start_test(key)))
+    finish_test(key, answer=answer, actor=person, now=world.clock())
+    return recovery_key
+
+
+def test_with_the_customers_key_the_service_opens_nothing_and_the_customer_everything(
+    keys: KeyWorld,
+) -> None:
+    manifest = keys.back_up()
+    recovery_key = to_customer(keys)
+    run_round(keys)
+    assert not restore_needs_customer_key(manifest)
+    keys.pass_time(seconds=RETIRED_KEPT.total_seconds() + 1)
+
+    assert run_round(keys).dropped_keys == 1
+
+    assert restore_needs_customer_key(manifest)
+    assert not TenantKey.objects.filter(wrapped_private_key__isnull=False).exists()
+    with pytest.raises(CustomerKeyNeededError):
+        session_data_keys(keys.domain, list(keys.sessions))
+    (envelope,) = readable_envelopes(keys.domain, keys.sessions, recipients=[fingerprint(keys.key)]).popitem()[1]
+    data = keys.store.head(key=f"{keys.vault.bucket}/{envelope.stored_object.key}").data
+    opened = unwrap_envelope(
+        data,
+        tenant_private_key=recovery_key.tenant_private_key,
+        tenant=str(keys.tenant.pk),
+        domain=str(keys.domain.pk),
+    )
+    assert opened.session.data_key == expected(keys)[envelope.writer_session]
+
+
+def test_from_one_key_of_the_customer_to_the_next_the_service_rewraps_nothing(keys: KeyWorld) -> None:
+    to_customer(keys)
+    keys.back_up()
+    to_customer(keys)
+
+    done = run_round(keys)
+
+    assert done == Round()
+    assert sessions_left(keys.tenant.pk) == 1
+    assert TenantKey.objects.filter(mode=Mode.CUSTOMER, status=Status.RETIRED).count() == 1
+
+
+# --- any order --------------------------------------------------------------------------------------------------------
+
+
+class Rotations(RuleBasedStateMachine):
+    """Backups, changes of the key, rounds, failures and time in any order: every backup opens at every moment."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.stack = key_world()
+        self.world = self.stack.__enter__()
+        self.public = bytes(self.world.key.public_key)
+        self.opened_at = self.world.clock()
+
+    def teardown(self) -> None:
+        if hasattr(self, "stack"):
+            self.stack.__exit__(None, None, None)
+
+    @rule()
+    def open_session(self) -> None:
+        self.public, self.opened_at = bytes(self.world.key.public_key), self.world.clock()
+
+    @precondition(lambda self: self.world.clock() - self.opened_at < timedelta(hours=24))
+    @rule(base=st.integers(0, 20), tells=st.booleans())
+    def commit(self, base: int, tells: bool) -> None:
+        reused: list[StoredObject] = []
+        if self.world.manifests:
+            manifest = self.world.manifests[base % len(self.world.manifests)]
+            reused = [row for row in self.world.envelopes_of(manifest) if row.session_id != NO_SESSION]
+            reused += companion_envelopes(reused) if tells else []
+        self.world.back_up(reused=reused, public_key=self.public)
+
+    @rule()
+    def change_key(self) -> None:
+        rotate(self.world)
+
+    @rule(fault=st.sampled_from([None, *Fault]), number=st.integers(0, 12))
+    def one_round(self, fault: Fault | None, number: int) -> None:
+        if fault is not None:
+            self.world.store.faults[self.world.store.operation_count + number] = fault
+        run_round(self.world)
+        self.world.store.faults.clear()
+
+    @rule(hours=st.integers(1, 30))
+    def time_passes(self, hours: int) -> None:
+        self.world.pass_time(hours=hours)
+
+    @precondition(lambda self: len(self.world.manifests) > 1)
+    @rule(number=st.integers(0, 20))
+    def a_backup_is_removed(self, number: int) -> None:
+        manifest = self.world.manifests.pop(number % len(self.world.manifests))
+        ObjectUse.objects.filter(manifest=manifest).delete()
+        StoredObject.objects.filter(pk=manifest.pk).update(status=StoredObject.Status.DELETED)
+
+    @invariant()
+    def every_backup_opens(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        for manifest in self.world.manifests:
+            needed = sessions_of(manifest)
+            found = session_data_keys(self.world.domain, needed)
+            assert found == {session: self.world.sessions[session].data_key for session in needed}
+        if not sessions_left(self.world.tenant.pk):
+            opens_with_the_active_key_alone(self.world)
+
+
+def test_any_order(db: None) -> None:
+    run_state_machine_as_test(
+        Rotations,
+        settings=run_settings(
+            max_examples=10,
+            stateful_step_count=15,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,25 @@
+"""Forms of the key pages. What a value means is checked by the services."""
+
+from __future__ import annotations
+
+from django import forms
+
+_INPUT = {"class": "form-control", "autocomplete": "off", "spellcheck": "false"}
+
+
+class AnswerForm(forms.Form):
+    """The challenge travels along, so that a wrong answer does not make it disappear."""
+
+    challenge = forms.CharField(max_length=400, required=False, widget=forms.HiddenInput)
+    answer = forms.CharField(
+        max_length=100, label="Answer of the stand-alone tool", widget=forms.TextInput(attrs=_INPUT)
+    )
+
+
+class CustomerKeyForm(forms.Form):
+    public_key = forms.CharField(
+        max_length=100,
+        label="Public key",
+        help_text="As the stand-alone tool prints it. The recovery key itself never leaves your hands.",
+        widget=forms.TextInput(attrs=_INPUT),
+    )

@@ -1,0 +1,17 @@
+"""Pages of keys."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from vaults import views
+
+urlpatterns = [
+    path("keys/", views.key_list, name="key-list"),
+    path("keys/<uuid:pk>/", views.key_detail, name="key-detail"),
+    path("keys/<uuid:pk>/show/", views.key_show, name="key-show"),
+    path("keys/<uuid:pk>/test/", views.key_test, name="key-test"),
+    path("keys/<uuid:pk>/answer/", views.key_answer, name="key-answer"),
+    path("keys/<uuid:pk>/rotate/", views.key_rotate, name="key-rotate"),
+    path("keys/<uuid:pk>/register/", views.key_register, name="key-register"),
+]
