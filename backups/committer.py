@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from agents.models import WriterKey
 from agents.protocol import CommitRequest, ObjectMessage
+from backups.accounting import account_commit, hold_accounts
 from backups.models import Backup, Session
 from backups.moves import Moves, read_moves, write_moves
 from backups.promises import lock_rule_of
@@ -195,6 +196,7 @@ def _compare_needs(body: ManifestBody, manifest: StoredObject, rows: list[Stored
 
 def _make_ok(session: Session, backup: Backup, request: CommitRequest, checked: Checked) -> bool:
     def also() -> None:
+        hold_accounts([checked.manifest.domain_id])
         hold_for_commit([row.pk for row in (*checked.new, *checked.reused)])
         changed = {row.pk: row for row in (*checked.new, *checked.extended)}
         for row in changed.values():
@@ -208,6 +210,7 @@ def _make_ok(session: Session, backup: Backup, request: CommitRequest, checked: 
         for envelope in checked.envelopes:
             record_envelope(envelope.row, writer_session=envelope.writer_session, recipient=envelope.recipient)
         _fill_backup(session, backup.pk, request, checked)
+        account_commit(checked.manifest.pk)
 
     return finish_job(
         session,

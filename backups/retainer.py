@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
+from backups.catalogue import take_out
 from backups.models import Backup
 from backups.states import BackupHealth, BackupStatus
 from definitions.models import Definition
@@ -39,7 +40,7 @@ def apply_retention(*, definition_id: str, now: datetime) -> int:
         for pk, created_at, slot_at, health in good.values_list("id", "created_at", "slot_at", "health")
     ]
     surplus = [candidate.id for candidate in to_remove(candidates=candidates, keep=definition.retention_count)]
-    removed = Backup.objects.filter(pk__in=surplus, status=BackupStatus.OK, removed_at=None).update(removed_at=now)
+    removed = len(take_out(surplus, statuses=[BackupStatus.OK], now=now))
     if removed:
         logger.info("retention removed backups", extra={"definition": definition_id, "count": removed})
     return removed

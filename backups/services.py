@@ -8,6 +8,7 @@ from datetime import datetime
 from django.db import transaction
 
 from agents.models import Disk, Node
+from backups.catalogue import take_out
 from backups.models import Backup, Job
 from backups.queue import announce_restore, create_backup_job
 from backups.states import BackupStatus, JobKind, JobState
@@ -145,13 +146,8 @@ def remove_backups(*, backups: Iterable[Backup], actor: Person | None, now: date
     for backup in chosen:
         if backup.status not in {BackupStatus.OK, BackupStatus.LOST}:
             raise ConflictError(f"The backup {backup.name} is in use ({backup.status}).", code="backup_in_use")
-    removed = []
-    with transaction.atomic():
-        for backup in chosen:
-            free = Backup.objects.filter(pk=backup.pk, removed_at=None, status__in=[BackupStatus.OK, BackupStatus.LOST])
-            if free.update(removed_at=now):
-                removed.append(backup)
-    return removed
+    taken = set(take_out([backup.pk for backup in chosen], statuses=[BackupStatus.OK, BackupStatus.LOST], now=now))
+    return [backup for backup in chosen if backup.pk in taken]
 
 
 def set_note(*, backup: Backup, note: str) -> Backup:

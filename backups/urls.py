@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from backups.views import backups, dashboard, definitions, jobs, restores, servers
+from backups.views import backups, dashboard, definitions, jobs, restores, servers, vaults
 
 urlpatterns = [
     path("", dashboard.dashboard, name="dashboard"),
@@ -21,5 +21,6 @@ urlpatterns = [
     path("jobs/<uuid:pk>/", jobs.job_detail, name="job-detail"),
     path("jobs/<uuid:pk>/progress/", jobs.job_progress, name="job-progress"),
     path("jobs/<uuid:pk>/cancel/", jobs.job_cancel, name="job-cancel"),
+    path("vaults/overview/", vaults.vault_overview, name="vault-overview"),
     path("restores/", jobs.restore_list, name="restore-list"),
 ]

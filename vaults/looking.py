@@ -23,6 +23,8 @@ class Look:
     damage: Damage | None = None
     is_clear: bool = True
     read_bytes: int = 0
+    # Until when the store says that the object is locked; None when it says nothing.
+    locked_until: datetime | None = None
 
     @property
     def is_good(self) -> bool:
@@ -52,7 +54,9 @@ def look_at(
         return _UNCLEAR
     if sha256 != row.sha256:
         return Look(Damage.WRONG_BYTES, read_bytes=read_bytes)
-    return Look(Damage.SHORT_LOCK if _is_lock_short(row, seen, now) else None, read_bytes=read_bytes)
+    damage = Damage.SHORT_LOCK if _is_lock_short(row, seen, now) else None
+    locked_until = seen.retain_until if seen.lock_mode == "COMPLIANCE" else None
+    return Look(damage, read_bytes=read_bytes, locked_until=locked_until)
 
 
 def _hash(vault: Vault, row: StoredObject, throttle: Throttle | None, *, fresh_connection: bool) -> tuple[str, int]:

@@ -141,6 +141,9 @@ def _note(vault: Vault, row: StoredObject, look: Look, *, now: datetime, result:
     there = StoredObject.objects.filter(pk=row.pk, status__in=PRESENT)
     if look.damage is Damage.SHORT_LOCK:
         _lock_again(vault, row)
+    if look.locked_until is not None and look.locked_until > row.retain_until:
+        # A lock that was lengthened and not written down. Unless somebody writes a later date at this moment.
+        there.filter(retain_until=row.retain_until).update(retain_until=look.locked_until)
     # Right bytes that do not open are for the check with keys to judge, and for nobody else.
     is_judged_by_keys = row.damage == Damage.DOES_NOT_OPEN and look.damage in {None, Damage.SHORT_LOCK}
     if is_judged_by_keys or (look.damage is None and row.damaged_since is None):

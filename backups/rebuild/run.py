@@ -8,6 +8,7 @@ from datetime import datetime
 
 from django.db.models import F
 
+from backups.accounting import recompute
 from backups.rebuild.objects import rebuild_domain
 from backups.rebuild.places import make_places
 from backups.removal.reconcile import STOPPED_BY_US
@@ -63,6 +64,7 @@ def rebuild_catalogue(
         )
         done = rebuild_domain(bucket, found, places, now=now)
         record_missing(places.domain, credential=Credential.KEEPER)
+        recompute(places.domain.pk)
         result.domain_count += 1
         result.object_count += done.object_count
         result.backup_count += done.backup_count

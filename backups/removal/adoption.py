@@ -17,6 +17,7 @@ from django.conf import settings
 from django.db import transaction
 
 from agents.models import Disk, WriterKey
+from backups.accounting import account_commit
 from backups.models import Backup
 from backups.states import BackupStatus
 from common.errors import BackupsiteError
@@ -131,6 +132,7 @@ def adopt_manifest(vault: Vault, manifest: StoredObject, *, now: datetime) -> Ba
             # Retention and people go by when it was made, not by when it was found again.
             created = datetime.fromisoformat(info.body.created_at)
             Backup.objects.filter(pk=backup.pk).update(created_at=created)
+            account_commit(manifest.pk)
     if made:
         logger.warning("backup taken into the catalogue again", extra={"backup": backup.name, "vault": vault.name})
     return backup

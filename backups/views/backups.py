@@ -13,6 +13,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from agents.models import Server
 from backups.forms import NoteForm
+from backups.lock_coverage import locked_until
 from backups.models import Backup, Job
 from backups.services import remove_backups, set_note
 from backups.states import BACKUP_STATUS_CHOICES
@@ -22,8 +23,10 @@ from tenants.access import get_for_user, may
 from tenants.models import Person
 from tenants.roles import Action
 from tenants.views import STATUS_WRONG_INPUT, paginate, portal_page, show_error
+from vaults.custody import restore_needs_customer_key
 
 SHOWN_JOBS = 10
+SHOWN_RANGES = 10
 
 
 @require_GET
@@ -105,6 +108,10 @@ def _show(request: HttpRequest, backup: Backup, form: NoteForm, *, status: int =
         "backup": backup,
         "sees_vault": may(person, Action.VIEW, backup.vault),
         "form": form,
+        "locked_until": locked_until(backup),
+        "customer_key": backup.manifest is not None and restore_needs_customer_key(backup.manifest),
+        "shown_damage": backup.damage[:SHOWN_RANGES],
+        "more_damage": len(backup.damage) - SHOWN_RANGES,
         "jobs": jobs.order_by("-created_at", "-pk")[:SHOWN_JOBS],
         "may_edit": may(person, Action.EDIT, backup),
         "may_delete": may(person, Action.DELETE, backup),
@@ -114,6 +121,6 @@ def _show(request: HttpRequest, backup: Backup, form: NoteForm, *, status: int =
 
 
 def _backup(person: Person, action: Action, pk: UUID) -> Backup:
-    backups = Backup.objects.select_related("manifest", "vault__endpoint", "definition", "tenant", "server")
+    backups = Backup.objects.select_related("manifest__domain", "vault__endpoint", "definition", "tenant", "server")
     found: Backup = get_for_user(backups, person=person, action=action, pk=pk)
     return found

@@ -16,14 +16,14 @@ from django.views.decorators.http import require_GET
 
 from agents.models import Disk, Node, Server
 from backups.models import Backup, Job
-from backups.states import BackupStatus, JobState
+from backups.states import BackupHealth, BackupStatus, JobState
 from backups.views.jobs import STATUS_STOP_POLLING, live_context
 from definitions.models import Definition
 from tenants.access import may_create
 from tenants.models import Person
 from tenants.roles import Action
 from tenants.views import portal_page
-from vaults.models import TenantKey, Vault
+from vaults.models import Alarm, TenantKey, Vault
 from vaults.recovery_keys import hint
 
 SHOWN_BACKUPS = 8
@@ -58,6 +58,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "good": good.aggregate(count=Count("pk"), stored_bytes=Sum("stored_bytes")),
         "last_backups": backups.order_by("-created_at", "-pk")[:SHOWN_BACKUPS],
         "concerns": list(_concerns(person, timezone.now())),
+        "sees_vaults": Vault.objects.for_user(person).exists(),
         "may_create_server": may_create(person, Server),
         "may_create_definition": may_create(person, Definition),
     }
@@ -81,6 +82,18 @@ def _counts(person: Person) -> dict[str, int]:
     }
 
 
+def _damage_concerns(person: Person) -> Iterator[Concern]:
+    """Backups that cannot be read in part or at all, and what stands against whole vaults."""
+    bad = [BackupHealth.DAMAGED, BackupHealth.MISSING]
+    backups = Backup.objects.for_user(person).in_catalogue().filter(health__in=bad)
+    for backup in backups.order_by("-created_at", "-pk")[:SHOWN_PER_REASON]:
+        text = f"{backup.name} of {backup.server_name}: {backup.damaged_bytes:,} bytes of it cannot be restored."
+        yield Concern("Backup damaged", text, _to("backup-detail", backup))
+    alarms = Alarm.objects.for_user(person).standing().select_related("vault").order_by("-created_at", "-pk")
+    for alarm in alarms[:SHOWN_PER_REASON]:
+        yield Concern(f"Alarm: {alarm.code.replace('_', ' ')}", f"{alarm.vault.name}: {alarm.message}")
+
+
 def _key_concerns(person: Person) -> Iterator[Concern]:
     """A recovery key that nobody printed and tested is no recovery key; those who may look after it are told."""
     keys = TenantKey.objects.for_user(person, Action.EDIT).filter(status=TenantKey.Status.ACTIVE, tested_at=None)
@@ -98,6 +111,7 @@ def _concerns(person: Person, now: datetime) -> Iterator[Concern]:
         yield Concern("Restore not finished", text, _to("server-detail", disk.server))
     for backup in Backup.objects.for_user(person).in_catalogue().filter(status=BackupStatus.LOST)[:SHOWN_PER_REASON]:
         yield Concern("Backup lost", f"{backup.name} of {backup.server_name}", _to("backup-detail", backup))
+    yield from _damage_concerns(person)
     for definition in _overdue(person, now):
         text = f"{definition} should have run. Does the scheduler run?"
         yield Concern("Backup overdue", text, _to("definition-detail", definition))

@@ -8,9 +8,11 @@ from uuid import UUID
 from django.db.models import Exists, OuterRef, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils import timezone
 from django.views.decorators.http import require_GET
 
 from agents.models import Disk, Server
+from backups.accounting import usage_of
 from backups.models import Backup
 from backups.states import BackupStatus
 from definitions.models import Definition
@@ -53,6 +55,7 @@ def server_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     backups = Backup.objects.for_user(person).in_catalogue().filter(server=server)
     context = {
         "server": server,
+        "space": usage_of(server, now=timezone.now()),
         "sees_node": may(person, Action.VIEW, server.node),
         "disks": Disk.objects.for_user(person).filter(server=server).order_by("number"),
         "definitions": definitions.order_by("name", "pk"),

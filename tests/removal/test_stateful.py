@@ -53,14 +53,17 @@ class FenceMachine(RuleBasedStateMachine):
         self.stack.close()
         logging.disable(logging.NOTSET)
 
-    @rule()
-    def start_session(self) -> None:
+    @rule(meanwhile=st.lists(st.sampled_from(["retention", "service"]), max_size=5))
+    def a_backup(self, meanwhile: list[str]) -> None:
+        """A session from its opening to its commit, and what happens in between."""
         self.world.start_session()
-
-    @precondition(lambda self: self.world.open)
-    @rule()
-    def commit(self) -> None:
-        self.world.commit(self.world.open[0])
+        for event in meanwhile:
+            if event == "retention":
+                self.world.remove_backup(0)
+            else:
+                self.an_hour_of_service(faults={})
+        if self.world.open:
+            self.world.commit(self.world.open[0])
 
     @rule(number=NUMBER)
     def retention(self, number: int) -> None:
@@ -99,6 +102,15 @@ class FenceMachine(RuleBasedStateMachine):
 
 class VaultMachine(FenceMachine):
     """Everything that can happen."""
+
+    @rule()
+    def start_session(self) -> None:
+        self.world.start_session()
+
+    @precondition(lambda self: self.world.open)
+    @rule()
+    def commit(self) -> None:
+        self.world.commit(self.world.open[0])
 
     @precondition(lambda self: self.world.open)
     @rule(count=st.integers(1, 3))

@@ -456,6 +456,16 @@ def test_a_longer_lock_and_one_that_is_over_are_in_order(shelf: Shelf) -> None:
     assert not StoredObject.objects.exclude(damaged_since=None).exists()
 
 
+def test_a_longer_lock_is_written_down(shelf: Shelf) -> None:
+    """After a crash between the store and the ledger, or when the ledger was made again from the bucket."""
+    row = shelf.put(lock_days=5)
+    shorten(shelf, row, START + timedelta(days=50))
+
+    scrub(shelf)
+
+    assert fresh(row).retain_until == START + timedelta(days=50)
+
+
 # --- judged by keys ---------------------------------------------------------------------------------------------------
 
 
