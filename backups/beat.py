@@ -37,8 +37,8 @@ def write_periodic_tasks() -> None:
     _every("look for changed settings", "vaults.tasks.check_drift_everywhere", DRIFT_INTERVAL)
     _every("rights of the reaper", "vaults.tasks.check_rights", RIGHTS_INTERVAL, queue="reaper")
     _every("re-wrap keys", "vaults.tasks.rewrap_keys_everywhere", REWRAP_INTERVAL)
-    _every("reconcile vaults", "backups.tasks.reconcile", RECONCILE_INTERVAL)
-    _every("remove what is unneeded", "backups.tasks.remove_unneeded", REMOVAL_INTERVAL)
+    _every("reconcile vaults", "backups.tasks.reconcile", RECONCILE_INTERVAL, queue=CHECKS_QUEUE)
+    _every("remove what is unneeded", "backups.tasks.remove_unneeded", REMOVAL_INTERVAL, queue=CHECKS_QUEUE)
     _every("delete what is removed", "vaults.tasks.reap", REAP_INTERVAL, queue="reaper")
     _write_checks(nightly)
 

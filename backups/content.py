@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from agents.models import WriterKey
 from backups.models import Backup
+from backups.removal.roots import all_writers
 from engine.codec import OBJECT_SIZE_MAX
 from engine.crypto import DomainKeys
 from engine.manifest import ManifestBody, ManifestInfo
@@ -80,11 +80,6 @@ def relocations_of(content: Content) -> list[Relocations]:
 
 def ref_of(row: StoredObject) -> ObjectRef:
     return ObjectRef(row.key, row.sha256, row.size_bytes, row.version_id)
-
-
-def all_writers() -> list[bytes]:
-    """Every key that ever signed a manifest: what was committed once stays readable."""
-    return [bytes(key) for key in WriterKey.objects.values_list("public_key", flat=True)]
 
 
 def _versions(manifest: StoredObject) -> dict[str, str]:

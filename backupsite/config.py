@@ -29,11 +29,12 @@ class ProcessRole(StrEnum):
     CONTROL = "control"
     NODE = "node"
     BEAT = "beat"
+    CHECKS = "checks"
     REAPER = "reaper"
     MANAGE = "manage"
 
 
-NEEDS_MASTER_KEY = {ProcessRole.SIGNER, ProcessRole.CONTROL}
+NEEDS_MASTER_KEY = {ProcessRole.SIGNER, ProcessRole.CONTROL, ProcessRole.CHECKS}
 LONG_RUNNING = set(ProcessRole) - {ProcessRole.MANAGE}
 
 

@@ -47,6 +47,14 @@ class DefinitionForm(_StyledForm):
         initial=14,
         help_text="The oldest ones beyond it are removed. 0 keeps all.",
     )
+    immutable_days = forms.IntegerField(
+        label="Days that nobody can remove a backup",
+        required=False,
+        help_text="Empty: as the vault says. Longer cannot be taken back for backups that were made meanwhile.",
+    )
+    bandwidth_limit = forms.IntegerField(
+        label="Bytes per second at most", required=False, help_text="Empty: no limit. 10485760 is 10 MiB a second."
+    )
     description = forms.CharField(label="Description", max_length=128, required=False)
     active = forms.BooleanField(
         label="Active", required=False, initial=True, help_text="Without it nothing runs by schedule."
@@ -64,7 +72,18 @@ class NewDefinitionForm(DefinitionForm):
     name = forms.CharField(
         label="Name", max_length=16, initial="daily", help_text="Backups are named by it; it cannot be changed later."
     )
-    field_order = ["disk", "name", "cron", "time_zone", "retention_count", "description", "active", "run_at_once"]
+    field_order = [
+        "disk",
+        "name",
+        "cron",
+        "time_zone",
+        "retention_count",
+        "immutable_days",
+        "bandwidth_limit",
+        "description",
+        "active",
+        "run_at_once",
+    ]
 
     def __init__(self, *args: Any, person: Person, **options: Any) -> None:
         super().__init__(*args, **options)

@@ -29,6 +29,8 @@ class DefinitionSerializer(ReadSerializer):
             "cron",
             "time_zone",
             "retention_count",
+            "immutable_days",
+            "bandwidth_limit",
             "active",
             "description",
             "next_run_at",
@@ -44,6 +46,14 @@ class DefinitionChangeSerializer(BodySerializer):
     cron = serializers.CharField(required=False)
     time_zone = serializers.CharField(required=False, help_text="IANA name. New definitions take the caller's own.")
     retention_count = serializers.IntegerField(required=False, help_text="Greatest number of backups; 0 keeps all.")
+    immutable_days = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        help_text="How long nobody can remove a backup, if longer than the vault's own days. Applies to new backups.",
+    )
+    bandwidth_limit = serializers.IntegerField(
+        required=False, allow_null=True, help_text="Bytes per second that a backup may send; null: no limit."
+    )
     active = serializers.BooleanField(required=False)
     description = serializers.CharField(required=False, allow_blank=True, max_length=128)
     run_at_once = serializers.BooleanField(required=False, help_text="The next backup is due now.")

@@ -16,7 +16,11 @@ from definitions.schedule import check_cron, check_time_zone, next_run
 from vaults.models import Vault
 from vaults.services import endpoint_for
 
-EDITABLE = frozenset({"cron", "time_zone", "retention_count", "active", "description"})
+EDITABLE = frozenset(
+    {"cron", "time_zone", "retention_count", "immutable_days", "bandwidth_limit", "active", "description"}
+)
+LONGEST_IMMUTABLE_DAYS = 3650
+LEAST_BANDWIDTH = 64 * 1024
 
 
 def create_definition(
@@ -27,6 +31,8 @@ def create_definition(
     now: datetime,
     time_zone: str = "UTC",
     retention_count: int = 14,
+    immutable_days: int | None = None,
+    bandwidth_limit: int | None = None,
     active: bool = True,
     description: str = "",
     run_at_once: bool = False,
@@ -40,6 +46,8 @@ def create_definition(
         cron=check_cron(cron),
         time_zone=check_time_zone(time_zone),
         retention_count=retention_count,
+        immutable_days=immutable_days,
+        bandwidth_limit=bandwidth_limit,
         active=active,
         description=description,
     )
@@ -103,7 +111,27 @@ def _plan(definition: Definition, *, now: datetime, run_at_once: bool) -> None:
         )
 
 
+def _check_limits(definition: Definition) -> None:
+    """Say in words what the table would only refuse."""
+    least, days = definition.vault.immutable_days, definition.immutable_days
+    if days is not None and not least <= days <= LONGEST_IMMUTABLE_DAYS:
+        raise InvalidInputError(
+            f"The vault keeps every backup unremovable for {least} days; choose {least} to "
+            f"{LONGEST_IMMUTABLE_DAYS} days, or leave it empty.",
+            code="bad_immutable_days",
+            field="immutable_days",
+        )
+    limit = definition.bandwidth_limit
+    if limit is not None and not LEAST_BANDWIDTH <= limit < 1 << 62:
+        raise InvalidInputError(
+            f"Choose at least {LEAST_BANDWIDTH} bytes per second, or leave it empty for no limit.",
+            code="bad_bandwidth",
+            field="bandwidth_limit",
+        )
+
+
 def _save(definition: Definition) -> None:
+    _check_limits(definition)
     try:
         definition.full_clean()
         with transaction.atomic():

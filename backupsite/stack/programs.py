@@ -28,6 +28,7 @@ _SECRETS_OF_ROLE: Mapping[str, tuple[str, ...]] = {
     "web": (),
     "signer": (MASTER_KEY, "signer"),
     "control": (MASTER_KEY, "keeper", "provisioner", "copier"),
+    "checks": (MASTER_KEY, "keeper"),
     "node": (),
     "beat": (),
     "reaper": (REAPER_KEY,),
@@ -58,6 +59,8 @@ class Programs:
             self._gunicorn("web", "web", port=self.settings.port + PORTAL_OFFSET),
             self._gunicorn("signer", "signer", port=self.settings.port + GATE_OFFSET),
             self._worker("control", "control", queue="system", name="control@local", concurrency=1),
+            # Reading whole vaults takes hours; commits must not wait for it.
+            self._worker("checks", "checks", queue="checks", name="checks@local", concurrency=1),
             self._worker("node", "node", queue="node.local", name="node-local@local", concurrency=2),
             self._beat(),
             self._reaper(),

@@ -88,6 +88,12 @@ def test_a_bad_schedule_is_said_on_its_field_and_writes_nothing(world: World, cr
         ("name", "a/b"),
         ("retention_count", -1),
         ("retention_count", "many"),
+        ("immutable_days", 13),
+        ("immutable_days", 3651),
+        ("immutable_days", "for ever"),
+        ("bandwidth_limit", 0),
+        ("bandwidth_limit", 65535),
+        ("bandwidth_limit", 10**30),
         ("description", "x" * 129),
         ("active", "perhaps"),
     ],
@@ -97,6 +103,13 @@ def test_other_bad_fields(world: World, field: str, value: Any) -> None:
 
     assert answer.status_code == 400
     assert answer.json()["errors"][0]["field"] == field
+
+
+def test_longer_locks_and_a_bandwidth_limit(world: World) -> None:
+    answer = create(world, body(world, immutable_days=365, bandwidth_limit=1_000_000))
+
+    assert answer.status_code == 201
+    assert (answer.json()["immutable_days"], answer.json()["bandwidth_limit"]) == (365, 1_000_000)
 
 
 def test_a_huge_retention_is_refused(world: World) -> None:

@@ -304,6 +304,6 @@ def test_any_sequence_of_commits_removals_and_deletions(db: None) -> None:
     run_state_machine_as_test(
         Accounts,
         settings=settings(
-            max_examples=12, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=20, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

@@ -68,6 +68,8 @@ def test_a_bad_schedule_comes_back_on_its_field_with_everything_typed(world: Wor
         ("retention_count", "-1"),
         ("retention_count", "65537"),
         ("retention_count", "9" * 30),
+        ("immutable_days", "1"),
+        ("bandwidth_limit", "1"),
         ("disk", "nonsense"),
         ("disk", ""),
     ],

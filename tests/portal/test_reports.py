@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 
 from backups.models import Backup
-from tests.factories import make_manifest
+from tests.factories import make_backup, make_manifest
 from tests.worlds import World
 from vaults.models import ObjectUse
 
@@ -54,8 +54,6 @@ def test_a_damaged_backup_says_what_cannot_be_restored(world: World) -> None:
 
 
 def test_a_pending_backup_says_nothing_of_its_health(world: World) -> None:
-    from tests.factories import make_backup
-
     pending = make_backup(world.ours.server, status="pending")
 
     assert "Whether it can be restored" not in text_of(world, "admin_a", f"/backups/{pending.pk}/")

@@ -47,6 +47,7 @@ def _long_running(programs: Programs) -> tuple[ChildSpec, ...]:
         server("web", port),
         server("signer", port + 2),
         worker("control"),
+        worker("checks"),
         worker("node"),
         worker("beat"),
         worker("reaper"),

@@ -8,7 +8,7 @@ from backupsite.stack.programs import Programs
 from backupsite.stack.secret_files import StackSecrets, load_or_make
 from backupsite.stack.settings import StackSettings
 
-ROLES = {name: name for name in ("web", "signer", "control", "node", "beat", "reaper")} | {"setup": "control"}
+ROLES = {name: name for name in ("web", "signer", "control", "checks", "node", "beat", "reaper")} | {"setup": "control"}
 
 
 @pytest.fixture
@@ -30,7 +30,9 @@ def test_a_role_without_need_is_told_no_key(tmp_path: Path, secrets: StackSecret
     assert not set(hidden) & set(environment.values())
 
 
-@pytest.mark.parametrize(("role", "told"), [("signer", {"SIGNER"}), ("control", {"KEEPER", "PROVISIONER", "COPIER"})])
+@pytest.mark.parametrize(
+    ("role", "told"), [("signer", {"SIGNER"}), ("control", {"KEEPER", "PROVISIONER", "COPIER"}), ("checks", {"KEEPER"})]
+)
 def test_a_role_is_told_its_own_keys_only(tmp_path: Path, secrets: StackSecrets, role: str, told: set[str]) -> None:
     environment = make(tmp_path, secrets).environment(role)
 

@@ -30,7 +30,7 @@ from .conftest import alive, eventually
 pytestmark = pytest.mark.stack
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ["weed", "broker", "web", "signer", "control", "node", "beat", "reaper"]
+NAMES = ["weed", "broker", "web", "signer", "control", "checks", "node", "beat", "reaper"]
 
 
 @pytest.fixture
