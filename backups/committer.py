@@ -27,15 +27,19 @@ from engine.errors import EngineError
 from engine.manifest import ManifestBody, parse_manifest
 from engine.store.base import ObjectKind
 from vaults.custody import check_envelope, companion_envelopes, record_envelope
+from vaults.damage import Damage
 from vaults.keeper import UnverifiedObjectError, keep_locked, verify_stored
 from vaults.ledger import ObjectRemovedError, hold_for_commit
 from vaults.models import ObjectUse, StoredObject, Vault
+from vaults.removal_rules import SKEW
 from vaults.storage import Credential, read_object, store_time
 
 logger = logging.getLogger(__name__)
 
 # A condemned object is still whole: a commit that needs it takes it back.
 _USABLE = [StoredObject.Status.STORED, StoredObject.Status.CONDEMNED]
+# Of 100,000 blocks each; a larger loss is healed by the backups after this one.
+MOST_RELOCATIONS = 16
 _SETTLED_FIELDS = ["status", "version_id", "retain_until", "condemned_epoch", "condemned_at"]
 
 
@@ -104,6 +108,7 @@ def commit_session(*, session_id: str) -> None:
 def _check(session: Session, vault: Vault, request: CommitRequest) -> Checked:
     new = _rows(session, request.new_objects, session_id=session.pk) + _resumed_rows(session, request)
     reused = _rows(session, request.reused_objects, status__in=_USABLE)
+    _refuse_unseen(reused)
     versions = {message.key: message.version_id for message in (*request.new_objects, *request.resumed_objects)}
     new = verify_stored(vault, new, claimed_versions=versions)
     manifest = next((row for row in new if row.key == request.manifest.key), None)
@@ -112,6 +117,8 @@ def _check(session: Session, vault: Vault, request: CommitRequest) -> Checked:
     body = _read_manifest(session, vault, manifest)
     moved = [row for row in new if row.kind == ObjectKind.RELOCATION]
     _compare_needs(body, manifest, [row for row in (*new, *reused) if row not in moved])
+    if len(moved) > MOST_RELOCATIONS:
+        raise UnverifiedObjectError(f"A backup brings at most {MOST_RELOCATIONS} relocation objects.")
     moves = read_moves(vault, moved, seen=[*new, *reused])
     envelopes = _check_envelopes(session, vault, body, new)
     # What a key rotation made beside an envelope lives and is locked as long as the envelope itself.
@@ -121,6 +128,18 @@ def _check(session: Session, vault: Vault, request: CommitRequest) -> Checked:
     return Checked(
         manifest=manifest, new=new, reused=reused, extended=extended, envelopes=envelopes, moves=moves, at=now
     )
+
+
+def _refuse_unseen(reused: list[StoredObject]) -> None:
+    """Only what a good backup has made part of itself was ever looked at, and only what is whole is good enough."""
+    for start in range(0, len(reused), 500):
+        part = [row.pk for row in reused[start : start + 500]]
+        committed = set(ObjectUse.objects.filter(needed_id__in=part).values_list("needed_id", flat=True))
+        if len(committed) != len(part):
+            raise UnverifiedObjectError("The writer names as reused what no committed backup has.")
+    damaged = [row for row in reused if row.damaged_since is not None and row.damage != Damage.SHORT_LOCK]
+    if damaged:
+        raise UnverifiedObjectError(f"{len(damaged)} objects of the base are damaged: {damaged[0].key}.")
 
 
 def _resumed_rows(session: Session, request: CommitRequest) -> list[StoredObject]:
@@ -156,7 +175,20 @@ def _read_manifest(session: Session, vault: Vault, manifest: StoredObject) -> Ma
     disk = session.job.disk
     if told != (str(session.job.tenant_id), str(disk.server.domain_id), str(disk.pk), session.sequence):
         raise UnverifiedObjectError("The manifest is of another tenant, domain, disk or session.")
+    _check_time(session, body)
     return body
+
+
+def _check_time(session: Session, body: ManifestBody) -> None:
+    """Whoever rebuilds a catalogue goes by this time: it must be about the time of the session."""
+    try:
+        told = datetime.fromisoformat(body.created_at)
+    except ValueError:
+        told = None
+    job = session.job
+    begun = job.backup.created_at if job.backup is not None else job.created_at
+    if told is None or told.tzinfo is None or not begun - SKEW <= told <= timezone.now() + SKEW:
+        raise UnverifiedObjectError("The manifest does not say the time of its session.")
 
 
 def _check_envelopes(session: Session, vault: Vault, body: ManifestBody, new: list[StoredObject]) -> list[SeenEnvelope]:

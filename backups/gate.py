@@ -149,9 +149,9 @@ def _vault_for_writing(session: Session) -> Vault:
 
 
 def _refuse_foreign_manifest(session: Session, key: str) -> None:
-    parts = key.split("/")
-    wanted = [str(session.job.disk_id), f"{session.sequence:020d}"]
-    if len(parts) > 4 and parts[4] == ObjectKind.MANIFEST and [*parts[5:6], parts[-1].partition("-")[0]] != wanted:
+    kind, *names = key.split("/")[4:] or [""]
+    beginning = f"{session.job.disk_id}/{session.sequence:020d}-"
+    if kind == ObjectKind.MANIFEST and not "/".join(names).startswith(beginning):
         raise InvalidInputError("A manifest is named by this session's disk and sequence number.", code="foreign_key")
 
 

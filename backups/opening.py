@@ -5,6 +5,7 @@ A backup gets no key that opens earlier backups; a restore gets the keys of just
 
 from __future__ import annotations
 
+import logging
 import os
 from uuid import UUID
 
@@ -24,10 +25,13 @@ from backups.states import BackupStatus, JobKind
 from common.errors import ConflictError
 from engine.store.base import ObjectKind
 from vaults.custody import active_key, session_data_keys, sessions_of
+from vaults.damage import Damage
 from vaults.keys import unwrap_key
 from vaults.models import Domain, StoredObject, Vault
 from vaults.provisioner import ID_KEY_PURPOSE, MAP_KEY_PURPOSE, new_domain
 from vaults.storage import Credential, store_time
+
+logger = logging.getLogger(__name__)
 
 BLOCK_SIZE_BYTES = 64 * 1024
 COMPRESSION_LEVEL = 1
@@ -77,7 +81,8 @@ def _distrusted(base: Backup | None) -> list[str]:
     if base is None:
         return []
     needed = StoredObject.objects.filter(used_by__manifest=base.manifest, kind__in=[ObjectKind.PACK, ObjectKind.INDEX])
-    bad = Q(damaged_since__isnull=False) | ~Q(status__in=[StoredObject.Status.STORED, StoredObject.Status.CONDEMNED])
+    damaged = Q(damaged_since__isnull=False) & ~Q(damage=Damage.SHORT_LOCK)
+    bad = damaged | ~Q(status__in=[StoredObject.Status.STORED, StoredObject.Status.CONDEMNED])
     return list(needed.filter(bad).values_list("sha256", flat=True))
 
 
@@ -132,21 +137,35 @@ def _open_restore(session: Session) -> RestoreWork:
         manifest=object_message(backup.manifest),
         id_key=_domain_key(domain, domain.wrapped_id_key, ID_KEY_PURPOSE),
         map_key=_domain_key(domain, domain.wrapped_map_key, MAP_KEY_PURPOSE),
-        data_keys=session_data_keys(domain, _sessions_for(backup.manifest, moves)),
+        data_keys=_keys_for(domain, backup.manifest, moves),
         trusted_writers=trusted_writers(backup.tenant_id),
         # After a cut, what is on the target already is neither fetched nor written again.
         differential=job.disk.incomplete_since is not None,
         relocations=[object_message(row) for row in moves],
-        gone_packs=_distrusted(backup) if moves else [],
+        gone_packs=_gone(backup) if moves else [],
     )
     # From here on the target holds neither its old content nor the whole backup, until the restore is done.
     Disk.objects.filter(pk=job.disk_id, incomplete_since=None).update(incomplete_since=timezone.now())
     return work
 
 
-def _sessions_for(manifest: StoredObject, moves: list[StoredObject]) -> set[str]:
-    """Writer sessions whose keys the restore needs, those of blocks that were stored again included."""
-    return set().union(*(sessions_of(row) for row in (manifest, *moves)))
+def _gone(backup: Backup) -> list[str]:
+    """Packs that need not even be tried. One that is only damaged may still hold most of its blocks."""
+    needed = StoredObject.objects.filter(used_by__manifest=backup.manifest, kind=ObjectKind.PACK)
+    gone = Q(damage=Damage.MISSING) | ~Q(status__in=[StoredObject.Status.STORED, StoredObject.Status.CONDEMNED])
+    return list(needed.filter(gone).values_list("sha256", flat=True))
+
+
+def _keys_for(domain: Domain, manifest: StoredObject, moves: list[StoredObject]) -> dict[str, bytes]:
+    """Session -> data key. Those of the manifest must open; those of blocks that were stored again only help."""
+    own = sessions_of(manifest)
+    keys = session_data_keys(domain, own)
+    for session in set().union(*(sessions_of(row) for row in moves)) - own:
+        try:
+            keys |= session_data_keys(domain, [session])
+        except ConflictError as error:
+            logger.warning("a relocation's key does not open", extra={"domain": str(domain.pk), "code": error.code})
+    return keys
 
 
 def trusted_writers(tenant_id: UUID) -> list[bytes]:

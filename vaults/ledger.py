@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from datetime import datetime
 
 from django.db import transaction
+from django.db.models import Count, Q, Sum
 
 from common.errors import ConflictError
 from vaults.models import ObjectUse, Removal, RemovalRun, StoredObject, Vault
@@ -69,6 +70,8 @@ def order_removal(run: RemovalRun, ids: Collection[int], *, now: datetime) -> li
             rows = StoredObject.objects.select_for_update().filter(pk__in=part, status=Status.CONDEMNED)
             free = sorted(set(rows.values_list("pk", flat=True)) - still_named(part))
             StoredObject.objects.filter(pk__in=free).update(status=Status.DELETING)
+            # One that was deleted before and came back has a finished order.
+            Removal.objects.filter(stored_object_id__in=free).exclude(done_at=None).delete()
             Removal.objects.bulk_create([Removal(stored_object_id=pk, run=run, ordered_at=now) for pk in free])
             ordered += free
     return ordered
@@ -101,15 +104,19 @@ def forget_never_arrived(ids: Collection[int], *, now: datetime) -> int:
     )
 
 
-def totals(vault: Vault) -> tuple[int, int]:
-    """Number and bytes of the objects that are in the vault."""
-    rows = StoredObject.objects.filter(vault=vault, status__in=[Status.STORED, Status.CONDEMNED, Status.DELETING])
-    sizes = rows.values_list("size_bytes", flat=True)
-    count = total_bytes = 0
-    for size_bytes in sizes.iterator(chunk_size=10_000):
-        count += 1
-        total_bytes += size_bytes
-    return count, total_bytes
+def totals(vault: Vault, since: datetime) -> tuple[int, int]:
+    """Number and bytes of the objects that are in the vault, or were at some time since then."""
+    present = Q(status__in=[Status.STORED, Status.CONDEMNED, Status.DELETING])
+    rows = StoredObject.objects.filter(present | Q(status=Status.DELETED, deleted_at__gt=since), vault=vault)
+    found = rows.aggregate(count=Count("pk"), size_bytes=Sum("size_bytes"))
+    return found["count"], found["size_bytes"] or 0
+
+
+def ordered_since(vault: Vault, since: datetime) -> tuple[int, int]:
+    """Number and bytes of what was ordered to be deleted since then, gone or not."""
+    orders = Removal.objects.filter(stored_object__vault=vault, ordered_at__gt=since)
+    found = orders.aggregate(count=Count("pk"), size_bytes=Sum("stored_object__size_bytes"))
+    return found["count"], found["size_bytes"] or 0
 
 
 def _parts(ids: Collection[int]) -> Iterator[list[int]]:

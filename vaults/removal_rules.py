@@ -20,6 +20,7 @@ SKEW = timedelta(minutes=5)
 UNCOMMITTED_KEPT = 2 * LONGEST_SESSION
 RECONCILED_WITHIN = timedelta(hours=26)
 LARGEST_SHARE_PERCENT = 20
+CAP_PERIOD = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,23 @@ def may_be_deleted(candidate: Candidate, *, epoch: int, oldest_open_epoch: int |
     )
 
 
-def within_cap(candidates: Iterable[Candidate], *, total_objects: int, total_bytes: int) -> Iterator[Candidate]:
-    """The first candidates that are at most a fifth of the vault, by number and by bytes; of any vault at least one."""
-    objects_left = max(1, total_objects * LARGEST_SHARE_PERCENT // 100)
-    bytes_left = total_bytes * LARGEST_SHARE_PERCENT // 100
+def within_cap(
+    candidates: Iterable[Candidate],
+    *,
+    total_objects: int,
+    total_bytes: int,
+    ordered_objects: int = 0,
+    ordered_bytes: int = 0,
+) -> Iterator[Candidate]:
+    """The first candidates that are at most a fifth of the vault, by number and by bytes; of any vault at least one.
+
+    The fifth is for a day: what was ordered within the last one (`CAP_PERIOD`) counts, and is part of the totals.
+    """
+    objects_left = max(1, total_objects * LARGEST_SHARE_PERCENT // 100) - ordered_objects
+    bytes_left = total_bytes * LARGEST_SHARE_PERCENT // 100 - ordered_bytes
     for number, candidate in enumerate(candidates):
-        if objects_left < 1 or (candidate.size_bytes > bytes_left and number):
+        is_first = not number and not ordered_objects
+        if objects_left < 1 or (candidate.size_bytes > bytes_left and not is_first):
             return
         objects_left -= 1
         bytes_left -= candidate.size_bytes

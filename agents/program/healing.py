@@ -10,6 +10,10 @@ from engine.manifest import ObjectEntry
 from engine.relocations import RelocationWriter
 from engine.store.base import ObjectKind, ObjectRef, ObjectSink, object_key
 
+# Some 40 MiB of memory, and the blocks of a hundred packs. What is left over is healed for this disk all the same, by
+# the new manifest; only earlier backups have to wait for what a later one heals.
+_MOST_MOVES = 50_000
+
 
 class HealedBlocks:
     """Collects, while the backup is written, which block of a damaged pack lies where now. Not thread-safe."""
@@ -18,7 +22,8 @@ class HealedBlocks:
         self._moves: list[tuple[MapEntry, MapEntry]] = []
 
     def add(self, old: MapEntry, new: MapEntry) -> None:
-        self._moves.append((old, new))
+        if len(self._moves) < _MOST_MOVES:
+            self._moves.append((old, new))
 
     def store(self, result: WriteResult, *, context: WriteContext, sink: ObjectSink) -> list[ObjectRef]:
         """Store what was collected, after the manifest; an old block that came back is one more place to find it."""

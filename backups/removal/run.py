@@ -19,7 +19,7 @@ from vaults import ledger
 from vaults.alarms import clear_alarm, raise_alarm
 from vaults.marking import needed_names, object_name
 from vaults.models import Domain, ObjectUse, RelocatedPack, RemovalRun, StoredObject, Vault
-from vaults.removal_rules import RECONCILED_WITHIN, Candidate, may_be_condemned, may_be_deleted, within_cap
+from vaults.removal_rules import CAP_PERIOD, RECONCILED_WITHIN, Candidate, may_be_condemned, may_be_deleted, within_cap
 from vaults.storage import Credential, store_time
 
 logger = logging.getLogger(__name__)
@@ -117,11 +117,12 @@ def _mark_domain(
     _add_relocations(domain_id, by_others)
     used = set(ObjectUse.objects.filter(manifest__in=manifests).values_list("needed_id", flat=True))
     rows = StoredObject.objects.filter(domain_id=domain_id, status__in=[Status.STORED, Status.CONDEMNED])
-    found = 0
+    found: set[bytes] = set()
     for row in rows.iterator(chunk_size=5000):
         name = object_name(row.kind, bytes.fromhex(row.sha256))
         is_needed = name in by_backups or name in by_others or row.pk in used
-        found += name in by_backups or name in by_others
+        if name in by_backups or name in by_others:
+            found.add(name)
         mark.needed_count += is_needed
         if is_needed and row.status == Status.CONDEMNED:
             (mark.needed_by_backups if name in by_backups else mark.needed_by_others).add(row.pk)
@@ -131,7 +132,7 @@ def _mark_domain(
             _note_unneeded(mark, row, now)
         elif row.status == Status.CONDEMNED:
             mark.needed_by_others.add(row.pk)
-    lacking = len(by_backups | by_others) - found
+    lacking = len((by_backups | by_others) - found)
     if lacking:
         message = f"{lacking} objects that backups need are not in the ledger, or are being removed."
         raise BackupsiteError(message, code="ledger_incomplete")
@@ -149,7 +150,8 @@ def _add_relocations(domain_id: UUID, names: set[bytes]) -> None:
 
 def _moves(domain_id: UUID) -> dict[int, set[bytes]]:
     """Per relocation object the names of the packs that it moves."""
-    rows = RelocatedPack.objects.filter(relocation__domain_id=domain_id)
+    present = [Status.STORED, Status.CONDEMNED]
+    rows = RelocatedPack.objects.filter(relocation__domain_id=domain_id, relocation__status__in=present)
     moves: dict[int, set[bytes]] = {}
     for relocation_id, kind, sha256 in rows.values_list("relocation_id", "pack__kind", "pack__sha256"):
         moves.setdefault(relocation_id, set()).add(object_name(kind, bytes.fromhex(sha256)))
@@ -177,8 +179,18 @@ def _apply(vault: Vault, run: RemovalRun, mark: _Mark, *, now: datetime) -> None
     if mark.needed_by_backups:
         message = f"{len(mark.needed_by_backups)} objects were condemned although backups need them; they were kept."
         raise_alarm(vault, code=NEEDED_ALARM, message=message, now=now)
-    run.condemned_objects = ledger.condemn(mark.unneeded, epoch=run.epoch, now=now)
+    # A commit during the mark may have named what no backup needed before.
+    unneeded = mark.unneeded - _named_by_backups(mark.unneeded)
+    run.condemned_objects = ledger.condemn(unneeded, epoch=run.epoch, now=now)
     _order(vault, run, mark.candidates, now=now)
+
+
+def _named_by_backups(ids: set[int]) -> set[int]:
+    ordered, named = sorted(ids), set[int]()
+    for start in range(0, len(ordered), 500):
+        uses = ObjectUse.objects.filter(needed_id__in=ordered[start : start + 500], manifest__backup__isnull=False)
+        named.update(uses.filter(manifest__backup__removed_at=None).values_list("needed_id", flat=True))
+    return named
 
 
 def _order(vault: Vault, run: RemovalRun, candidates: list[Candidate], *, now: datetime) -> None:
@@ -191,8 +203,15 @@ def _order(vault: Vault, run: RemovalRun, candidates: list[Candidate], *, now: d
     ]
     named = ledger.still_named([candidate.id for candidate in due])
     free = (candidate for candidate in due if candidate.id not in named)
-    total_objects, total_bytes = ledger.totals(vault)
-    within = within_cap(free, total_objects=total_objects, total_bytes=total_bytes)
+    total_objects, total_bytes = ledger.totals(vault, now - CAP_PERIOD)
+    ordered_objects, ordered_bytes = ledger.ordered_since(vault, now - CAP_PERIOD)
+    within = within_cap(
+        free,
+        total_objects=total_objects,
+        total_bytes=total_bytes,
+        ordered_objects=ordered_objects,
+        ordered_bytes=ordered_bytes,
+    )
     sizes = {candidate.id: candidate.size_bytes for candidate in within}
     ordered = ledger.order_removal(run, list(sizes), now=now)
     run.deleting_objects = len(ordered)

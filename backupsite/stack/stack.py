@@ -65,7 +65,7 @@ class Stack:
         return Programs(settings=self.settings, secrets=self.secrets, broker_url=self.broker_url, outside=os.environ)
 
     def child(self, name: str) -> Child:
-        """One of weed, broker, web, signer, control, checks, node, beat, reaper: its pid, stop, kill, start and restart."""
+        """One of weed, broker, web, signer, control, checks, node, beat, reaper: pid, stop, kill, start, restart."""
         if name not in self._children:
             raise StackError(f"there is no process {name!r}; there are {', '.join(self._children)}")
         return self._children[name]

@@ -8,9 +8,10 @@ import pytest
 
 from backups.models import Backup
 from backups.states import JobState
+from engine.store.memory import Fault
 from tests import factories
 from tests.removal.world import World, advance, now, running
-from vaults.models import Alarm, RemovalRun, StoredObject, Vault
+from vaults.models import Alarm, Removal, RemovalRun, StoredObject, Vault
 
 pytestmark = pytest.mark.django_db
 DAY = timedelta(days=1)
@@ -182,3 +183,96 @@ def test_after_a_database_was_restored_unknown_objects_are_adopted_and_nothing_i
         world.reconcile()
         vault.refresh_from_db()
         assert not vault.removal_stopped and vault.reconciled_at
+
+
+def test_a_second_name_for_one_content_does_not_stop_removal() -> None:
+    with running() as (world, _clock):
+        backup = _back_up(world)
+        pack = StoredObject.objects.filter(kind="p").first()
+        alias = StoredObject.objects.get(pk=pack.pk)
+        alias.pk, alias.key = None, pack.key + "-alias"
+        alias.save()
+        world.store.put_object(key=f"{world.vault.bucket}/{alias.key}", data=b"x", retain_until=pack.retain_until)
+        Vault.objects.update(reconciled_at=now())
+
+        world.run_removal()
+
+        run = RemovalRun.objects.get()
+        assert (run.outcome, run.condemned_objects) == ("ok", 0), run.message
+        assert backup.manifest.status == "stored"
+
+
+def test_the_fifth_is_for_a_day_however_often_it_runs() -> None:
+    with running() as (world, clock):
+        _back_up(world, packs=30)
+        _back_up(world, packs=1, keep=0)
+        world.remove_backup(0)
+        for _ in range(2):
+            advance(clock, world, DAY * 20)
+            world.reconcile()
+            world.run_removal()
+        total = len(world.keys_in_store())
+        for _ in range(20):
+            advance(clock, world, DAY / 24)
+            world.reconcile()
+            world.run_removal()
+            world.reap()
+
+        assert 0 < total - len(world.keys_in_store()) <= total // 5
+
+
+def test_whoever_stops_removal_stops_what_was_ordered() -> None:
+    with running() as (world, clock):
+        writer = world.start_session()
+        world.put_pack(writer)
+        world.fail(writer)
+        for _ in range(30):
+            advance(clock, world, DAY)
+            world.reconcile()
+            world.run_removal()
+        assert StoredObject.objects.filter(status="deleting").exists()
+        before = world.keys_in_store()
+        Vault.objects.update(removal_stopped="I want to look first.")
+
+        assert world.reap() == 0
+        assert world.keys_in_store() == before
+
+        Vault.objects.update(removal_stopped="")
+        assert world.reap() > 0
+
+
+def test_a_silent_vault_does_not_keep_the_reaper_from_the_others() -> None:
+    with running() as (world, clock):
+        writer = world.start_session()
+        world.put_pack(writer)
+        world.fail(writer)
+        for _ in range(30):
+            advance(clock, world, DAY)
+            world.reconcile()
+            world.run_removal()
+        orders = Removal.objects.filter(done_at=None)
+        count = orders.count()
+        assert count
+        world.store.faults = {world.store.operation_count: Fault.BEFORE}
+
+        assert world.reap() == 0
+        assert orders.filter(try_after__gt=now()).count() == count
+        advance(clock, world, DAY)
+        assert world.reap() == count
+
+
+def test_what_came_back_can_be_deleted_again() -> None:
+    with running() as (world, clock):
+        writer = world.start_session()
+        world.put_pack(writer)
+        world.fail(writer)
+        snapshot = {key: list(versions) for key, versions in world.store._versions.items()}
+        _months(world, clock)
+        assert not world.keys_in_store()
+
+        # The bucket is set back to an earlier state.
+        world.store._versions.update(snapshot)
+        _months(world, clock)
+
+        assert not world.keys_in_store()
+        assert not RemovalRun.objects.exclude(outcome="ok").exists()
