@@ -21,7 +21,7 @@ from backups.moves import Moves, read_moves, write_moves
 from backups.promises import lock_rule_of
 from backups.queue import hint_description, hint_next, hint_retention
 from backups.states import BackupStatus, JobState
-from backups.transitions import end_session_job, finish_job
+from backups.transitions import commit_progress, end_session_job, finish_job
 from common.errors import UnavailableError
 from engine.errors import EngineError
 from engine.manifest import ManifestBody, parse_manifest
@@ -58,8 +58,6 @@ class Checked:
     manifest: StoredObject
     new: list[StoredObject]
     reused: list[StoredObject]
-    # Those of both whose locks were lengthened.
-    extended: list[StoredObject]
     envelopes: list[SeenEnvelope]
     moves: list[Moves]
     at: datetime
@@ -110,7 +108,8 @@ def _check(session: Session, vault: Vault, request: CommitRequest) -> Checked:
     reused = _rows(session, request.reused_objects, status__in=_USABLE)
     _refuse_unseen(reused)
     versions = {message.key: message.version_id for message in (*request.new_objects, *request.resumed_objects)}
-    new = verify_stored(vault, new, claimed_versions=versions)
+    progress = commit_progress(session, clock=timezone.now)
+    new = verify_stored(vault, new, claimed_versions=versions, progress=progress)
     manifest = next((row for row in new if row.key == request.manifest.key), None)
     if manifest is None:
         raise UnverifiedObjectError("The manifest is not among the objects of this session.")
@@ -124,10 +123,9 @@ def _check(session: Session, vault: Vault, request: CommitRequest) -> Checked:
     # What a key rotation made beside an envelope lives and is locked as long as the envelope itself.
     reused += companion_envelopes(row for row in reused if row.kind == ObjectKind.KEY)
     now = store_time(vault, Credential.KEEPER)
-    extended = keep_locked(vault, [*new, *reused], rule=lock_rule_of(session.job), now=now)
-    return Checked(
-        manifest=manifest, new=new, reused=reused, extended=extended, envelopes=envelopes, moves=moves, at=now
-    )
+    keep_locked(vault, [*new, *reused], rule=lock_rule_of(session.job), now=now, progress=progress)
+    progress()
+    return Checked(manifest=manifest, new=new, reused=reused, envelopes=envelopes, moves=moves, at=now)
 
 
 def _refuse_unseen(reused: list[StoredObject]) -> None:
@@ -230,10 +228,9 @@ def _make_ok(session: Session, backup: Backup, request: CommitRequest, checked: 
     def also() -> None:
         hold_accounts([checked.manifest.domain_id])
         hold_for_commit([row.pk for row in (*checked.new, *checked.reused)])
-        changed = {row.pk: row for row in (*checked.new, *checked.extended)}
-        for row in changed.values():
+        for row in checked.new:
             row.status, row.condemned_epoch, row.condemned_at = StoredObject.Status.STORED, None, None
-        StoredObject.objects.bulk_update(changed.values(), _SETTLED_FIELDS, 200)
+        StoredObject.objects.bulk_update(checked.new, _SETTLED_FIELDS, 200)
         own = {checked.manifest.pk, *(move.relocation.pk for move in checked.moves)}
         needed = [row for row in (*checked.new, *checked.reused) if row.pk not in own]
         uses = [ObjectUse(manifest=checked.manifest, needed=row) for row in needed]

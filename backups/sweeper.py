@@ -10,13 +10,14 @@ from django.db.models import F, Q
 from backups.models import Job, Session
 from backups.queue import hint_commit, hint_job
 from backups.states import JobState
-from backups.transitions import claimable, end_job, end_session_job
+from backups.transitions import claimable, end_job
 
 logger = logging.getLogger(__name__)
 
 HINT_AGAIN_AFTER = timedelta(seconds=20)
 ORPHAN_HINT_AFTER = timedelta(seconds=10)
 COMMIT_HINT_AFTER = timedelta(seconds=15)
+# Without any progress: a commit of hundreds of thousands of objects may well take longer.
 COMMIT_GIVE_UP_AFTER = timedelta(minutes=15)
 MOST_CLAIMS = 4
 
@@ -47,14 +48,23 @@ def _sweep_orphaned(now: datetime) -> None:
 
 
 def _sweep_commits(now: datetime) -> None:
+    """While the lease runs a committer is at work, or the writer has only just gone."""
     waiting = Session.objects.filter(
         job__state=JobState.RUNNING,
         job__fence=F("fence"),
+        job__lease_until__lte=now,
         commit_requested_at__lte=now - COMMIT_HINT_AFTER,
     )
     for session in waiting.select_related("job"):
-        if session.commit_requested_at is not None and session.commit_requested_at <= now - COMMIT_GIVE_UP_AFTER:
-            message = "The vault could not be checked for 15 minutes after the upload; the backup does not count."
-            end_session_job(session, state=JobState.FAILED, code="commit_timeout", message=message, now=now)
-        else:
+        if not _end_stalled(session, now):
             hint_commit(session.pk)
+
+
+def _end_stalled(session: Session, now: datetime) -> bool:
+    """Give the commit up, unless its committer got on with it lately or does so at this moment."""
+    long_ago = now - COMMIT_GIVE_UP_AFTER
+    if session.commit_requested_at is None or session.commit_requested_at > long_ago:
+        return False
+    stalled = Job.objects.filter(state=JobState.RUNNING, fence=session.fence, lease_until__lte=long_ago)
+    message = "Checking the uploaded objects in the vault made no progress for 15 minutes; the backup does not count."
+    return end_job(stalled, job=session.job, state=JobState.FAILED, code="commit_timeout", message=message, now=now)

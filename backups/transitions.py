@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -117,6 +118,25 @@ def request_commit(session: Session, *, request: dict[str, Any], now: datetime) 
         changes={"phase": CHECKING},
         record=record,
     )
+
+
+def renew_commit(session: Session, *, now: datetime) -> bool:
+    """The committer gets on with the session's objects: keep the lease. False when the session has lost its job."""
+    return _held_by(session).update(lease_until=now + lease_length()) == 1
+
+
+def commit_progress(session: Session, *, clock: Callable[[], datetime]) -> Callable[[], None]:
+    """What a committer calls for each object that it is done with; it costs a statement a few times per lease only."""
+    told_at: datetime | None = None
+
+    def progress() -> None:
+        nonlocal told_at
+        now = clock()
+        if told_at is None or now >= told_at + lease_length() / 4:
+            told_at = now
+            renew_commit(session, now=now)
+
+    return progress
 
 
 def finish_job(

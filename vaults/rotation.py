@@ -132,12 +132,16 @@ def sessions_left(tenant_id: UUID) -> int:
 
 
 def _pending_uses(tenant_id: UUID, recipient: str) -> QuerySet[ObjectUse]:
-    """Needs of an envelope for another key by a manifest that does not need one of the same session for this key."""
+    """Needs of an envelope for another key by a manifest that does not need one of the same session for this key.
+
+    One that is damaged or gone does not count: the earlier envelope, and the key that opens it, are still needed.
+    """
     has_it = ObjectUse.objects.filter(
         manifest=OuterRef("manifest"),
         needed__envelope__writer_session=OuterRef("needed__envelope__writer_session"),
         needed__envelope__recipient=recipient,
         needed__status__in=READABLE,
+        needed__damaged_since=None,
     )
     uses = ObjectUse.objects.filter(needed__domain__tenant_id=tenant_id, needed__envelope__isnull=False)
     others = uses.exclude(needed__envelope__recipient=recipient).exclude(manifest__status__in=_GONE)
@@ -155,7 +159,7 @@ def _rewrap_domain(domain: Domain) -> Iterator[bool]:
     private_keys = managed_private_keys(domain.tenant_id)
     store_now = store_time(domain.vault, Credential.KEEPER)
     openable = readable_envelopes(domain, sessions, recipients=private_keys)
-    present = readable_envelopes(domain, sessions, recipients=[fingerprint(key)])
+    present = _undamaged(readable_envelopes(domain, sessions, recipients=[fingerprint(key)]))
     for session in sessions:
         if session not in openable and session not in present:
             continue  # sealed to an earlier key of the customer: only he can open it
@@ -169,6 +173,15 @@ def _rewrap_domain(domain: Domain) -> Iterator[bool]:
         except BackupsiteError as error:
             logger.error("a session was not re-wrapped", extra={"session": session, "reason": error.message})
             yield False
+
+
+def _undamaged(found: dict[str, list[Envelope]]) -> dict[str, list[Envelope]]:
+    """A damaged envelope gets another one beside it, as long as an earlier one opens."""
+    whole = {
+        session: [envelope for envelope in envelopes if envelope.stored_object.damaged_since is None]
+        for session, envelopes in found.items()
+    }
+    return {session: envelopes for session, envelopes in whole.items() if envelopes}
 
 
 def _seal(

@@ -140,7 +140,7 @@ def _note(vault: Vault, row: StoredObject, look: Look, *, now: datetime, result:
     """Write down what was found, unless the object is on its way out by now."""
     there = StoredObject.objects.filter(pk=row.pk, status__in=PRESENT)
     if look.damage is Damage.SHORT_LOCK:
-        _lock_again(vault, row)
+        _lock_again(vault, row, look, now=now)
     if look.locked_until is not None and look.locked_until > row.retain_until:
         # A lock that was lengthened and not written down. Unless somebody writes a later date at this moment.
         there.filter(retain_until=row.retain_until).update(retain_until=look.locked_until)
@@ -158,9 +158,18 @@ def _note(vault: Vault, row: StoredObject, look: Look, *, now: datetime, result:
         logger.error("damaged object", extra={"vault": vault.name, "key": row.key, "damage": str(look.damage)})
 
 
-def _lock_again(vault: Vault, row: StoredObject) -> None:
-    """Ask for the date that the store had accepted. The mark stands until the next look, a day later, finds it kept."""
+def _lock_again(vault: Vault, row: StoredObject, look: Look, *, now: datetime) -> None:
+    """Ask for the date that the store had accepted. The mark stands until the next look, a day later, finds it kept.
+
+    The ledger may be wrong and a lock cannot be taken back: a date that no rule gives is not asked for, and no other
+    beyond what the vault itself promises from now on. One that is later is reached step by step while the mark stands.
+    """
+    if row.retain_until > scrub_alarms.latest_lock(now):
+        return
+    until = min(row.retain_until, vault.lock_rule.lock_until(now))
+    if look.locked_until is not None and look.locked_until >= until:
+        return
     try:
-        extend_lock(vault, key=row.key, version_id=row.version_id, until=row.retain_until)
+        extend_lock(vault, key=row.key, version_id=row.version_id, until=until)
     except (StorageRefusedError, StorageUnreachableError) as error:
         logger.error("a lock could not be set again", extra={"vault": vault.name, "key": row.key, "code": error.code})

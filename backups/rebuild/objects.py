@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,6 +13,8 @@ from django.db import transaction
 
 from backups.models import Backup
 from backups.rebuild.places import Places
+from backups.removal.adoption import NOTE, adopt_relocation, told_in
+from backups.removal.claims import Claims, NotAdoptableError, free_sequence, read_claims
 from backups.states import BackupStatus
 from engine.alone.bucket import Bucket, read_fitting
 from engine.alone.catalogue import OpenDomain
@@ -25,7 +28,8 @@ from vaults.models import ObjectUse, StoredObject
 
 T = TypeVar("T")
 _ROWS_AT_ONCE = 2000
-_LISTED_KINDS = (ObjectKind.PACK, ObjectKind.INDEX, ObjectKind.KEY, ObjectKind.CONFIG)
+_LISTED_KINDS = (ObjectKind.PACK, ObjectKind.INDEX, ObjectKind.KEY, ObjectKind.CONFIG, ObjectKind.RELOCATION)
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -39,6 +43,7 @@ class DomainResult:
 class _Manifest:
     place: ManifestPlace
     info: ManifestInfo
+    claims: Claims
     version_id: str
     size_bytes: int
     names: tuple[bytes, ...]
@@ -52,7 +57,7 @@ def rebuild_domain(bucket: Bucket, found: OpenDomain, places: Places, *, now: da
     daily checks find the true ones.
     """
     result = DomainResult()
-    manifests = list(_read_manifests(bucket, found, places, result))
+    manifests = list(_read_manifests(bucket, found, places, result, now))
     noted, promised = _from_manifests(manifests)
     known = {row_name(kind, sha256): pk for pk, kind, sha256 in _rows_of(places)}
     fresh = (row for row in _listed(bucket, found, places, noted, promised, now) if name_of(row) not in known)
@@ -61,7 +66,8 @@ def rebuild_domain(bucket: Bucket, found: OpenDomain, places: Places, *, now: da
         result.object_count += len(rows)
         known.update((name_of(row), row.pk) for row in rows)
     for manifest in manifests:
-        _add_backup(manifest, places, known, result, now)
+        _add_if_whole(manifest, places, known, result, now)
+    _add_moves(places, result)
     return result
 
 
@@ -78,29 +84,35 @@ def _rows_of(places: Places) -> Iterable[tuple[int, str, str]]:
     return rows.iterator(chunk_size=10_000)
 
 
-def _read_manifests(bucket: Bucket, found: OpenDomain, places: Places, result: DomainResult) -> Iterator[_Manifest]:
+def _read_manifests(
+    bucket: Bucket, found: OpenDomain, places: Places, result: DomainResult, now: datetime
+) -> Iterator[_Manifest]:
     for place in find_manifests(bucket, found.place):
         try:
-            yield _read_manifest(bucket, found, places, place)
+            yield _read_manifest(bucket, found, places, place, now)
         except StoreError:
             raise
+        except NotAdoptableError as error:
+            result.problems.append(error.message)
         except (EngineError, ValueError) as error:
             result.problems.append(f"{place.versions[0].key}: {error}")
 
 
-def _read_manifest(bucket: Bucket, found: OpenDomain, places: Places, place: ManifestPlace) -> _Manifest:
+def _read_manifest(bucket: Bucket, found: OpenDomain, places: Places, place: ManifestPlace, now: datetime) -> _Manifest:
     fitting = read_fitting(bucket, place.versions, sha256=place.sha256, size_max=OBJECT_SIZE_MAX)
     if fitting is None or fitting.ref.version_id is None:
         raise ValueError("no version of it has the bytes that its name promises")
     info = parse_manifest(
         fitting.data, trusted_writers=found.description.body.writers, map_key=found.domain_keys.map_key
     )
+    claims = read_claims(info, key=place.versions[0].key, sha256=place.sha256, now=now)
     body = info.body
     names = [object_name(ObjectKind.PACK, entry.sha256) for entry in body.packs]
     names += [object_name(ObjectKind.INDEX, entry.sha256) for entry in body.segments]
     names += [object_name(ObjectKind.KEY, entry.envelope.sha256) for entry in body.sessions]
-    until = datetime.fromisoformat(body.created_at) + timedelta(days=places.immutable_days)
-    return _Manifest(place, info, fitting.ref.version_id, fitting.ref.size_bytes, tuple(names), until)
+    # The time is the host's word, but never far ahead: this date may lengthen locks for good.
+    until = claims.created_at + timedelta(days=places.immutable_days)
+    return _Manifest(place, info, claims, fitting.ref.version_id, fitting.ref.size_bytes, tuple(names), until)
 
 
 def _from_manifests(manifests: Iterable[_Manifest]) -> tuple[dict[bytes, str], dict[bytes, datetime]]:
@@ -130,7 +142,7 @@ def _listed(
         prefix = found.place.prefix(kind)
         for versions in bucket.versions(prefix):
             sha256 = versions[0].key.removeprefix(prefix)
-            if len(sha256) != 64:
+            if not _SHA256.fullmatch(sha256):
                 continue
             name = row_name(kind, sha256)
             chosen = next((item for item in versions if item.version_id == noted.get(name)), versions[0])
@@ -166,7 +178,7 @@ def _row(
     )
 
 
-def _add_backup(
+def _add_if_whole(
     manifest: _Manifest, places: Places, known: dict[bytes, int], result: DomainResult, now: datetime
 ) -> None:
     key = manifest.place.versions[0].key
@@ -176,42 +188,61 @@ def _add_backup(
         return
     if Backup.objects.filter(manifest__key=key, vault=places.vault).exists():
         return
+    with told_in(result.problems, key):
+        _add_backup(manifest, places, known, result, now)
+
+
+def _add_backup(
+    manifest: _Manifest, places: Places, known: dict[bytes, int], result: DomainResult, now: datetime
+) -> None:
+    key = manifest.place.versions[0].key
+    is_new = False
     with transaction.atomic():
         sha256, until = manifest.place.sha256, manifest.promised_until
         row = StoredObject.objects.filter(vault=places.vault, key=key).first()
         if row is None:
             row = _row(places, "m", key, sha256, manifest.version_id, manifest.size_bytes, until, now)
             row.save(force_insert=True)
-            result.object_count += 1
+            is_new = True
         uses = (ObjectUse(manifest=row, needed_id=known[name]) for name in dict.fromkeys(manifest.names))
         for part in _parts(uses):
             ObjectUse.objects.bulk_create(part, ignore_conflicts=True)
         backup = _backup(manifest, places, row)
         backup.save(force_insert=True)
         # Retention and people go by when it was made, not by when it was found again.
-        Backup.objects.filter(pk=backup.pk).update(created_at=datetime.fromisoformat(manifest.info.body.created_at))
+        Backup.objects.filter(pk=backup.pk).update(created_at=manifest.claims.created_at)
+    result.object_count += is_new
     result.backup_count += 1
 
 
+def _add_moves(places: Places, result: DomainResult) -> None:
+    """What relocation objects lead to; one that cannot be read is told, and stays in the ledger as it is."""
+    rows = StoredObject.objects.filter(
+        domain=places.domain, kind=ObjectKind.RELOCATION, status=StoredObject.Status.STORED, relocated_packs=None
+    )
+    for row in rows.select_related("domain").order_by("key"):
+        with told_in(result.problems, row.key):
+            adopt_relocation(places.vault, row)
+
+
 def _backup(manifest: _Manifest, places: Places, row: StoredObject) -> Backup:
-    body, facts = manifest.info.body, manifest.info.source_facts or {}
-    disk = places.disks.get(body.source_id)
-    created = datetime.fromisoformat(body.created_at)
+    claims = manifest.claims
+    disk = places.disks.get(manifest.info.body.source_id)
     return Backup(
         tenant_id=places.vault.tenant_id,
         vault=places.vault,
         server=places.server,
         disk=disk,
-        name=str(facts.get("backup", ""))[:40] or f"recovered-{created:%Y%m%d_%H%M%S}",
-        server_name=str(facts.get("server", places.server.name))[:128],
+        name=claims.name,
+        server_name=claims.server_name or places.server.name,
         disk_number=disk.number if disk is not None else 0,
         status=BackupStatus.OK,
-        note="Taken into the catalogue again from the vault.",
-        finished_at=created,
-        size_bytes=body.size_bytes,
-        read_bytes=body.counters.get("read_bytes"),
-        changed_bytes=body.counters.get("changed_bytes"),
-        sequence=body.sequence if disk is not None else None,
+        note=NOTE,
+        finished_at=claims.created_at,
+        size_bytes=claims.size_bytes,
+        read_bytes=claims.read_bytes,
+        changed_bytes=claims.changed_bytes,
+        sequence=free_sequence(claims, disk),
         manifest=row,
         immutable_until=manifest.promised_until,
     )

@@ -83,6 +83,8 @@ def _vault(tenant: Tenant, labels: Labels, *, bucket: str, endpoint: Endpoint, s
     )
     if vault.tenant_id != tenant.pk:
         raise InvalidInputError(f"The bucket {bucket} is the vault of another tenant in this database.")
+    # A vault that was there already: what another part or a person wrote there stays.
+    Vault.objects.filter(pk=vault.pk, removal_stopped="").update(removal_stopped=stopped)
     return vault
 
 
@@ -139,7 +141,7 @@ def _server(labels: Labels, domain: Domain, node: Node) -> tuple[Server, dict[st
     storage, _ = Storage.objects.get_or_create(node=node, name=PLACEHOLDER, defaults={"path": "/nonexistent"})
     disks: dict[str, Disk] = {}
     for label in labels.disks:
-        disks[label.source_id], _ = Disk.objects.get_or_create(
+        disk, _ = Disk.objects.get_or_create(
             pk=UUID(label.source_id),
             defaults={
                 "server": server,
@@ -150,4 +152,7 @@ def _server(labels: Labels, domain: Domain, node: Node) -> tuple[Server, dict[st
                 "size_bytes": max(1, label.size_bytes),
             },
         )
+        # A disk of another server here gets no backups of this one's domain.
+        if disk.server_id == server.pk:
+            disks[label.source_id] = disk
     return server, disks

@@ -10,13 +10,14 @@ import logging
 from collections.abc import Collection, Iterable
 from datetime import datetime
 
-from django.db.models import F
+from django.db import transaction
+from django.db.models import F, Q
 
 from backups.removal.adoption import AdoptionResult, adopt
 from vaults import ledger
 from vaults.alarms import clear_alarm, raise_alarm
 from vaults.inventory import EXAMPLES, Inventory, take_inventory
-from vaults.models import StoredObject, Vault
+from vaults.models import Removal, StoredObject, Vault
 from vaults.removal_rules import may_be_condemned
 from vaults.storage import Credential, ListedVersion, store_time
 
@@ -26,6 +27,8 @@ MISSING, ALTERED, EXTRA, UNKNOWN = "objects_missing", "objects_altered", "extra_
 RETURNED = "deleted_objects_there"
 # What `removal_stopped` begins with when this module may clear it again by itself.
 STOPPED_BY_US = "Reconciling: "
+# What another part or a person wrote there is neither cleared nor replaced here.
+MAY_STOP = Q(removal_stopped="") | Q(removal_stopped__startswith=STOPPED_BY_US)
 Status = StoredObject.Status
 
 
@@ -42,7 +45,12 @@ def reconcile(*, vault_id: str, now: datetime) -> Inventory:
     missing = _mark_damaged(found.missing, damage="missing", now=store_now)
     altered = _mark_damaged(found.altered, damage="wrong_bytes", now=store_now)
     _return(found.returned)
-    adopted = adopt(vault, _still_unknown(vault, found.unknown), now=store_now)
+    unknown = _still_unknown(vault, found.unknown)
+    if unknown:
+        # First of all: should this pass be broken off, nothing is removed until a later one came to its end.
+        Vault.objects.filter(pk=vault.pk).update(epoch=F("epoch") + 1)
+        _stop(vault, f"{len(unknown)} objects in the vault are unknown to the database and are being taken in.")
+    adopted = adopt(vault, unknown, now=store_now)
     _tell(vault, MISSING, missing, "objects that the ledger knows are not in the vault", now=now)
     _tell(vault, ALTERED, altered, "objects in the vault have another size than the ledger knows", now=now)
     _tell(vault, RETURNED, len(found.returned), "objects that were deleted are in the vault", now=now)
@@ -81,9 +89,17 @@ def _mark_damaged(ids: Collection[int], *, damage: str, now: datetime) -> int:
 def _return(returned: Iterable[tuple[int, ListedVersion]]) -> None:
     """deleted -> stored: the bytes are there whatever the ledger said; a later run decides anew."""
     for pk, version in returned:
-        StoredObject.objects.filter(pk=pk, status=Status.DELETED).update(
-            status=Status.STORED, version_id=version.version_id, deleted_at=None
-        )
+        with transaction.atomic():
+            changed = StoredObject.objects.filter(pk=pk, status=Status.DELETED).update(
+                status=Status.STORED,
+                version_id=version.version_id,
+                deleted_at=None,
+                condemned_epoch=None,
+                condemned_at=None,
+            )
+            if changed:
+                # The journal has one entry per object; that of the next order must find its place free.
+                Removal.objects.filter(stored_object_id=pk, done_at__isnull=False).delete()
 
 
 def _still_unknown(vault: Vault, versions: Collection[ListedVersion]) -> list[ListedVersion]:
@@ -104,18 +120,23 @@ def _tell(vault: Vault, code: str, count: int, what: str, *, now: datetime) -> N
 
 
 def _settle(vault: Vault, adopted: AdoptionResult, *, now: datetime) -> None:
-    """Unknown objects mean that the database is older than the vault: a new epoch, no removal until all is clear."""
+    """Unknown objects mean that the database is older than the vault: no removal until a pass finds nothing to do."""
     vaults = Vault.objects.filter(pk=vault.pk)
-    if not adopted.unknown_count:
+    if adopted.is_idle:
         clear_alarm(vault, code=UNKNOWN, now=now)
         vaults.update(reconciled_at=now)
         vaults.filter(removal_stopped__startswith=STOPPED_BY_US).update(removal_stopped="")
         return
     message = (
         f"{adopted.unknown_count} objects in the vault were unknown to the database; {adopted.backup_count} backups "
-        f"were taken into the catalogue again, {len(adopted.refused)} manifests could not be: "
+        f"were taken into the catalogue again, {len(adopted.refused)} objects could not be taken in: "
         f"{'; '.join(adopted.refused[:EXAMPLES]) or 'none'}."
     )
     raise_alarm(vault, code=UNKNOWN, message=message, now=now)
-    reason = message if adopted.refused else f"{STOPPED_BY_US}{message}"
-    vaults.update(removal_stopped=reason, epoch=F("epoch") + 1, reconciled_at=None)
+    _stop(vault, message)
+
+
+def _stop(vault: Vault, reason: str) -> None:
+    vaults = Vault.objects.filter(pk=vault.pk)
+    vaults.filter(MAY_STOP).update(removal_stopped=f"{STOPPED_BY_US}{reason}")
+    vaults.update(reconciled_at=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from botocore.exceptions import EndpointConnectionError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from backups.content import open_content
 from backups.damage import review_damage
 from backups.lost_ranges import Loss, lost_ranges
 from backups.models import Backup
+from backups.moves import Moves, write_moves
 from backups.states import BackupHealth
 from engine.compression import Compressor
 from engine.errors import DamagedError
@@ -28,7 +30,7 @@ from tests.backups.library import LEAF_BYTES, Library, library
 from tests.engine.support import BLOCK_SIZE, ImageTarget, noise
 from vaults.custody import session_data_keys
 from vaults.damage import Damage
-from vaults.models import Envelope, StoredObject
+from vaults.models import Envelope, RelocatedPack, StoredObject
 
 __all__ = ["library"]
 
@@ -238,7 +240,7 @@ def test_the_list_is_bounded_and_the_total_is_not() -> None:
 # --- relocations ------------------------------------------------------------------------------------------------------
 
 
-def relocate(library: Library, backup: Backup, pack: StoredObject) -> StoredObject:
+def relocate(library: Library, backup: Backup, pack: StoredObject, *, is_committed: bool = True) -> StoredObject:
     """The same payloads in another object at the same offsets, and what says so."""
     content = open_content(library.fresh(backup))
     data = library.versions_of_key(pack.key)[0].data + b"another name"
@@ -262,8 +264,11 @@ def relocate(library: Library, backup: Backup, pack: StoredObject) -> StoredObje
     told_key = object_key(
         tenant=content.body.tenant, domain=content.body.domain, kind=ObjectKind.RELOCATION, sha256=name
     )
-    library.take_in(library.bucket.put(key=told_key, data=told, sha256=name))
-    return StoredObject.objects.get(key=key)
+    relocation = library.take_in(library.bucket.put(key=told_key, data=told, sha256=name))
+    place = StoredObject.objects.get(key=key)
+    if is_committed:
+        write_moves([Moves(relocation, [pack], [place])])
+    return place
 
 
 def test_what_a_relocation_covers_is_not_damaged(library: Library) -> None:
@@ -299,6 +304,79 @@ def test_a_pack_that_was_repacked_and_deleted_is_no_damage_until_its_new_place_i
     library.mark(moved)
     review(library)
     assert blocks_of(library.fresh(backup).damage) == blocks_in(library, backup, old)
+
+
+def put_junk(library: Library, data: bytes) -> StoredObject:
+    """What a writer uploaded under `r/` and never committed; it is in the vault and in the ledger all the same."""
+    tenant, domain, sha256 = str(library.server.tenant_id), str(library.domain.pk), sha256_hex(data)
+    key = object_key(tenant=tenant, domain=domain, kind=ObjectKind.RELOCATION, sha256=sha256)
+    return library.take_in(library.bucket.put(key=key, data=data, sha256=sha256))
+
+
+def test_what_was_never_committed_under_r_says_nothing(library: Library) -> None:
+    backup = library.write(IMAGE)
+    one, two = library.needed(backup, "p")[:2]
+    junk = put_junk(library, b"no relocation at all")
+    relocate(library, backup, two, is_committed=False)
+    library.mark(one, two)
+
+    review(library)
+
+    assert blocks_of(library.fresh(backup).damage) == blocks_in(library, backup, one) | blocks_in(library, backup, two)
+    assert junk.key not in library.client.reads
+
+
+@pytest.mark.parametrize("how", ["rotten", "missing", "junk"])
+def test_a_committed_relocation_that_cannot_be_read_costs_only_what_it_led_to(library: Library, how: str) -> None:
+    backup = library.write(IMAGE)
+    one, two = library.needed(backup, "p")[:2]
+    relocate(library, backup, two)
+    relocate(library, backup, one)
+    relocation = StoredObject.objects.get(kind="r", relocated_packs__pack=one)
+    if how == "rotten":
+        library.spoil(relocation)
+    elif how == "missing":
+        library.versions_of_key(relocation.key).clear()
+    else:
+        RelocatedPack.objects.filter(relocation=relocation).update(relocation=put_junk(library, b"junk"))
+    library.mark(one, two)
+
+    review(library)
+
+    assert blocks_of(library.fresh(backup).damage) == blocks_in(library, backup, one)
+
+
+def test_a_relocation_that_the_store_fails_on_is_no_damage(library: Library, monkeypatch: Any) -> None:
+    """One that is only out of reach must not make blocks look lost."""
+    backup = library.write(IMAGE)
+    pack = library.needed(backup, "p")[0]
+    relocate(library, backup, pack)
+    relocation = StoredObject.objects.get(kind="r")
+    library.mark(pack)
+    whole = library.client.get_object
+
+    def failing(**options: Any) -> Any:
+        if options["Key"] == relocation.key:
+            raise EndpointConnectionError(endpoint_url="x")
+        return whole(**options)
+
+    monkeypatch.setattr(library.client, "get_object", failing)
+
+    assert review(library) == 0
+    assert health(library, backup) == (BackupHealth.UNVERIFIED, 0)
+
+
+def test_only_so_many_relocations_are_in_memory_the_newest(library: Library, monkeypatch: Any) -> None:
+    backup = library.write(IMAGE)
+    one, two = library.needed(backup, "p")[:2]
+    relocate(library, backup, one)
+    relocate(library, backup, two)
+    library.mark(one, two)
+    monkeypatch.setattr("backups.content.MOST_RELOCATIONS", 1)
+
+    review(library)
+
+    assert blocks_of(library.fresh(backup).damage) == blocks_in(library, backup, one)
 
 
 # --- any loss ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from common.errors import ConflictError
 from engine.crypto import DomainKeys, SessionKeys, generate_tenant_key
 from engine.envelope import seal_envelope
 from engine.hashing import sha256_hex
+from engine.store.base import ObjectKind, object_key
 from tests.backups.library import Library, library
 from tests.engine.support import BLOCK_SIZE, noise
 from tests.factories import make_backup
@@ -65,6 +66,15 @@ def test_every_block_is_opened(library: Library) -> None:
 
     read = set(library.client.reads)
     assert {row.key for kind in "pi" for row in library.needed(backup, kind)} <= read
+
+
+def test_junk_that_was_never_committed_does_not_stand_in_the_way(library: Library) -> None:
+    backup = library.write(IMAGE)
+    junk, tenant, domain = b"no relocation at all", str(library.server.tenant_id), str(library.domain.pk)
+    key = object_key(tenant=tenant, domain=domain, kind=ObjectKind.RELOCATION, sha256=sha256_hex(junk))
+    library.take_in(library.bucket.put(key=key, data=junk, sha256=sha256_hex(junk)))
+
+    assert verify(library, backup).outcome == Outcome.VERIFIED
 
 
 def test_bytes_that_changed_are_found_and_named(library: Library) -> None:

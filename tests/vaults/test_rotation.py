@@ -382,6 +382,57 @@ def test_the_retired_key_stays_while_anything_opens_with_it_alone(keys: KeyWorld
     assert Alarm.objects.standing().get(vault=keys.vault).code == rotation.REWRAP_ALARM
 
 
+def lose(world: KeyWorld, row: StoredObject, how: str) -> None:
+    """Its bytes rot and the scrub notes it; or it is removed."""
+    changes: dict[str, Any] = {"status": how, "condemned_epoch": 1}
+    if how == "damaged":
+        world.spoil(row)
+        changes = {"damage": "wrong_bytes", "damaged_since": world.clock()}
+    StoredObject.objects.filter(pk=row.pk).update(**changes)
+
+
+@pytest.mark.parametrize("how", ["damaged", "deleting", "deleted"])
+def test_the_retired_key_stays_when_the_envelope_for_the_new_one_is_lost(keys: KeyWorld, how: str) -> None:
+    keys.back_up()
+    rotate(keys)
+    run_round(keys)
+    lose(keys, StoredObject.objects.get(session_id=NO_SESSION), how)
+    keys.pass_time(days=30)
+
+    with mock.patch.object(rotation, "store_time", side_effect=UnavailableError("away")):
+        assert run_round(keys) == Round()
+
+    assert sessions_left(keys.tenant.pk) == 1
+    assert TenantKey.objects.filter(status=Status.RETIRED).count() == 1
+
+
+def test_a_damaged_envelope_for_the_new_key_gets_another_one_beside_it(keys: KeyWorld) -> None:
+    keys.back_up()
+    rotate(keys)
+    run_round(keys)
+    lose(keys, StoredObject.objects.get(session_id=NO_SESSION), "damaged")
+    keys.pass_time(days=30)
+
+    assert run_round(keys) == Round(rewrapped=1, dropped_keys=1)
+
+    assert session_data_keys(keys.domain, list(keys.sessions)) == expected(keys)
+    assert run_round(keys) == Round()
+    assert StoredObject.objects.filter(session_id=NO_SESSION).count() == 2
+
+
+def test_the_retired_key_stays_when_both_envelopes_are_damaged(keys: KeyWorld) -> None:
+    first = keys.envelopes_of(keys.back_up())[0]
+    rotate(keys)
+    run_round(keys)
+    lose(keys, StoredObject.objects.get(session_id=NO_SESSION), "damaged")
+    lose(keys, first, "damaged")
+    keys.pass_time(days=30)
+
+    assert run_round(keys) == Round(failed=1)
+
+    assert TenantKey.objects.filter(status=Status.RETIRED).count() == 1
+
+
 def test_the_alarm_goes_with_its_cause(keys: KeyWorld) -> None:
     manifest = keys.back_up()
     row = keys.envelopes_of(manifest)[0]

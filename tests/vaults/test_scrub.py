@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import time_machine
 from botocore.exceptions import ClientError, EndpointConnectionError, IncompleteReadError
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import UnavailableError
@@ -20,7 +20,7 @@ from engine.store.memory import Fault
 from tests.vaults.shelf import START, Shelf, shelf
 from vaults import scrub_alarms
 from vaults.damage import Damage, healing_list
-from vaults.models import Alarm, StoredObject
+from vaults.models import Alarm, StoredObject, Vault
 from vaults.reading import stream_object
 from vaults.scrubber import ScrubLimits, ScrubResult, due_objects, look_again, scrub_vault
 from vaults.stripes import STRIPE_COUNT, is_due, stripe_began, stripe_of
@@ -418,9 +418,9 @@ def shorten(shelf: Shelf, row: StoredObject, until: datetime | None) -> None:
     versions[0] = replace(versions[0], retain_until=until)
 
 
-@pytest.mark.parametrize("left", [timedelta(days=29, hours=23), None])
+@pytest.mark.parametrize("left", [timedelta(days=14, hours=23), None])
 def test_a_lock_that_is_shorter_than_accepted_is_told_and_set_again(shelf: Shelf, left: timedelta | None) -> None:
-    row = shelf.put(lock_days=30)
+    row = shelf.put(lock_days=15)
     shorten(shelf, row, START + left if left else None)
 
     scrub(shelf)
@@ -432,7 +432,7 @@ def test_a_lock_that_is_shorter_than_accepted_is_told_and_set_again(shelf: Shelf
 
 
 def test_the_mark_goes_when_the_lock_is_found_kept_a_day_later(shelf: Shelf) -> None:
-    row = shelf.put()
+    row = shelf.put(lock_days=15)
     shorten(shelf, row, None)
     scrub(shelf)
 
@@ -443,6 +443,65 @@ def test_the_mark_goes_when_the_lock_is_found_kept_a_day_later(shelf: Shelf) -> 
 
     assert fresh(row).damage == ""
     assert standing(shelf) == set()
+
+
+def believe(row: StoredObject, until: datetime) -> StoredObject:
+    """The ledger says so, rightly or not."""
+    StoredObject.objects.filter(pk=row.pk).update(retain_until=until)
+    return fresh(row)
+
+
+def test_a_date_that_no_rule_gives_is_told_and_never_asked_for(shelf: Shelf) -> None:
+    """As a ledger made again from a manifest that lies about its time might say: the lock could not be taken back."""
+    row = shelf.put(lock_days=5)
+    believe(row, START + timedelta(days=365 * 70))
+
+    for _ in range(3):
+        scrub(shelf)
+        shelf.pass_time(hours=25)
+
+    assert shelf.versions(row)[0].retain_until == START + timedelta(days=5)
+    assert standing(shelf) >= {scrub_alarms.ABSURD_DATES}
+    believe(row, START + timedelta(days=5))
+    scrub(shelf)
+    assert standing(shelf) == set()
+
+
+@given(days=st.integers(1, 40_000), promised=st.sampled_from([1, 14, 365, 3650]))
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_look_locks_longer_than_the_vault_promises_from_now(shelf: Shelf, days: int, promised: int) -> None:
+    Vault.objects.filter(pk=shelf.vault.pk).update(immutable_days=promised)
+    row = shelf.put(lock_days=1)
+    wanted = believe(row, shelf.now + timedelta(days=days)).retain_until
+
+    scrub(shelf)
+
+    locked = shelf.versions(row)[0].retain_until
+    bound = Vault.objects.get().lock_rule.lock_until(shelf.now)
+    assert locked <= max(shelf.now + timedelta(days=1), min(wanted, bound))
+    # What the vault itself promises is restored in full.
+    if wanted <= bound:
+        assert locked == wanted
+    assert (scrub_alarms.ABSURD_DATES in standing(shelf)) == StoredObject.objects.filter(
+        retain_until__gt=shelf.now + timedelta(days=3661)
+    ).exists()
+
+
+def test_a_longer_promise_than_the_vaults_is_restored_step_by_step(shelf: Shelf) -> None:
+    row = shelf.put(lock_days=40)
+    shorten(shelf, row, None)
+    least = []
+
+    for _ in range(40):
+        scrub(shelf)
+        least.append(shelf.versions(row)[0].retain_until - shelf.now)
+        shelf.pass_time(hours=25)
+        if not fresh(row).damage:
+            break
+
+    assert shelf.versions(row)[0].retain_until == row.retain_until
+    assert fresh(row).damage == ""
+    assert min(least) >= timedelta(days=14)
 
 
 def test_a_longer_lock_and_one_that_is_over_are_in_order(shelf: Shelf) -> None:

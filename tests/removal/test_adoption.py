@@ -1,0 +1,391 @@
+"""Adoption and reconciling: what may be broken off, what may be forged, and what none of it may undo."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from unittest import mock
+
+import pytest
+
+from agents.models import WriterKey
+from backups.models import Backup
+from backups.removal import rounds
+from backups.removal.claims import SEQUENCE_END
+from backups.states import JobState
+from tests import factories
+from tests.removal.forging import forge, forget, large_pack, put, put_relocation, relocation_key
+from tests.removal.world import World, advance, now, running
+from vaults.models import Alarm, Envelope, ObjectUse, RelocatedPack, Removal, RemovalRun, StoredObject, Vault
+from vaults.storage import StorageUnreachableError
+
+pytestmark = pytest.mark.django_db
+DAY = timedelta(days=1)
+
+
+def _back_up(world: World, *, packs: int = 2, keep: int | None = None) -> Backup:
+    writer = world.start_session()
+    assert writer is not None
+    if keep is not None:
+        writer.reused = writer.reused[:keep]
+    for _ in range(packs):
+        world.put_pack(writer)
+    job = world.commit(writer)
+    assert job.state == JobState.OK, job.message
+    return job.backup
+
+
+def _stands(code: str) -> bool:
+    return Alarm.objects.standing().filter(code=code).exists()
+
+
+def _told() -> str:
+    return Alarm.objects.standing().get(code="unknown_objects").message
+
+
+def _vault(world: World) -> Vault:
+    return Vault.objects.get(pk=world.vault.pk)
+
+
+# --- broken off and tried again ---------------------------------------------------------------------------------------
+
+
+def test_a_pass_that_was_broken_off_between_rows_and_backups_is_taken_up_again() -> None:
+    with running() as (world, clock):
+        _back_up(world)
+        second = _back_up(world, keep=0)
+        world.reconcile()
+        body = world.body_of(second)
+        forget(second)
+        advance(clock, world, DAY)
+
+        with mock.patch("backups.removal.adoption.read_object", side_effect=StorageUnreachableError("no answer")):
+            world.reconcile()
+
+        assert _stands("reconciling_failed") and _vault(world).removal_stopped
+        assert StoredObject.objects.filter(kind="m", backup=None).exists()
+        world.reconcile()
+        assert world.body_of(Backup.objects.get(sequence=body.sequence)) == body
+        world.reconcile()
+        assert not _vault(world).removal_stopped and not _stands("reconciling_failed")
+        for _ in range(60):
+            advance(clock, world, DAY)
+            world.reconcile()
+            world.run_removal()
+            world.reap()
+            world.check()
+        assert Backup.objects.in_catalogue().count() == 2
+
+
+def test_what_was_refused_is_tried_in_every_pass_and_removal_waits_for_it() -> None:
+    with running() as (world, clock):
+        _back_up(world)
+        second = _back_up(world, keep=0)
+        sequence = second.sequence
+        forget(second)
+        key = WriterKey.objects.get()
+        WriterKey.objects.all().delete()
+
+        for _ in range(3):
+            advance(clock, world, DAY)
+            world.reconcile()
+            assert _stands("unknown_objects") and _vault(world).removal_stopped
+            assert _vault(world).reconciled_at is None
+            world.run_removal()
+        assert not Backup.objects.filter(sequence=sequence).exists() and not RemovalRun.objects.exists()
+
+        key.save(force_insert=True)
+        world.reconcile()
+        assert Backup.objects.filter(sequence=sequence).exists()
+        world.reconcile()
+        assert not _stands("unknown_objects") and not _vault(world).removal_stopped
+
+
+def test_a_reason_that_somebody_else_gave_is_neither_replaced_nor_cleared() -> None:
+    with running() as (world, _clock):
+        backup = _back_up(world)
+        forget(backup)
+        Vault.objects.update(removal_stopped="I want to look first.")
+
+        for _ in range(3):
+            world.reconcile()
+            assert _vault(world).removal_stopped == "I want to look first."
+        rounds.fence_after_database_restore()
+
+        assert _vault(world).removal_stopped == "I want to look first."
+        assert not _stands("unknown_objects") and _vault(world).reconciled_at is None
+
+
+def test_an_adopted_backup_takes_back_what_was_condemned() -> None:
+    with running() as (world, _clock):
+        _back_up(world)
+        body = world.body_of(Backup.objects.get())
+        StoredObject.objects.filter(kind="p").update(status="condemned", condemned_epoch=1, condemned_at=now())
+        key = forge(world, body, sequence=2)
+
+        world.reconcile()
+
+        assert Backup.objects.filter(manifest__key=key).exists()
+        assert set(StoredObject.objects.filter(kind="p").values_list("status", flat=True)) == {"stored"}
+
+
+def test_a_removed_backup_stays_removed_and_an_own_session_that_failed_brings_none() -> None:
+    with running() as (world, _clock):
+        backup = _back_up(world)
+        world.remove_backup(0)
+        writer = world.start_session()
+        world.put_pack(writer)
+        manifest, _ = world._put_manifest(writer)
+        world.fail(writer)
+
+        world.reconcile()
+
+        assert StoredObject.objects.get(key=manifest.key).status == "stored"
+        assert Backup.objects.get() == backup and not Backup.objects.in_catalogue().exists()
+        assert not _vault(world).removal_stopped and not _stands("unknown_objects")
+
+
+def test_adopted_envelopes_are_recorded_even_when_the_pass_before_could_not() -> None:
+    with running() as (world, _clock):
+        keys = forget(_back_up(world))
+        Envelope.objects.all().delete()
+
+        with mock.patch("backups.removal.adoption.record_missing", side_effect=StorageUnreachableError("no answer")):
+            world.reconcile()
+        assert Backup.objects.exists() and not Envelope.objects.exists()
+        world.reconcile()
+
+        assert {envelope.stored_object.key for envelope in Envelope.objects.all()} == {
+            key for key in keys if "/k/" in key
+        }
+
+
+# --- relocations ------------------------------------------------------------------------------------------------------
+
+
+def test_a_relocation_that_the_database_does_not_know_gets_its_rows() -> None:
+    with running() as (world, clock):
+        first = _back_up(world)
+        writer = world.start_session()
+        writer.reused = []
+        large_pack(world, writer)
+        second = world.commit(writer).backup
+        old = StoredObject.objects.filter(kind="p", used_by__manifest=first.manifest).first()
+        key = put_relocation(world, old=old, like=world.body_of(second))
+
+        world.reconcile()
+        row = StoredObject.objects.get(key=key)
+        body = world.body_of(second)
+        needed = {body.packs[-1].sha256.hex(), body.sessions[-1].envelope.sha256.hex()}
+        assert [moved.pack for moved in RelocatedPack.objects.filter(relocation=row)] == [old]
+        assert set(ObjectUse.objects.filter(manifest=row).values_list("needed__sha256", flat=True)) == needed
+
+        for _ in range(40):
+            advance(clock, world, DAY)
+            world.reconcile()
+            world.run_removal()
+            world.reap()
+        assert RemovalRun.objects.filter(outcome="ok").exists()
+        row.refresh_from_db()
+        assert row.status == "stored"
+
+
+@pytest.mark.parametrize("trouble", ["unreadable", "incomplete"])
+def test_a_relocation_that_leads_nowhere_is_told_and_stays(trouble: str) -> None:
+    with running() as (world, _clock):
+        backup = _back_up(world)
+        forgotten = forget(_back_up(world, keep=0))
+        pack = StoredObject.objects.filter(kind="p").first()
+        if trouble == "unreadable":
+            key = put(world, relocation_key(world, "ab" * 32), b"no relocation")
+        else:
+            key = put_relocation(world, old=pack, like=world.body_of(backup), new_pack=b"\7" * 32)
+
+        world.reconcile()
+        world.reconcile()
+
+        assert key in _told() and _vault(world).removal_stopped
+        assert StoredObject.objects.get(key=key).status == "stored" and not RelocatedPack.objects.exists()
+        assert StoredObject.objects.get(key=next(key for key in forgotten if "/m/" in key)).backup
+
+
+# --- forged manifests -------------------------------------------------------------------------------------------------
+
+_REFUSED = {
+    "naive": {"created_at": "2026-02-01T00:00:00"},
+    "no date": {"created_at": "yesterday"},
+    "beyond the calendar": {"created_at": "0001-01-01T00:00:00+23:59"},
+    "beyond its end": {"created_at": "9999-12-31T23:59:59-23:59"},
+    "ancient": {"created_at": "1970-01-01T00:00:00+00:00"},
+    "no uuid": {"source_id": "disk"},
+    "other uuid": {"source_id": "{0}"},
+    "other sequence": {"sequence": 77, "named": {"sequence": 78}},
+    "other source": {"named": {"source_id": "00000000-0000-4000-8000-000000000000"}},
+    "endless sequence": {"sequence": 1 << 63},
+    "negative sequence": {"sequence": -1, "named": {"sequence": 5}},
+    "needs what is not there": {"packs": "unknown"},
+}
+
+
+@pytest.mark.parametrize("name", _REFUSED)
+def test_a_manifest_that_tells_nonsense_is_told_and_the_others_are_adopted(name: str) -> None:
+    with running() as (world, _clock):
+        backup = _back_up(world)
+        body = world.body_of(backup)
+        changes = {"sequence": 40, **_REFUSED[name]}
+        if name == "other uuid":
+            changes["source_id"] = body.source_id.replace("-", "")
+        if name == "needs what is not there":
+            changes["packs"] = [type(body.packs[0])(b"\7" * 32, 5, None, 1)]
+        bad = forge(world, body, **changes)
+        early, late = forge(world, body, sequence=1000), forge(world, body, sequence=2)
+
+        world.reconcile()
+
+        adopted = set(Backup.objects.exclude(pk=backup.pk).values_list("manifest__key", flat=True))
+        assert adopted == {early, late}
+        assert bad in _told() and _vault(world).removal_stopped
+        assert not _stands("reconciling_failed")
+
+
+@pytest.mark.parametrize("year", [2126, 9999])
+def test_a_manifest_from_the_future_is_dated_by_the_vault(year: int) -> None:
+    with running() as (world, _clock):
+        backup = _back_up(world)
+        key = forge(world, world.body_of(backup), sequence=2, created_at=f"{year}-12-31T23:59:59+00:00")
+
+        world.reconcile()
+
+        found = Backup.objects.get(manifest__key=key)
+        assert found.created_at == found.finished_at == now() + DAY
+        assert found.immutable_until <= now() + DAY * 30
+
+
+def test_figures_that_fit_no_column_are_left_out() -> None:
+    with running() as (world, _clock):
+        body = world.body_of(_back_up(world))
+        key = forge(world, body, sequence=2, counters={"read_bytes": (1 << 64) - 1, "changed_bytes": -1})
+
+        world.reconcile()
+
+        found = Backup.objects.get(manifest__key=key)
+        assert (found.read_bytes, found.changed_bytes, found.size_bytes) == (None, None, body.size_bytes)
+
+
+def test_a_sequence_is_given_once_and_none_near_the_end() -> None:
+    with running() as (world, _clock):
+        backup = _back_up(world)
+        body = world.body_of(backup)
+        twins = {forge(world, body, sequence=7, size_bytes=size) for size in (4096, 8192)}
+        last = forge(world, body, sequence=SEQUENCE_END)
+
+        world.reconcile()
+
+        found = Backup.objects.filter(manifest__key__in=twins)
+        assert sorted(found.values_list("sequence", flat=True), key=str) == [7, None]
+        assert Backup.objects.get(manifest__key=last).sequence is None
+        assert _back_up(world).sequence == 8
+
+
+def test_a_host_brings_no_backup_for_the_disk_of_another_server() -> None:
+    with running() as (world, _clock):
+        body = world.body_of(_back_up(world))
+        other = factories.disk_of(factories.make_server(world.vault.tenant))
+        key = forge(world, body, source_id=str(other.pk))
+
+        world.reconcile()
+
+        found = Backup.objects.get(manifest__key=key)
+        assert (found.disk, found.server, found.sequence) == (None, None, None)
+        assert not other.backups.exists()
+
+
+def test_an_object_that_is_named_like_none_of_ours_gets_no_row() -> None:
+    with running() as (world, _clock):
+        _back_up(world)
+        keys = [f"t/{world.vault.tenant_id}/d/{world.domain.pk}/{name}" for name in ("p/junk", "zz/" + "a" * 64)]
+        for key in keys:
+            put(world, key, b"junk")
+
+        world.reconcile()
+
+        assert not StoredObject.objects.filter(key__in=keys).exists()
+        assert all(key in _told() for key in keys) and _vault(world).removal_stopped
+
+
+def test_a_manifest_that_is_gone_is_told_and_the_others_are_adopted() -> None:
+    with running() as (world, _clock):
+        body = world.body_of(_back_up(world))
+        gone, good = forge(world, body, sequence=5), forge(world, body, sequence=6)
+        WriterKey.objects.update(public_key=b"x" * 32)
+        world.reconcile()
+        WriterKey.objects.update(public_key=world.writer_key.public)
+        world.store._versions.pop(f"{world.vault.bucket}/{gone}")
+
+        world.reconcile()
+
+        assert Backup.objects.filter(manifest__key=good).exists()
+        assert f"{gone} is not in the vault any more" in _told() and not _stands("reconciling_failed")
+
+
+# --- rounds and what comes back ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "round_of", "code"),
+    [
+        ("reconcile", rounds.reconcile_everywhere, "reconciling_failed"),
+        ("remove_unneeded", rounds.remove_everywhere, "removal_failed"),
+    ],
+)
+def test_a_fault_with_one_vault_does_not_keep_the_others_from_their_round(name, round_of, code) -> None:
+    with running() as (world, _clock):
+        others = [factories.make_vault(factories.make_tenant()) for _ in range(2)]
+        seen = []
+
+        def run(*, vault_id: str, now: datetime) -> None:
+            seen.append(vault_id)
+            if vault_id == str(world.vault.pk):
+                raise KeyError("secret")
+
+        with mock.patch.object(rounds, name, run):
+            round_of(now=now())
+        assert set(seen) == {str(vault.pk) for vault in (world.vault, *others)}
+        alarm = Alarm.objects.standing().get()
+        assert (alarm.vault, alarm.code) == (world.vault, code)
+        assert "KeyError" in alarm.message and "secret" not in alarm.message
+
+        with mock.patch.object(rounds, name, mock.Mock()):
+            round_of(now=now())
+        assert not Alarm.objects.standing().exists()
+
+
+def test_what_comes_back_after_its_removal_can_be_ordered_again() -> None:
+    with running() as (world, clock):
+        writer = world.start_session()
+        world.put_pack(writer)
+        world.fail(writer)
+        key = writer.packs[0].key
+        version = world.store._versions[f"{world.vault.bucket}/{key}"][0]
+        while StoredObject.objects.get(key=key).status != "deleted":
+            advance(clock, world, DAY)
+            world.reconcile()
+            world.run_removal()
+            world.reap()
+        world.store._versions[f"{world.vault.bucket}/{key}"] = [version]
+        advance(clock, world, DAY)
+
+        world.reconcile()
+
+        row = StoredObject.objects.get(key=key)
+        assert (row.status, row.condemned_epoch, row.deleted_at) == ("stored", None, None)
+        assert not Removal.objects.filter(stored_object=row).exists()
+        assert Removal.objects.exists()
+
+
+def test_the_earliest_time_of_the_world_is_one_that_a_manifest_may_tell() -> None:
+    with running() as (world, _clock):
+        key = forge(world, world.body_of(_back_up(world)), sequence=2, created_at="2026-02-01T02:00:00+02:00")
+
+        world.reconcile()
+
+        assert Backup.objects.get(manifest__key=key).created_at == datetime(2026, 2, 1, tzinfo=UTC)
