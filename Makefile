@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 STACK := exec $(PYTHON) -m backupsite.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke up test check format bench bench-stack bench-peers bench-engine bench-block-size lock clean venv venv-dev
+.PHONY: help demo smoke up test check format bench-catalogue bench-grants bench bench-stack bench-peers bench-engine bench-block-size lock clean venv venv-dev
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,12 @@ bench-engine: venv-dev ## Only the engine's inner loop, and other compression le
 
 bench-block-size: venv-dev ## Other block sizes: CPU, growth, size of the map, restore
 	@$(PYTHON) -m tests.bench block-size
+
+bench-catalogue: venv-dev ## Measure rebuilding and marking with 1,000 manifests over 100,000 packs
+	@$(PYTHON) -m tests.bench.catalogue
+
+bench-grants: venv-dev ## Measure how many grants one core signs in a second
+	@$(PYTHON) -m tests.bench.grants
 
 lock: ## Write the lock files anew from pyproject.toml
 	@bash tools/lock.sh

@@ -8,7 +8,8 @@ import pytest
 from django.utils import timezone
 
 from backups.models import Backup
-from backups.retainer import apply_retention
+from backups.retainer import apply_retention, apply_retention_everywhere
+from common.ids import new_id
 from tests import factories
 from vaults.alarms import clear_alarm, raise_alarm
 
@@ -30,3 +31,17 @@ def test_nothing_is_removed_while_an_alarm_stands_and_all_that_is_due_afterwards
     clear_alarm(definition.vault, code="damaged_objects", now=now)
     assert apply_retention(definition_id=str(definition.pk), now=now) == 2
     assert Backup.objects.in_catalogue().get().sequence == 9
+
+
+def test_the_daily_run_takes_every_definition_and_a_deleted_one_is_no_trouble() -> None:
+    server, now = factories.make_server(), timezone.now()
+    definition = factories.make_definition(server, retention_count=1)
+    for day in range(2):
+        backup = factories.make_backup(
+            server, definition=definition, slot_at=now - timedelta(days=day), sequence=day + 1
+        )
+        Backup.objects.filter(pk=backup.pk).update(created_at=now - timedelta(days=day))
+
+    assert apply_retention_everywhere(now=now) == 1
+    assert apply_retention_everywhere(now=now) == 0
+    assert apply_retention(definition_id=str(new_id()), now=now) == 0

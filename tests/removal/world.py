@@ -142,8 +142,10 @@ class World:
         self._count += 1
         writer.packs.append(self._put(writer, ObjectKind.PACK, b"pack %d" % self._count))
 
-    def commit(self, writer: OpenSession) -> Job:
-        """Manifest, commit request, commit; the session is over afterwards."""
+    def commit(
+        self, writer: OpenSession, *, change: Callable[[CommitRequest], CommitRequest] = lambda request: request
+    ) -> Job:
+        """Manifest, commit request (as `change` leaves it), commit; the session is over afterwards."""
         if not writer.packs and not writer.reused:
             self.put_pack(writer)
         manifest, body = self._put_manifest(writer)
@@ -160,7 +162,7 @@ class World:
         )
         self.open.remove(writer)
         job = writer.session.job
-        if request_commit(writer.session, request=msgspec.to_builtins(request), now=now()):
+        if request_commit(writer.session, request=msgspec.to_builtins(change(request)), now=now()):
             committer.commit_session(session_id=str(writer.session.pk))
         job.refresh_from_db()
         if job.state == JobState.FAILED:
