@@ -19,7 +19,7 @@ from engine.relocations import Relocations, moved_places
 from engine.sealing import RecordSealer, block_sealer
 from engine.store.base import ObjectKind, ObjectRef, ObjectSource
 
-FETCH_BYTES_MAX = 4 * 1024 * 1024
+FETCH_BYTES_MAX = 16 * 1024 * 1024
 GAP_BYTES_MAX = 64 * 1024
 
 

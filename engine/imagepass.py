@@ -26,7 +26,7 @@ from engine.scan import Run, grouped, single_runs, union
 from engine.waiting import Background, Cancel, check_cancel
 
 _BATCH_BYTES = 1024 * 1024
-_BATCHES_IN_FLIGHT = 4
+_BATCHES_IN_FLIGHT = 8
 
 
 @dataclass(slots=True)
@@ -155,7 +155,7 @@ class ImagePass:
         self._finish_steps(_BATCHES_IN_FLIGHT - 1)
         pieces = self._source.end_read(reading, ranges)
         self.stats.read_bytes += sum(length for _, length in ranges)
-        batches = [self._batch(leaf, run, piece) for run, piece in zip(runs, pieces, strict=True)]
+        batches = self._batches(leaf, runs, pieces)
         self._steps.append(_BatchInFlight(leaf, self._sealing.start(partial(self._seal, batches))))
         self._batches_in_flight += 1
 
@@ -165,9 +165,16 @@ class ImagePass:
         offset = leaf_offset + run[0] * block_size
         return offset, min(leaf_offset + run[1] * block_size, self._size) - offset
 
-    def _batch(self, leaf: _LeafDraft, run: Run, data: bytes) -> BlockBatch:
-        base_ids = [leaf.base_id(slot) for slot in range(run[0], run[1])]
-        return BlockBatch(run[0], data, base_ids, self._context.random_bytes(SALT_SIZE * len(base_ids)))
+    def _batches(self, leaf: _LeafDraft, runs: list[Run], pieces: list[bytes]) -> list[BlockBatch]:
+        # Drawn at once: a system call for each of many single blocks costs more than the bytes.
+        salts = self._context.random_bytes(SALT_SIZE * sum(end - first for first, end in runs))
+        batches, start = [], 0
+        for (first, end), piece in zip(runs, pieces, strict=True):
+            base_ids = [leaf.base_id(slot) for slot in range(first, end)]
+            length = SALT_SIZE * len(base_ids)
+            batches.append(BlockBatch(first, piece, base_ids, salts[start : start + length]))
+            start += length
+        return batches
 
     def _seal(self, batches: list[BlockBatch]) -> list[BatchResult]:
         return [self._worker.process(batch) for batch in batches]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from concurrent.futures import Future
+from functools import partial
+from typing import NamedTuple
 
 from engine.backup import WriteContext
 from engine.blocks import NewBlock
@@ -32,6 +35,11 @@ class KnownIds:
 
     def __contains__(self, content_id: object) -> bool:
         return content_id in self._stored_ids or (self._resumed is not None and content_id in self._resumed)
+
+
+class _FullPack(NamedTuple):
+    pack: PendingObject
+    future: Future[tuple[bytes, str]]
 
 
 class PackWriter:
@@ -64,6 +72,7 @@ class PackWriter:
         self.stored_ids: dict[bytes, MapEntry] = {}
         self.known_ids = KnownIds(self.stored_ids, resumed)
         self.resumed_count = 0
+        self._full: _FullPack | None = None
         self._start_pack()
 
     def add(self, block: NewBlock) -> tuple[MapEntry, bool]:
@@ -74,7 +83,7 @@ class PackWriter:
         if block.record is None:
             raise EngineError("a block was neither sealed nor stored before", code="internal")
         if not self._container.has_room_for(len(block.record.payload)):
-            self.close_pack()
+            self._set_aside()
         offset = self._container.add(block.record)
         entry = entry_for(
             block.record,
@@ -89,15 +98,28 @@ class PackWriter:
         return entry, True
 
     def close_pack(self) -> None:
+        """Afterwards the name of every pack is known, and each is on its way."""
+        self._set_aside()
+        self._send_full()
+
+    def _set_aside(self) -> None:
+        """Join and hash the open pack in the background. It gets its name when the next one is full, and not before:
+        the same input has to give the same objects, whatever the threads do."""
+        self._send_full()
         if self._container.is_empty:
             return
-        salt = self._context.random_bytes(SALT_SIZE)
-        data = self._container.finish(salt=salt, compressor=self._compressor)
-        sha256 = sha256_hex(data)
-        self._pack.sha256 = bytes.fromhex(sha256)
+        build = partial(_built, self._container, self._context.random_bytes(SALT_SIZE), self._compressor)
+        self._full = _FullPack(self._pack, self._uploader.prepare(build))
+        self._start_pack()
+
+    def _send_full(self) -> None:
+        if self._full is None:
+            return
+        data, sha256 = self._uploader.prepared(self._full.future)
+        self._full.pack.sha256 = bytes.fromhex(sha256)
+        self._full = None
         ensure_envelope(context=self._context, keys=self._keys, uploader=self._uploader)
         self._uploader.submit(ObjectKind.PACK, data, sha256=sha256)
-        self._start_pack()
 
     def _take_resumed(self, content_id: bytes) -> MapEntry | None:
         entry = self._resumed.take(content_id) if self._resumed is not None else None
@@ -121,3 +143,9 @@ class PackWriter:
             table_sealer=self._table_sealer,
             target_size=self._context.pack_size,
         )
+
+
+def _built(container: ContainerWriter, salt: bytes, compressor: Compressor) -> tuple[bytes, str]:
+    """The pack's bytes and SHA-256."""
+    data = container.finish(salt=salt, compressor=compressor)
+    return data, sha256_hex(data)

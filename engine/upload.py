@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from engine.errors import CanceledError, IntegrityError, StoreContractError, StoreError
 from engine.hashing import sha256_hex
@@ -12,12 +14,16 @@ from engine.store.base import Buffer, ObjectKind, ObjectRef, ObjectSink, PacedSi
 from engine.throttle import Throttle
 from engine.waiting import Cancel, check_cancel, result_of
 
+_Result = TypeVar("_Result")
+
 _UPLOADS_IN_FLIGHT = 2
+# One more than can be on their way, so that the next object is made ready while those are sent.
+_THREADS = _UPLOADS_IN_FLIGHT + 1
 _PACE_BYTES = 64 * 1024
 
 
 class Uploader:
-    """Used by one thread; only `sink.put` runs in the background.
+    """Used by one thread; only `sink.put` and what is given to `prepare` run in the background.
 
     `drain` is the barrier between objects and those that refer to them. Use as a context manager: leaving
     it does not wait for puts that are still running, so a cancel is quick; what they still send is stopped.
@@ -31,7 +37,7 @@ class Uploader:
         self._domain = domain
         self._cancel = cancel
         self._throttle = throttle
-        self._executor = ThreadPoolExecutor(_UPLOADS_IN_FLIGHT, thread_name_prefix="upload")
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="upload")
         self._running: deque[Future[ObjectRef]] = deque()
         self._ended = threading.Event()
         self.stored: dict[bytes, ObjectRef] = {}
@@ -45,6 +51,14 @@ class Uploader:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def prepare(self, build: Callable[[], _Result]) -> Future[_Result]:
+        """Make the next object ready beside those on their way; one at a time."""
+        return self._executor.submit(build)
+
+    def prepared(self, future: Future[_Result]) -> _Result:
+        """What `prepare` began; raises the error of a put that failed meanwhile."""
+        return result_of(future, self._is_over)
 
     def submit(self, kind: ObjectKind, data: bytes, *, sha256: str) -> None:
         """Start to send; blocks while too many are on their way."""

@@ -25,11 +25,20 @@ class Usage(NamedTuple):
 
 
 def run_measured(
-    command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, given: str = ""
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    given: str = "",
+    until_durable: Path | None = None,
 ) -> Usage:
-    """Raises RuntimeError with the program's last words when it fails."""
+    """`until_durable`: the time ends when the file system of this folder has everything on disk.
+
+    Raises RuntimeError with the program's last words when it fails.
+    """
     with tempfile.NamedTemporaryFile("r") as told:
-        between = [sys.executable, "-S", "-E", __file__, told.name, *command]
+        durable = str(until_durable) if until_durable is not None else ""
+        between = [sys.executable, "-S", "-E", __file__, told.name, durable, *command]
         done = subprocess.run(
             between,
             env={**os.environ, **(env or {})},
@@ -52,9 +61,11 @@ def cpu_seconds_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _main(told: str, command: list[str]) -> int:
+def _main(told: str, durable: str, command: list[str]) -> int:
     begun = time.monotonic()
     code = subprocess.call(command)
+    if durable:
+        subprocess.check_call(["sync", "-f", durable])
     wall_seconds = time.monotonic() - begun
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     with open(told, "w") as file:
@@ -63,4 +74,4 @@ def _main(told: str, command: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1], sys.argv[2:]))
+    sys.exit(_main(sys.argv[1], sys.argv[2], sys.argv[3:]))

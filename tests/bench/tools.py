@@ -67,7 +67,10 @@ class Ours:
             "changed": changed,
             "block_size": self._block_size,
         }
-        return run_measured([sys.executable, "-m", "tests.bench.ours", job], given=json.dumps(order))
+        durable = image.parent if job == "restore" else None
+        return run_measured(
+            [sys.executable, "-m", "tests.bench.ours", job], given=json.dumps(order), until_durable=durable
+        )
 
 
 def _our_store(place: LocalPlace | BucketPlace) -> dict[str, str]:
@@ -101,13 +104,13 @@ class Restic:
     def restore(self, target: Path, *, backup: int) -> Usage:
         """Always the newest one, and not sparse: version 0.14 cannot."""
         folder = target.with_suffix(".restic")
-        usage = self._run("restore", "latest", "--target", str(folder))
+        usage = self._run("restore", "latest", "--target", str(folder), until_durable=target.parent)
         next(path for path in folder.rglob("*") if path.is_file()).rename(target)
         shutil.rmtree(folder)
         return usage
 
-    def _run(self, *arguments: str) -> Usage:
-        return run_measured([self._program, "--quiet", *arguments], env=self._env)
+    def _run(self, *arguments: str, until_durable: Path | None = None) -> Usage:
+        return run_measured([self._program, "--quiet", *arguments], env=self._env, until_durable=until_durable)
 
 
 class Borg:
@@ -137,13 +140,13 @@ class Borg:
     def restore(self, target: Path, *, backup: int) -> Usage:
         folder = target.with_suffix(".borg")
         folder.mkdir()
-        usage = self._run("extract", "--sparse", f"::{self._count - 1}", cwd=folder)
+        usage = self._run("extract", "--sparse", f"::{self._count - 1}", cwd=folder, until_durable=folder)
         next(path for path in folder.rglob("*") if path.is_file()).rename(target)
         shutil.rmtree(folder)
         return usage
 
-    def _run(self, *arguments: str, cwd: Path | None = None) -> Usage:
-        return run_measured([self._program, *arguments], env=self._env, cwd=cwd)
+    def _run(self, *arguments: str, cwd: Path | None = None, until_durable: Path | None = None) -> Usage:
+        return run_measured([self._program, *arguments], env=self._env, cwd=cwd, until_durable=until_durable)
 
 
 def version_of(program: str) -> str:
