@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from agents.models import ServerUserPermission
+from agents.models import Server, ServerGroupPermission, ServerUserPermission
 from tenants.models import Person
 from tenants.querysets import OWN_SERVER
 from tenants.roles import Role
+
+
+def owners_of(server: Server) -> frozenset[tuple[str, str]]:
+    """Who owns the server: ("user", id) and ("group", id)."""
+    held = {"content_object": server, "permission__codename": OWN_SERVER}
+    users = ServerUserPermission.objects.filter(**held).values_list("user_id", flat=True)
+    groups = ServerGroupPermission.objects.filter(**held).values_list("group_id", flat=True)
+    return frozenset([("user", str(pk)) for pk in users] + [("group", str(pk)) for pk in groups])
 
 
 def role_names(person: Person) -> list[Role]:

@@ -4,43 +4,82 @@ from __future__ import annotations
 
 from django.db import transaction
 from drf_spectacular.utils import extend_schema
-from rest_framework import serializers
+from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from agents.access import role_names
 from agents.models import Disk, Node, Server, Storage
+from agents.people import HeldRole, grant_role, revoke_role, roles_of
+from agents.people_serializers import OwnerSerializer
 from agents.serializers import (
     DiskSerializer,
     MeSerializer,
     NewDiskSerializer,
     NewServerSerializer,
     NodeSerializer,
+    ServerChangeSerializer,
     ServerSerializer,
     StorageSerializer,
 )
-from agents.services import add_disk, add_server
-from tenants.api import READ, ProblemAutoSchema, ScopedViewSet
-from tenants.roles import Action
+from agents.services import add_disk, add_server, rename_server
+from tenants.api import (
+    READ,
+    ApiView,
+    KeysetPaging,
+    ScopedViewSet,
+    by_boolean,
+    by_choice,
+    by_id,
+    by_presence,
+    by_text,
+    numbers,
+    times,
+)
+from tenants.roles import Action, Role
 
 
 class NodeViewSet(ScopedViewSet):
     queryset = Node.objects.order_by("name")
     serializer_class = NodeSerializer
+    filters = {
+        "region": by_text("region"),
+        "status": by_choice("status", Node.Status.values),
+        "is_backup": by_boolean("is_backup"),
+        **times("created", "created_at"),
+    }
+    search_fields = ("name",)
+    ordering_fields = ("name", "created_at")
 
 
 class StorageViewSet(ScopedViewSet):
     queryset = Storage.objects.order_by("node__name", "name")
     serializer_class = StorageSerializer
-    filters = {"node": serializers.UUIDField()}
+    filters = {"node": by_id("node"), **times("created", "created_at")}
+    search_fields = ("name",)
+    ordering_fields = ("name", "created_at")
 
 
 class ServerViewSet(ScopedViewSet):
     queryset = Server.objects.order_by("name", "pk")
     serializer_class = ServerSerializer
-    role_actions = {**READ, "create": Action.CREATE}
-    filters = {"tenant": serializers.UUIDField(), "node": serializers.UUIDField()}
+    role_actions = {
+        **READ,
+        "create": Action.CREATE,
+        "partial_update": Action.EDIT,
+        "grant": Action.EDIT,
+        "revoke": Action.EDIT,
+    }
+    etag_fields = ("name",)
+    filters = {
+        "tenant": by_id("tenant"),
+        "node": by_id("node"),
+        "region": by_text("region"),
+        **times("created", "created_at"),
+    }
+    search_fields = ("name",)
+    ordering_fields = ("name", "created_at")
+    pagination_class = KeysetPaging
 
     @extend_schema(request=NewServerSerializer, responses={201: ServerSerializer})
     @transaction.atomic
@@ -48,12 +87,50 @@ class ServerViewSet(ScopedViewSet):
         server = add_server(actor=request.user, **self.read_body(NewServerSerializer))
         return self.answer(server, status=201)
 
+    @extend_schema(request=ServerChangeSerializer, responses=ServerSerializer)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        server = self.get_object()
+        changes = self.read_body(ServerChangeSerializer, partial=True)
+        if "name" in changes:
+            rename_server(server=server, name=changes["name"], actor=request.user)
+        return self.answer(server)
+
+    @extend_schema(request=OwnerSerializer, responses={204: None})
+    @action(detail=True, methods=["post"])
+    @transaction.atomic
+    def grant(self, request: Request, pk: str) -> Response:
+        """Make a person whom the caller sees a VmOwner of the server."""
+        server, body = self.get_object(), self.read_body(OwnerSerializer)
+        grant_role(person=body["person"], held=HeldRole(Role.VM_OWNER, server=server), actor=request.user)
+        return Response(status=204)
+
+    @extend_schema(request=OwnerSerializer, responses={204: None})
+    @action(detail=True, methods=["post"])
+    @transaction.atomic
+    def revoke(self, request: Request, pk: str) -> Response:
+        """The person no longer owns the server."""
+        server, body = self.get_object(), self.read_body(OwnerSerializer)
+        held = HeldRole(Role.VM_OWNER, server=server)
+        revoke_role(person=body["person"], held=held, actor=request.user, confirmed=True)
+        return Response(status=204)
+
 
 class DiskViewSet(ScopedViewSet):
-    queryset = Disk.objects.select_related("server").order_by("server__name", "number", "pk")
+    queryset = Disk.objects.select_related("server").order_by("created_at", "pk")
     serializer_class = DiskSerializer
     role_actions = {**READ, "create": Action.CREATE}
-    filters = {"server": serializers.UUIDField(), "storage": serializers.UUIDField()}
+    filters = {
+        "tenant": by_id("tenant"),
+        "server": by_id("server"),
+        "storage": by_id("storage"),
+        "driver": by_text("driver"),
+        "incomplete": by_presence("incomplete_since"),
+        **numbers("size", "size_bytes"),
+        **times("created", "created_at"),
+    }
+    search_fields = ("path", "server__name")
+    ordering_fields = ("created_at", "size_bytes")
+    pagination_class = KeysetPaging
 
     @extend_schema(request=NewDiskSerializer, responses={201: DiskSerializer})
     @transaction.atomic
@@ -62,14 +139,14 @@ class DiskViewSet(ScopedViewSet):
         return self.answer(disk, status=201)
 
 
-class MeView(APIView):
+class MeView(ApiView):
     """Who the caller is and what roles he has."""
 
-    schema = ProblemAutoSchema()
     http_method_names = ["get", "head"]
 
     @extend_schema(responses=MeSerializer, operation_id="me_retrieve")
     def get(self, request: Request) -> Response:
         person = request.user
         shown = {"id": person.pk, "username": person.username, "time_zone": person.time_zone}
-        return Response(MeSerializer({**shown, "roles": role_names(person)}).data)
+        roles = {"roles": role_names(person), "grants": roles_of(person, seen_by=person)}
+        return Response(MeSerializer({**shown, **roles}).data)

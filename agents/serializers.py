@@ -7,6 +7,7 @@ from typing import Any
 from rest_framework import serializers
 
 from agents.models import Disk, Node, Server, Storage
+from agents.people_serializers import HeldRoleSerializer
 from tenants.models import Tenant
 from tenants.roles import Role
 from tenants.serializers import BodySerializer, ReadSerializer, ScopedField
@@ -59,7 +60,12 @@ class MeSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField()
     name = serializers.CharField(source="username")
     roles = serializers.ListField(child=serializers.ChoiceField(choices=[str(role) for role in Role]))
+    grants = HeldRoleSerializer(many=True, help_text="Each role with where it is held.")
     time_zone = serializers.CharField()
+
+
+class ServerChangeSerializer(BodySerializer):
+    name = serializers.CharField(max_length=128, required=False)
 
 
 class NewServerSerializer(BodySerializer):

@@ -10,9 +10,12 @@ from guardian.shortcuts import assign_perm
 
 from agents.drivers.registry import driver_names
 from agents.models import Disk, Node, Server, Storage, WriterKey
-from common.errors import InvalidInputError, NotAllowedError
-from tenants.models import Person, Tenant
+from common.errors import ConflictError, InvalidInputError, NotAllowedError
+from tenants import quotas
+from tenants.audit import record, record_change
+from tenants.models import Person, QuotaKind, Tenant
 from tenants.querysets import OWN_SERVER
+from tenants.services import enlist, require_active
 from vaults.services import place_vault
 
 
@@ -32,14 +35,31 @@ def add_server(*, tenant: Tenant, name: str, region_code: str, node: Node, actor
     """Add a server and see that its tenant has a vault in the region that affinity gives."""
     if actor is not None and not actor.is_superuser:
         raise NotAllowedError("Only a SuperAdmin adds servers.")
+    require_active(tenant)
+    quotas.check(tenant=tenant, kind=QuotaKind.SERVERS)
     server = Server(tenant=tenant, name=name, region_id=region_code, node=node)
     _clean(server)
     server.save(force_insert=True)
     node.tenants.add(tenant)
     place_vault(tenant=tenant, region_code=region_code, actor=actor)
+    record(action="server.create", subject=server, actor=actor, after={"name": name, "region": region_code})
     return server
 
 
+@transaction.atomic
+def rename_server(*, server: Server, name: str, actor: Person) -> Server:
+    """Change the name; backups keep the one that they were made under. Raises ConflictError when it is taken."""
+    before = {"name": server.name}
+    server.name = name.strip()
+    if Server.objects.filter(tenant_id=server.tenant_id, name=server.name).exclude(pk=server.pk).exists():
+        raise ConflictError("Another server of the tenant has this name.", code="name_taken", field="name")
+    _clean(server)
+    server.save(update_fields=["name", "changed_at"])
+    record_change(action="server.rename", subject=server, actor=actor, before=before)
+    return server
+
+
+@transaction.atomic
 def add_disk(
     *, server: Server, number: int, driver: str, storage: Storage, path: str, size_bytes: int, actor: Person | None
 ) -> Disk:
@@ -52,15 +72,28 @@ def add_disk(
         raise InvalidInputError("The path is relative to the storage and may not contain '..'.", field="path")
     if storage.node_id != server.node_id:
         raise InvalidInputError("The storage is on another node than the server.", field="storage")
-    disk = Disk(server=server, number=number, driver=driver, storage=storage, path=path, size_bytes=size_bytes)
+    require_active(server.tenant)
+    place = {"server": server, "tenant_id": server.tenant_id, "storage": storage}
+    disk = Disk(**place, number=number, driver=driver, path=path, size_bytes=size_bytes)
     _clean(disk)
     disk.save(force_insert=True)
+    storage.tenants.add(server.tenant_id)
+    record(action="disk.create", subject=disk, actor=actor, after={"number": number, "driver": driver, "path": path})
     return disk
 
 
-def grant_server_ownership(*, person: Person, server: Server) -> None:
+@transaction.atomic
+def grant_server_ownership(*, person: Person, server: Server, actor: Person | None = None) -> None:
     """Make the person a VmOwner of the server. May be called twice."""
     assign_perm(OWN_SERVER, person, server)
+    enlist(person=person, tenant=server.tenant)
+    record(
+        action="role.grant",
+        subject=person,
+        actor=actor,
+        tenant=server.tenant,
+        after={"role": "VmOwner", "server": str(server.pk), "server_name": server.name},
+    )
 
 
 def _clean(instance: Server | Disk) -> None:

@@ -94,6 +94,30 @@ def account_removal(manifest_ids: Collection[int]) -> None:
 
 
 @transaction.atomic
+def add_uses(needed_id: int, manifest_ids: Collection[int]) -> None:
+    """Let these manifests need the object as well, as a key rotation does for an envelope; may run twice.
+
+    All are of the object's domain. The figures of their backups, and of the one that needed it alone, are right after.
+    """
+    needed = StoredObject.objects.get(pk=needed_id)
+    hold_accounts([needed.domain_id])
+    before = _catalogued_needers(needed_id)
+    new = [ObjectUse(manifest_id=manifest_id, needed=needed) for manifest_id in sorted(set(manifest_ids))]
+    ObjectUse.objects.bulk_create(new, batch_size=300, ignore_conflicts=True)
+    after = _catalogued_needers(needed_id)
+    column = "unique_bytes" if len(after) == 1 else "shared_bytes"
+    added = Backup.objects.filter(pk__in=after - before)
+    added.update(**{column: F(column) + needed.size_bytes})
+    if len(before) == 1 < len(after):
+        _move(*before, to_shared=needed.size_bytes)
+
+
+def _catalogued_needers(needed_id: int) -> set[UUID]:
+    catalogued = Backup.objects.in_catalogue().filter(manifest__uses__needed=needed_id)
+    return set(catalogued.values_list("pk", flat=True))
+
+
+@transaction.atomic
 def recompute(domain_id: UUID) -> int:
     """The figures of all backups of the domain, from the ledger alone. Returns how many were wrong."""
     hold_accounts([domain_id])
@@ -182,16 +206,42 @@ def usage_of(scope: Disk | Server | Tenant, *, now: datetime) -> Usage:
     )
 
 
+def stored_bytes(tenant: Tenant, within: None = None) -> int:
+    """Bytes that the tenant takes up in vaults, needed or not yet deleted: what its quota is about."""
+    return _bytes_present(StoredObject.objects.filter(_of_tenant(tenant)))
+
+
+def bytes_in(domain_ids: Collection[UUID]) -> int:
+    """As `stored_bytes`, of these domains."""
+    return _bytes_present(StoredObject.objects.filter(domain__in=domain_ids))
+
+
+def _bytes_present(objects: _Objects) -> int:
+    return _sum(objects.filter(status__in=_TAKES_SPACE).exclude(kind=ObjectKind.CONFIG))
+
+
+def _of_tenant(tenant: Tenant) -> Q:
+    """What a moved server left in the vault of its former tenant belongs to the tenant that has it now."""
+    return Q(domain__held_for=tenant) | Q(domain__tenant=tenant, domain__held_for=None)
+
+
+def domains_of(server: Server) -> set[UUID]:
+    """The server's domain, and those that it had before it was moved to another tenant."""
+    manifests = Backup.objects.filter(server=server, manifest__isnull=False).order_by()
+    found = set(manifests.values_list("manifest__domain", flat=True).distinct())
+    return found | ({server.domain_id} if server.domain_id else set())
+
+
 def _scoped(scope: Disk | Server | Tenant) -> tuple[BackupQuerySet, _Objects, _Objects]:
     """The scope's backups in the catalogue, the objects they can need, and those that may be left over from it."""
     catalogue = Backup.objects.in_catalogue().filter(manifest__isnull=False)
     if isinstance(scope, Tenant):
-        objects = StoredObject.objects.filter(domain__tenant=scope)
+        objects = StoredObject.objects.filter(_of_tenant(scope))
         return catalogue.filter(tenant=scope), objects, objects
     if isinstance(scope, Server):
-        objects = StoredObject.objects.filter(domain=scope.domain_id)
+        objects = StoredObject.objects.filter(domain__in=domains_of(scope))
         return catalogue.filter(server=scope), objects, objects
-    objects = StoredObject.objects.filter(domain=scope.server.domain_id)
+    objects = StoredObject.objects.filter(domain__in=domains_of(scope.server))
     sessions = Session.objects.filter(job__disk=scope).values("pk")
     return catalogue.filter(disk=scope), objects, objects.filter(session_id__in=sessions)
 

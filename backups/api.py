@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db import transaction
 from django.db.models import Prefetch
 from django.urls import reverse
 from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter, OpenApiTypes, extend_schema
-from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from backups.bulk import (
+    BACKUP_VERBS,
+    DEFINITION_VERBS,
+    JOB_VERBS,
+    BackupBulkSerializer,
+    DefinitionBulkSerializer,
+    JobBulkSerializer,
+)
 from backups.models import Backup, Job, JobEvent
 from backups.serializers import (
     BackupDetailSerializer,
@@ -27,6 +34,7 @@ from backups.serializers import (
 )
 from backups.services import (
     cancel_job,
+    crosses_owners,
     remove_backups,
     request_backup,
     request_restore,
@@ -34,12 +42,27 @@ from backups.services import (
     restore_warning,
     set_note,
 )
-from backups.states import BACKUP_STATUS_CHOICES, JOB_KIND_CHOICES, JOB_STATE_CHOICES, JobKind
+from backups.states import BackupHealth, BackupStatus, JobKind, JobState
 from backups.verifier import request_verification
 from definitions.api import DefinitionViewSet as PlainDefinitionViewSet
 from tenants.access import get_for_user
-from tenants.api import READ, ScopedViewSet
+from tenants.api import (
+    READ,
+    BulkResultSerializer,
+    KeysetPaging,
+    ScopedViewSet,
+    bulk_response,
+    by_boolean,
+    by_choice,
+    by_id,
+    by_presence,
+    by_text,
+    numbers,
+    times,
+)
+from tenants.api.filtering import QueryBooleanField
 from tenants.roles import Action
+from tenants.sign_in.confirming import require_confirmed
 
 JOBS = Job.objects.select_related("requested_by").order_by("-created_at", "-pk")
 JOBS_WITH_EVENTS = JOBS.prefetch_related(Prefetch("events", queryset=JobEvent.objects.order_by("pk")))
@@ -53,9 +76,15 @@ def job_answer(request: Request, job: Job) -> Response:
 
 
 class DefinitionViewSet(PlainDefinitionViewSet):
-    """Definitions, with the verb that this layer adds."""
+    """Definitions, with the verbs that this layer adds."""
 
-    role_actions = {**PlainDefinitionViewSet.role_actions, "backup_now": Action.RUN}
+    role_actions = {**PlainDefinitionViewSet.role_actions, "backup_now": Action.RUN, "bulk": Action.VIEW}
+
+    @extend_schema(request=DefinitionBulkSerializer, responses=BulkResultSerializer)
+    @action(detail=False, methods=["post"], filter_backends=[], pagination_class=None)
+    def bulk(self, request: Request) -> Response:
+        """Pause, resume, delete, or back up now: up to 500 definitions, each with its own result."""
+        return bulk_response(self, DEFINITION_VERBS, self.read_body(DefinitionBulkSerializer))
 
     @extend_schema(request=None, responses={202: JobDetailSerializer})
     @action(detail=True, methods=["post"], url_path="backup-now")
@@ -76,20 +105,40 @@ class BackupViewSet(ScopedViewSet):
         "destroy": Action.DELETE,
         "restore": Action.RESTORE,
         "restore_preview": Action.RESTORE,
+        "bulk": Action.VIEW,
     }
-    filters = {
-        "tenant": serializers.UUIDField(),
-        "server": serializers.UUIDField(),
-        "disk": serializers.UUIDField(),
-        "definition": serializers.UUIDField(),
-        "status": serializers.ChoiceField(choices=BACKUP_STATUS_CHOICES),
-        "removed": serializers.BooleanField(),
+    filters: ClassVar[dict[str, Any]] = {
+        "tenant": by_id("tenant"),
+        "server": by_id("server", none=True),
+        "disk": by_id("disk", none=True),
+        "definition": by_id("definition", none=True),
+        "node": by_id("node", none=True),
+        "vault": by_id("vault"),
+        "type": by_text("type"),
+        "status": by_choice("status", [str(status) for status in BackupStatus]),
+        "health": by_choice("health", [str(health) for health in BackupHealth]),
+        "frozen": by_boolean("frozen"),
+        "scheduled": by_presence("slot_at"),
+        "removed": QueryBooleanField(),
+        **numbers("size", "size_bytes"),
+        **times("created", "created_at"),
+        **times("finished", "finished_at"),
+        **times("immutable", "immutable_until"),
     }
+    search_fields = ("name", "server_name", "note")
+    ordering_fields = ("created_at", "size_bytes")
+    pagination_class = KeysetPaging
+    etag_fields = ("note", "removed_at")
 
     def apply_filters(self, queryset: Any, chosen: dict[str, Any]) -> Any:
         """Those that were removed are shown only when they are asked for."""
-        with_removed = chosen.pop("removed", False)
-        return queryset.filter(**chosen) if with_removed else queryset.in_catalogue().filter(**chosen)
+        return queryset if chosen.get("removed") else queryset.in_catalogue()
+
+    @extend_schema(request=BackupBulkSerializer, responses=BulkResultSerializer)
+    @action(detail=False, methods=["post"], filter_backends=[], pagination_class=None)
+    def bulk(self, request: Request) -> Response:
+        """Delete, verify, or write a note: up to 500 backups, each with its own result."""
+        return bulk_response(self, BACKUP_VERBS, self.read_body(BackupBulkSerializer))
 
     @extend_schema(request=NoteSerializer, responses=BackupDetailSerializer)
     @transaction.atomic
@@ -102,13 +151,15 @@ class BackupViewSet(ScopedViewSet):
         remove_backups(backups=[self.get_object()], actor=request.user, now=timezone.now())
         return Response(status=204)
 
-    @extend_schema(request=None, responses={202: BackupDetailSerializer})
+    @extend_schema(request=None, responses={202: JobDetailSerializer})
     @action(detail=True, methods=["post"])
     def verify(self, request: Request, pk: str) -> Response:
-        """Have every block opened, in the background; `verified_at` and `health` say what came of it."""
-        backup = self.get_object()
-        request_verification(backup=backup, now=timezone.now())
-        return self.answer(backup, status=202)
+        """Have every block opened, as a job; `verified_at` and `health` say what came of it.
+
+        While a check of the backup waits or runs, the answer is that one.
+        """
+        job = request_verification(backup=self.get_object(), actor=request.user, now=timezone.now())
+        return job_answer(request, job)
 
     @extend_schema(request=RestoreOrderSerializer, responses={202: JobDetailSerializer})
     @action(detail=True, methods=["post"])
@@ -117,6 +168,8 @@ class BackupViewSet(ScopedViewSet):
         """Restore onto a disk. Everything on that disk is lost; `restore-preview` says what."""
         backup = self.get_object()
         order = self.read_body(RestoreOrderSerializer)
+        if crosses_owners(backup=backup, target=order["target"]):
+            require_confirmed(request)
         job = request_restore(backup=backup, actor=request.user, now=timezone.now(), **order)
         return job_answer(request, job)
 
@@ -138,19 +191,35 @@ class JobViewSet(ScopedViewSet):
     queryset = JOBS_WITH_EVENTS
     serializer_class = JobSerializer
     detail_serializer_class = JobDetailSerializer
-    role_actions = {**READ, "cancel": Action.CANCEL}
-    filters = {
-        "tenant": serializers.UUIDField(),
-        "disk": serializers.UUIDField(),
-        "definition": serializers.UUIDField(),
-        "backup": serializers.UUIDField(),
-        "state": serializers.ChoiceField(choices=JOB_STATE_CHOICES),
-        "kind": serializers.ChoiceField(choices=JOB_KIND_CHOICES),
+    role_actions = {**READ, "cancel": Action.CANCEL, "bulk": Action.VIEW}
+    filters: ClassVar[dict[str, Any]] = {
+        "tenant": by_id("tenant"),
+        "server": by_id("disk__server"),
+        "disk": by_id("disk", none=True),
+        "node": by_id("node", none=True),
+        "definition": by_id("definition", none=True),
+        "backup": by_id("backup", none=True),
+        "state": by_choice("state", [str(state) for state in JobState]),
+        "kind": by_choice("kind", [str(kind) for kind in JobKind]),
+        "code": by_text("code"),
+        "scheduled": by_presence("slot_at"),
+        **times("created", "created_at"),
+        **times("started", "started_at"),
+        **times("finished", "finished_at"),
     }
+    search_fields = ("backup_name",)
+    ordering_fields = ("created_at",)
+    pagination_class = KeysetPaging
 
     def get_queryset(self) -> Any:
         jobs = super().get_queryset()
         return jobs.prefetch_related(None) if self.action == "list" else jobs
+
+    @extend_schema(request=JobBulkSerializer, responses=BulkResultSerializer)
+    @action(detail=False, methods=["post"], filter_backends=[], pagination_class=None)
+    def bulk(self, request: Request) -> Response:
+        """Cancel up to 500 jobs, each with its own result."""
+        return bulk_response(self, JOB_VERBS, self.read_body(JobBulkSerializer))
 
     @extend_schema(request=None, responses={202: JobDetailSerializer})
     @action(detail=True, methods=["post"])
@@ -169,3 +238,4 @@ class RestoreViewSet(JobViewSet):
     filters = {name: field for name, field in JobViewSet.filters.items() if name != "kind"}
     http_method_names = ["get", "head"]
     cancel = None
+    bulk = None

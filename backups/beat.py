@@ -14,6 +14,10 @@ VAULT_INTERVAL = timedelta(seconds=15)
 # Vaults that were reconciled within the last day are passed over; what is asked often only finds those that are due.
 RECONCILE_INTERVAL = timedelta(hours=1)
 REMOVAL_INTERVAL = timedelta(hours=1)
+# What is kept of requests with an Idempotency-Key lasts a day.
+FORGET_INTERVAL = timedelta(hours=1)
+TIDY_INTERVAL = timedelta(minutes=1)
+NOTICES_INTERVAL = timedelta(seconds=10)
 REAP_INTERVAL = timedelta(minutes=1)
 REWRAP_INTERVAL = timedelta(hours=1)
 # One vault at a time; each is due once a day.
@@ -32,6 +36,7 @@ def write_periodic_tasks() -> None:
     _every("prepare pending vaults", "vaults.tasks.prepare_pending_vaults", VAULT_INTERVAL)
     nightly, _ = CrontabSchedule.objects.get_or_create(minute="17", hour="3", timezone="UTC")
     _entry("daily retention", "backups.tasks.apply_retention_everywhere", crontab=nightly)
+    _entry("daily step of deletions", "backups.tasks.advance_deletions", crontab=nightly)
     _entry("daily descriptions", "backups.tasks.describe_everywhere", crontab=nightly)
     _every("probe the vault that is due", "vaults.tasks.probe_next_due", PROBE_INTERVAL)
     _every("look for changed settings", "vaults.tasks.check_drift_everywhere", DRIFT_INTERVAL)
@@ -40,6 +45,11 @@ def write_periodic_tasks() -> None:
     _every("reconcile vaults", "backups.tasks.reconcile", RECONCILE_INTERVAL, queue=CHECKS_QUEUE)
     _every("remove what is unneeded", "backups.tasks.remove_unneeded", REMOVAL_INTERVAL, queue=CHECKS_QUEUE)
     _every("delete what is removed", "vaults.tasks.reap", REAP_INTERVAL, queue="reaper")
+    _every("send notices", "tenants.tasks.send_notices", NOTICES_INTERVAL, queue="notices")
+    _entry("daily removal of old notices", "tenants.tasks.forget_old_notices", crontab=nightly, queue="notices")
+    _every("forget old requests", "tenants.tasks.forget_old_requests", FORGET_INTERVAL)
+    _every("forget requests of agents", "agents.tasks.forget_nonces", TIDY_INTERVAL)
+    _every("tidy the audit", "tenants.tasks.tidy_audit", TIDY_INTERVAL)
     _write_checks(nightly)
 
 
@@ -48,9 +58,12 @@ def _write_checks(nightly: CrontabSchedule) -> None:
     _every("scrub", "backups.tasks.scrub", SCRUB_INTERVAL, queue=CHECKS_QUEUE)
     _every("locks beside promises", "backups.tasks.check_locks", LOCKS_INTERVAL, queue=CHECKS_QUEUE)
     for name, task in (
+        ("daily look over the audit", "tenants.tasks.check_audit"),
         ("daily review of damage", "backups.tasks.review_damage"),
+        ("daily repack", "backups.tasks.repack"),
         ("daily checks with keys", "backups.tasks.verify_due"),
         ("daily accounting from scratch", "backups.tasks.recompute_usage"),
+        ("daily look for extra versions", "vaults.tasks.look_for_extra_versions"),
     ):
         _entry(name, task, crontab=nightly, queue=CHECKS_QUEUE)
 

@@ -6,27 +6,28 @@ What is found wrong is noted as damage of objects; the health of all backups tha
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from uuid import UUID
 
 from django.db.models import F
 from django.db.models.functions import Coalesce
 
-from backups.content import Content, open_content, relocations_of
+from agents.protocol import Progress
+from backups.content import Content, open_content
 from backups.damage import lost_objects, review_backup
+from backups.heartbeat import Heartbeat
 from backups.models import Backup
+from backups.nowhere import read_everything, walk_map
 from backups.states import BackupHealth
-from backups.suspects import envelopes_that_do_not_open, objects_under
+from backups.suspects import envelopes_that_do_not_open
 from common.errors import ConflictError
-from engine.errors import CanceledError, DamagedError, EngineError, KeyMismatchError, StoreError
+from engine.errors import CanceledError, EngineError, KeyMismatchError, StoreError
 from engine.fetching import RestoreKeys
-from engine.manifest import CONTENT_DISK
-from engine.ranges import ByteRange
-from engine.repository import walk_leaves
-from engine.restore import RestoreProgress, restore_disk
+from engine.restore import RestoreProgress
 from engine.store.base import ObjectKind
 from vaults.custody import CustomerKeyNeededError, session_data_keys
 from vaults.damage import PRESENT, Damage
@@ -36,7 +37,6 @@ from vaults.storage import Credential
 
 logger = logging.getLogger(__name__)
 
-_LOOK_AROUND_EVERY = timedelta(seconds=10)
 _WHOLE = (None, Damage.SHORT_LOCK)
 
 
@@ -49,6 +49,11 @@ class Outcome(StrEnum):
     # The store had trouble: nothing is known that was not known before.
     PUT_OFF = "put_off"
     SKIPPED = "skipped"
+    TIMED_OUT = "timed_out"
+    # Another worker has the job: what this one found does not count.
+    LOST = "lost"
+    # Neither the backup nor the store can be blamed.
+    BROKEN = "broken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,49 +63,29 @@ class Verdict:
 
 
 @dataclass(slots=True)
-class Nowhere:
-    """A target that takes a restore and keeps nothing."""
-
-    size_bytes: int
-
-    def write(self, offset: int, data: bytes) -> None: ...
-
-    def zero(self, offset: int, length: int) -> None: ...
-
-    def flush(self) -> None: ...
-
-
-@dataclass(slots=True)
 class Watch:
-    """Ends a check whose time is over or whose backup was removed, and says how far it is."""
+    """Ends a check whose time is over or that is not wanted any more, and says how far it is."""
 
-    backup_id: UUID
+    heartbeat: Heartbeat
     clock: Clock
     ends_at: datetime
-    is_removed: bool = False
-    looked_at: datetime | None = None
 
     def is_over(self) -> bool:
         """Asked by the engine's threads: needs no database."""
-        return self.is_removed or self.clock() >= self.ends_at
+        return self.heartbeat.stopped() or self.clock() >= self.ends_at
 
     def check(self) -> None:
         if self.is_over():
             raise CanceledError("the check was ended")
 
-    def look_around(self, progress: RestoreProgress) -> None:
-        now = self.clock()
-        if self.looked_at is not None and now < self.looked_at + _LOOK_AROUND_EVERY:
-            return
-        self.looked_at = now
-        self.is_removed = not Backup.objects.in_catalogue().filter(pk=self.backup_id).exists()
-        facts = {"done_bytes": progress.done_bytes, "size_bytes": progress.size_bytes}
-        logger.info("checking a backup", extra={"backup": str(self.backup_id), **facts})
+    def tell(self, phase: str, done_bytes: int, total_bytes: int) -> None:
+        self.heartbeat.tell(Progress(phase=phase, done_bytes=done_bytes, total_bytes=total_bytes))
 
 
 def check_backup(backup: Backup, watch: Watch) -> Verdict:
-    """Check a good backup that comes with manifest, domain, vault and endpoint, and note what came of it.
+    """Check a good backup that comes with manifest, domain, vault and endpoint, and note what is damaged.
 
+    That all is well is for the caller to note, by `note_good`, where nobody else can have the job any more.
     Raises CanceledError, and StoreError (transient) or UnavailableError for trouble of the store.
     """
     if backup.manifest is None:
@@ -111,8 +96,6 @@ def check_backup(backup: Backup, watch: Watch) -> Verdict:
         if isinstance(error, StoreError) and error.transient:
             raise
         return _blame(backup, watch, [backup.manifest], error.message)
-    if content.body.content != CONTENT_DISK:
-        return Verdict(Outcome.SKIPPED, "Only disk images are checked in this version.")
     sessions = {session.session_id.hex() for session in content.body.sessions if session.use_count}
     try:
         data_keys = session_data_keys(backup.manifest.domain, sessions, credential=Credential.KEEPER)
@@ -126,55 +109,42 @@ def check_backup(backup: Backup, watch: Watch) -> Verdict:
 
 def _check_with_keys(backup: Backup, content: Content, keys: RestoreKeys, watch: Watch) -> Verdict:
     """What does not open though all bytes are right is tried a second time from the start before it is believed."""
-    for is_last in (False, True):
+    lost = {bytes.fromhex(row.sha256) for row in lost_objects(backup) if row.kind == ObjectKind.PACK}
+    for phase in ("reading", "reading again"):
         try:
-            ranges = _restore_nowhere(backup, content, keys, watch)
+            found = read_everything(
+                content, keys=keys, gone_packs=lost, tell=partial(_tell, watch, phase), cancel=watch.is_over
+            )
         except KeyMismatchError as error:
             return _blame(backup, watch, needed_objects(backup, kind=ObjectKind.KEY), error.message)
-        if not ranges:
-            return _note_good(backup, watch, Outcome.VERIFIED)
-        suspects = objects_under(content, ranges)
-        looked = look_again(backup.vault, suspects, clock=watch.clock)
-        if is_last or any(damage not in _WHOLE for damage in looked.values()):
+        if found is None:
+            return Verdict(Outcome.VERIFIED)
+        looked = look_again(backup.vault, found.suspects, clock=watch.clock)
+        if any(damage not in _WHOLE for damage in looked.values()):
             break
-    total_bytes = sum(length for _, length in ranges)
-    return _blame(backup, watch, suspects, f"{total_bytes} bytes in {len(ranges)} ranges do not open.")
+    return _blame(backup, watch, found.suspects, f"{found.lost_bytes} bytes do not open.")
 
 
-def _restore_nowhere(backup: Backup, content: Content, keys: RestoreKeys, watch: Watch) -> Collection[ByteRange]:
-    """The ranges that cannot be restored; none when the backup is whole."""
-    lost = {bytes.fromhex(row.sha256) for row in lost_objects(backup) if row.kind == ObjectKind.PACK}
-    try:
-        restore_disk(
-            manifest_ref=content.ref,
-            object_source=content.source,
-            keys=keys,
-            trusted_writers=[content.info.writer_public_key],
-            target=Nowhere(content.body.size_bytes),
-            relocations=relocations_of(content),
-            gone_packs=lost,
-            progress=watch.look_around,
-            cancel=watch.is_over,
-        )
-    except DamagedError as error:
-        return error.ranges
-    return ()
+def _tell(watch: Watch, phase: str, progress: RestoreProgress) -> None:
+    watch.tell(phase, progress.done_bytes, progress.size_bytes)
 
 
 def _check_without_key(backup: Backup, content: Content, watch: Watch) -> Verdict:
-    for span in walk_leaves(content.map_reader()):
+    lost_pages = walk_map(content, check=watch.check)
+    if lost_pages is not None:
+        return _blame(backup, watch, lost_pages.suspects, "A page of the map does not open.")
+    rows = needed_objects(backup)
+    total_bytes, done_bytes = sum(row.size_bytes for row in rows), 0
+    for row in rows:
         watch.check()
-        if span.entries is None:
-            pages = objects_under(content, [(span.offset, span.length)])
-            return _blame(backup, watch, pages, "A page of the map does not open.")
-    for row in needed_objects(backup):
-        watch.check()
+        watch.tell("hashing", done_bytes, total_bytes)
+        done_bytes += row.size_bytes
         looked = look_again(backup.vault, [row], clock=watch.clock)
         if row.pk not in looked:
             return Verdict(Outcome.PUT_OFF, "The vault did not answer for every object.")
         if looked[row.pk] not in _WHOLE:
             return _blame(backup, watch, [], f"{row.key} is damaged.")
-    return _note_good(backup, watch, Outcome.VERIFIED_WITHOUT_KEY)
+    return Verdict(Outcome.VERIFIED_WITHOUT_KEY)
 
 
 def needed_objects(backup: Backup, *, kind: str = "") -> list[StoredObject]:
@@ -183,18 +153,19 @@ def needed_objects(backup: Backup, *, kind: str = "") -> list[StoredObject]:
     return list(rows.filter(kind=kind) if kind else rows)
 
 
-def _note_good(backup: Backup, watch: Watch, outcome: Outcome) -> Verdict:
-    does_not_open = StoredObject.objects.filter(used_by__manifest=backup.manifest, damage=Damage.DOES_NOT_OPEN)
+def note_good(backup_id: UUID, outcome: Outcome, *, now: datetime) -> None:
+    """The backup is whole, and so are the objects that did not open before."""
+    does_not_open = StoredObject.objects.filter(used_by__manifest__backup=backup_id, damage=Damage.DOES_NOT_OPEN)
     if outcome is Outcome.VERIFIED:
         does_not_open.update(damage="", damaged_since=None)
-    Backup.objects.in_catalogue().filter(pk=backup.pk).update(
-        verified_at=watch.clock(), health=BackupHealth.VERIFIED, damage=[], damaged_bytes=0
+    Backup.objects.in_catalogue().filter(pk=backup_id).update(
+        verified_at=now, health=BackupHealth.VERIFIED, damage=[], damaged_bytes=0
     )
-    return Verdict(outcome)
 
 
 def _blame(backup: Backup, watch: Watch, suspects: Iterable[StoredObject], message: str) -> Verdict:
     """Note what is wrong with the suspects: other bytes by their hash; the right bytes, that they do not open."""
+    watch.check()
     rows = {row.pk: row for row in suspects}
     looked = look_again(backup.vault, rows.values(), clock=watch.clock)
     right = [pk for pk, damage in looked.items() if damage in _WHOLE]

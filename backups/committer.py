@@ -6,17 +6,19 @@ import hashlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
+from django.conf import settings
 from django.utils import timezone
 
 from agents.models import WriterKey
 from agents.protocol import CommitRequest, ObjectMessage
 from backups.accounting import account_commit, hold_accounts
 from backups.models import Backup, Session
+from backups.moved_packs import moved_packs_of, note_moved, stand_ins
 from backups.moves import Moves, read_moves, write_moves
 from backups.promises import lock_rule_of
 from backups.queue import hint_description, hint_next, hint_retention
@@ -60,6 +62,8 @@ class Checked:
     reused: list[StoredObject]
     envelopes: list[SeenEnvelope]
     moves: list[Moves]
+    # Packs that the manifest names as its base does, and that a repack moved for the base.
+    moved_packs: list[StoredObject]
     at: datetime
 
 
@@ -67,7 +71,7 @@ def commit_session(*, session_id: str) -> None:
     """Check the session's objects in the vault and make its backup `ok`, or fail the job and say why.
 
     May run many times and at once: the last transaction counts only for the session that still has the job. Store
-    trouble changes nothing; the sweep asks again.
+    trouble changes nothing, and the sweep asks again; until the time for that is over (`commit_retry_seconds`).
     """
     session = Session.objects.select_related("job__backup__vault__endpoint", "job__backup__disk__server").get(
         pk=session_id
@@ -80,11 +84,16 @@ def commit_session(*, session_id: str) -> None:
         or job.backup is None
     ):
         return
+    if _is_too_late(session):
+        _give_up(session, reason="")
+        return
     request = msgspec.convert(session.commit_request, CommitRequest)
     try:
         checked = _check(session, job.backup.vault, request)
     except UnavailableError as error:
         logger.warning("commit waits for the vault", extra={"job": str(job.pk), "reason": error.message})
+        if _is_too_late(session):
+            _give_up(session, reason=error.message)
         return
     except (UnverifiedObjectError, EngineError) as error:
         logger.error("commit refused", extra={"job": str(job.pk), "code": error.code, "reason": error.message})
@@ -103,9 +112,33 @@ def commit_session(*, session_id: str) -> None:
     hint_next(job.disk_id)
 
 
+def _is_too_late(session: Session) -> bool:
+    """Whether an attempt may not begin any more. One that is getting on is never cut off."""
+    longest = timedelta(seconds=settings.CONFIG.commit_retry_seconds)
+    return session.commit_requested_at is not None and session.commit_requested_at + longest <= timezone.now()
+
+
+def _give_up(session: Session, *, reason: str) -> None:
+    """The job fails. What it stored stays in the ledger as it is, so the next backup of the disk goes on with it."""
+    hours = settings.CONFIG.commit_retry_seconds / 3600
+    last = f" The last time: {reason}" if reason else ""
+    message = (
+        f"The vault could not be relied on for {hours:g} hours, in which what was uploaded had to be checked.{last} "
+        "The backup does not count. Nothing is lost: the next one goes on with what is stored already. Run it again "
+        "when the vault answers steadily."
+    )
+    logger.error("commit given up", extra={"job": str(session.job_id), "reason": reason})
+    end_session_job(session, state=JobState.FAILED, code="commit_expired", message=message, now=timezone.now())
+    hint_next(session.job.disk_id)
+
+
 def _check(session: Session, vault: Vault, request: CommitRequest) -> Checked:
     new = _rows(session, request.new_objects, session_id=session.pk) + _resumed_rows(session, request)
-    reused = _rows(session, request.reused_objects, status__in=_USABLE)
+    moved_packs = _moved_packs(session, request)
+    moved_keys = {row.key for row in moved_packs}
+    reused = _rows(
+        session, [message for message in request.reused_objects if message.key not in moved_keys], status__in=_USABLE
+    )
     _refuse_unseen(reused)
     versions = {message.key: message.version_id for message in (*request.new_objects, *request.resumed_objects)}
     progress = commit_progress(session, clock=timezone.now)
@@ -115,17 +148,52 @@ def _check(session: Session, vault: Vault, request: CommitRequest) -> Checked:
         raise UnverifiedObjectError("The manifest is not among the objects of this session.")
     body = _read_manifest(session, vault, manifest)
     moved = [row for row in new if row.kind == ObjectKind.RELOCATION]
-    _compare_needs(body, manifest, [row for row in (*new, *reused) if row not in moved])
+    _compare_needs(body, manifest, [row for row in (*new, *reused, *moved_packs) if row not in moved])
     if len(moved) > MOST_RELOCATIONS:
         raise UnverifiedObjectError(f"A backup brings at most {MOST_RELOCATIONS} relocation objects.")
     moves = read_moves(vault, moved, seen=[*new, *reused])
     envelopes = _check_envelopes(session, vault, body, new)
+    reused += _stand_ins(session, moved_packs, reused)
     # What a key rotation made beside an envelope lives and is locked as long as the envelope itself.
     reused += companion_envelopes(row for row in reused if row.kind == ObjectKind.KEY)
     now = store_time(vault, Credential.KEEPER)
     keep_locked(vault, [*new, *reused], rule=lock_rule_of(session.job), now=now, progress=progress)
     progress()
-    return Checked(manifest=manifest, new=new, reused=reused, envelopes=envelopes, moves=moves, at=now)
+    return Checked(
+        manifest=manifest,
+        new=new,
+        reused=reused,
+        envelopes=envelopes,
+        moves=moves,
+        moved_packs=moved_packs,
+        at=now,
+    )
+
+
+def _moved_packs(session: Session, request: CommitRequest) -> list[StoredObject]:
+    """Of what is reused, the packs that were moved for the base: their stand-ins are held and locked instead.
+
+    A writer takes from a pack of its base only what the base's map has there, so what stands in for the base's need
+    stands in for the new manifest's. The pack itself may be condemned or gone.
+    """
+    if session.base is None or session.base.manifest is None:
+        return []
+    keys = {message.key for message in request.reused_objects}
+    return [row for row in moved_packs_of(session.base.manifest) if row.key in keys]
+
+
+def _stand_ins(session: Session, moved: list[StoredObject], reused: list[StoredObject]) -> list[StoredObject]:
+    if not moved or session.base is None or session.base.manifest is None:
+        return []
+    known = {row.pk for row in reused}
+    found = [row for row in stand_ins(session.base.manifest, moved) if row.pk not in known]
+    _refuse_unseen(found)
+    gone = [row for row in found if row.status not in _USABLE]
+    if gone:
+        raise UnverifiedObjectError(
+            f"{len(gone)} objects that packs of the base were moved to are gone: {gone[0].key}."
+        )
+    return found
 
 
 def _refuse_unseen(reused: list[StoredObject]) -> None:
@@ -235,6 +303,7 @@ def _make_ok(session: Session, backup: Backup, request: CommitRequest, checked: 
         needed = [row for row in (*checked.new, *checked.reused) if row.pk not in own]
         uses = [ObjectUse(manifest=checked.manifest, needed=row) for row in needed]
         ObjectUse.objects.bulk_create(uses, batch_size=300)
+        note_moved(checked.manifest, checked.moved_packs)
         write_moves(checked.moves)
         for envelope in checked.envelopes:
             record_envelope(envelope.row, writer_session=envelope.writer_session, recipient=envelope.recipient)

@@ -6,8 +6,9 @@ Holds the domain's map key, not the data keys: what is under the map is for the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 from backups.models import Backup
 from backups.moves import moves_for
@@ -19,14 +20,17 @@ from engine.manifest import ManifestBody, ManifestInfo
 from engine.relocations import Relocations, parse_relocations
 from engine.repository import MapReader, open_manifest
 from engine.store.base import ObjectRef, fetch_whole
+from engine.stream_reader import PageReader
 from vaults.custody import domain_keys_of
+from vaults.damage import Damage
 from vaults.models import StoredObject
 from vaults.reading import KeeperSource
 
 logger = logging.getLogger(__name__)
 
-# All are in memory at once: 7 MB for a full one (100,000 blocks), 16 MiB at worst. Full ones move 6.4 million blocks.
-MOST_RELOCATIONS = 64
+# All are in memory at once: 7 MB for a full one (100,000 blocks), 16 MiB at worst.
+MOST_RELOCATIONS = 1000
+MOST_RELOCATION_BYTES = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,10 @@ class Content:
     @property
     def body(self) -> ManifestBody:
         return self.info.body
+
+    def page_reader(self) -> PageReader:
+        """Of a stream or file tree."""
+        return PageReader(manifest=self.info, object_source=self.source, map_key=self.keys.map_key)
 
     def map_reader(self, *, lost_segments: Collection[bytes] = ()) -> MapReader:
         return MapReader(
@@ -72,15 +80,27 @@ def relocations_of(content: Content) -> list[Relocations]:
     """What says where blocks of the backup can be found instead, the newest first: what a restore of it would be given.
 
     Only what was committed counts; whatever else a writer put under `r/` says nothing. Damaged ones and those that
-    cannot be read are left out. Raises StoreError (transient) for trouble of the store.
+    cannot be read are left out; one whose lock is too short can be read. Raises StoreError (transient) for trouble of
+    the store.
     """
-    rows = [row for row in moves_for(content.manifest) if row.damaged_since is None]
+    return [found for _, found in _opened_relocations(content) if found is not None]
+
+
+def unreadable_relocations(content: Content) -> list[StoredObject]:
+    """Those of which nobody knew so far that they cannot be read. Raises as `relocations_of` does."""
+    return [row for row, found in _opened_relocations(content) if found is None]
+
+
+def _opened_relocations(content: Content) -> Iterator[tuple[StoredObject, Relocations | None]]:
+    rows = [row for row in moves_for(content.manifest) if row.damaged_since is None or row.damage == Damage.SHORT_LOCK]
     rows.sort(key=lambda row: row.pk, reverse=True)
-    if len(rows) > MOST_RELOCATIONS:
-        facts = {"manifest": content.manifest.key, "relocations": len(rows), "used": MOST_RELOCATIONS}
+    ends = accumulate(row.size_bytes for row in rows)
+    used = [row for row, end in zip(rows[:MOST_RELOCATIONS], ends, strict=False) if end <= MOST_RELOCATION_BYTES]
+    if len(used) < len(rows):
+        facts = {"manifest": content.manifest.key, "relocations": len(rows), "used": len(used)}
         logger.warning("more relocations than can be held in memory", extra=facts)
-    opened = (_relocations_in(content, row) for row in rows[:MOST_RELOCATIONS])
-    return [relocations for relocations in opened if relocations is not None]
+    for row in used:
+        yield row, _relocations_in(content, row)
 
 
 def _relocations_in(content: Content, row: StoredObject) -> Relocations | None:

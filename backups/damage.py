@@ -5,7 +5,8 @@
     lost_objects(backup) -> list[StoredObject]
 
 The ledger is the only truth: `health` and `damage` of a backup follow from the damage marks of the objects that it
-needs. Lost map segments count with all that their pages cover, a lost envelope with all that its session sealed.
+needs. Lost map segments count with all that their pages cover, a lost envelope with all that its session sealed. What
+is damaged is listed by range of a disk or stream, and by file of a tree.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ import logging
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from django.db import transaction
 from django.db.models import Q, QuerySet
 
 from backups.content import open_content, relocations_of
-from backups.lost_ranges import Loss, lost_ranges
+from backups.lost_ranges import Loss, loss_of_entries, lost_ranges
 from backups.models import Backup, BackupQuerySet
 from backups.states import BackupHealth
+from backups.telling import tell_of_health
 from common.errors import BackupsiteError
 from engine.errors import EngineError, StoreError
 from engine.manifest import CONTENT_DISK, ManifestBody
 from engine.store.base import ObjectKind
+from engine.stream_survey import affected_ranges
 from vaults.damage import PRESENT, unreadable_objects
 from vaults.models import Envelope, ObjectUse, StoredObject, Vault
 
@@ -88,7 +92,7 @@ def lost_objects(backup: Backup) -> list[StoredObject]:
     own = Q(pk__in=named) | Q(pk=backup.manifest_id)
     damaged = unreadable_objects(backup.vault)
     packs = Q(domain__stored_objects=backup.manifest_id, kind=ObjectKind.PACK)
-    gone = StoredObject.objects.filter(own).exclude(status__in=PRESENT)
+    gone = StoredObject.objects.filter(own | Q(moved_from__manifest=backup.manifest_id)).exclude(status__in=PRESENT)
     found = {row.pk: row for row in (*damaged.filter(own), *damaged.filter(packs), *gone)}
     return list(found.values())
 
@@ -108,23 +112,29 @@ def _review(backup: Backup) -> bool:
             return False
         # The manifest has the right bytes and still cannot be used: nothing of the backup can be.
         loss = _whole(backup)
-    if not loss.total_bytes:
+    if loss.is_empty:
         return _settle(backup, *_healthy(backup))
     return _settle(backup, BackupHealth.DAMAGED, loss)
 
 
 def _loss(backup: Backup, rows: list[StoredObject]) -> Loss:
     content = open_content(backup)
-    if content.body.content != CONTENT_DISK:
-        return _whole(backup)
     by_kind = {kind: {bytes.fromhex(row.sha256) for row in rows if row.kind == kind} for kind in ObjectKind}
-    found = lost_ranges(
-        content.map_reader(lost_segments=by_kind[ObjectKind.INDEX]),
-        packs=by_kind[ObjectKind.PACK],
-        sessions=_lost_sessions(backup, content.body, by_kind[ObjectKind.KEY]),
-        relocations=relocations_of(content),
+    packs, segments = by_kind[ObjectKind.PACK], by_kind[ObjectKind.INDEX]
+    sessions = _lost_sessions(backup, content.body, by_kind[ObjectKind.KEY])
+    relocations = relocations_of(content)
+    if content.body.content == CONTENT_DISK:
+        reader = content.map_reader(lost_segments=segments)
+        found = lost_ranges(reader, packs=packs, sessions=sessions, relocations=relocations)
+        return Loss.of(found, most=LISTED_RANGES)
+    affected = affected_ranges(
+        manifest=content.info,
+        object_source=content.source,
+        map_key=content.keys.map_key,
+        lost_segments=segments,
+        is_lost=loss_of_entries(packs, sessions, relocations),
     )
-    return Loss.of(found, most=LISTED_RANGES)
+    return Loss.of_chunks(affected, most=LISTED_RANGES)
 
 
 def _lost_sessions(backup: Backup, body: ManifestBody, lost_envelopes: set[bytes]) -> set[bytes]:
@@ -151,10 +161,12 @@ def _healthy(backup: Backup) -> tuple[BackupHealth, Loss]:
 
 
 def _settle(backup: Backup, health: BackupHealth, loss: Loss) -> bool:
-    ranges = [list(found) for found in loss.ranges]
-    if (backup.health, backup.damaged_bytes, backup.damage) == (health, loss.total_bytes, ranges):
+    damage = loss.as_json()
+    if (backup.health, backup.damaged_bytes, backup.damage) == (health, loss.total_bytes, damage):
         return False
-    Backup.objects.filter(pk=backup.pk).update(health=health, damage=ranges, damaged_bytes=loss.total_bytes)
+    with transaction.atomic():
+        Backup.objects.filter(pk=backup.pk).update(health=health, damage=damage, damaged_bytes=loss.total_bytes)
+        tell_of_health(backup, before=backup.health, after=health, damaged_bytes=loss.total_bytes)
     logger.warning(
         "health of a backup changed",
         extra={"backup": str(backup.pk), "health": str(health), "damaged_bytes": loss.total_bytes},

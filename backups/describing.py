@@ -36,6 +36,9 @@ def describe_domain(domain_id: UUID, *, counts_sequences: bool = True) -> None:
     Without `counts_sequences` a newer backup alone is no reason. Store trouble is logged: the next round tries again.
     """
     domain = Domain.objects.select_related("tenant", "vault__endpoint").get(pk=domain_id)
+    if domain.held_for_id is not None:
+        # Its server is another tenant's now: what that one names is not written into this vault.
+        return
     try:
         now = store_time(domain.vault, Credential.KEEPER)
         publish_description(domain, collect_facts(domain), now=now, counts_sequences=counts_sequences)

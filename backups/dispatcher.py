@@ -8,6 +8,7 @@ from datetime import datetime
 from django.db import IntegrityError, transaction
 
 from backups.queue import create_backup_job
+from backups.telling import tell_of_late_run
 from definitions.models import Definition
 from definitions.services import advance
 from tenants.models import Tenant
@@ -34,6 +35,7 @@ def _dispatch(definition: Definition, now: datetime) -> bool:
             if not advance(definition=definition, now=now):
                 return False
             create_backup_job(definition=definition, now=now, slot_at=slot_at, requested_by=None)
+            tell_of_late_run(definition, slot_at=slot_at, now=now)
     except IntegrityError:
         # The slot has its job; only the advance is left to do.
         advance(definition=definition, now=now)

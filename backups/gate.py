@@ -29,6 +29,7 @@ from common.errors import BackupsiteError, ConflictError, InvalidInputError, Not
 from common.ids import hash_token
 from engine.store.base import ObjectKind, ObjectRef
 from engine.store.http import Grant, PutSpec
+from tenants.origin import NODE, Origin, acting_as
 from vaults.grants import GrantContext, grant_gets, grant_puts
 from vaults.locks import LONGEST_SESSION
 from vaults.models import StoredObject, Vault
@@ -61,14 +62,21 @@ def _endpoint(function: Endpoint) -> Callable[[HttpRequest], HttpResponse]:
     @functools.wraps(function)
     def view(request: HttpRequest) -> HttpResponse:
         try:
-            answer = function(_session_of(request), request.body)
-            return _json(answer, status=200)
+            session = _session_of(request)
+            with acting_as(_origin_of(session)):
+                return _json(function(session, request.body), status=200)
         except BackupsiteError as error:
             return _json(protocol.Refusal(code=error.code, message=error.message), status=error.http_status)
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
             return _json(protocol.Refusal(code="invalid_message", message=str(error)), status=400)
 
     return view
+
+
+def _origin_of(session: Session) -> Origin:
+    """The node that moves the data: it acts by its session, and nobody else has the session's token."""
+    node = session.job.node
+    return Origin(NODE, str(node.pk) if node else "", str(node or ""), token_id=str(session.pk))
 
 
 def _json(answer: msgspec.Struct, *, status: int) -> HttpResponse:
@@ -80,7 +88,7 @@ def _session_of(request: HttpRequest) -> Session:
     session = None
     if scheme.lower() == "bearer" and token:
         related = ("job__backup__vault__endpoint", "job__disk__server__domain", "job__disk__storage", "base__manifest")
-        found = Session.objects.select_related(*related, "job__definition__vault")
+        found = Session.objects.select_related(*related, "job__definition__vault", "job__node")
         session = found.filter(token_hash=hash_token(token.strip())).first()
     if session is None:
         raise NotSignedInError("This token belongs to no session.")

@@ -28,6 +28,7 @@ from vaults.storage import Credential, see_object, store_time
 logger = logging.getLogger(__name__)
 
 SHORT_ALARM = "locks_short"
+MARGIN_ALARM = "locks_margin_low"
 KEEPER_ALARM = "keeper_down"
 LISTED_VIOLATIONS = 100
 
@@ -59,9 +60,10 @@ def locked_until(backup: Backup) -> datetime | None:
 
 
 def check_locks(vault: Vault, *, now: datetime) -> Coverage:
-    """The report with its alarm; and whether the lock-keeper can do its work now: reuse is refused while it cannot."""
+    """The report with its alarms; and whether the lock-keeper can do its work now: reuse is refused while it cannot."""
     coverage = coverage_of(vault, now=now)
     _settle(vault, SHORT_ALARM, coverage.alarm, now=now)
+    _settle(vault, MARGIN_ALARM, coverage.warning, now=now)
     _settle(vault, KEEPER_ALARM, _keeper_trouble(vault), now=now)
     return coverage
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from django.db import models
 from django.db.models import F, Q
@@ -66,7 +67,8 @@ class Backup(IdentifiedModel):
     # What the checks of the stored objects found; apart from the status, which says what a person can do with it.
     health = models.CharField(max_length=10, choices=HEALTH_CHOICES, default=BackupHealth.UNVERIFIED)
     verified_at = models.DateTimeField(null=True, blank=True)
-    # What cannot be read now: ranges [offset, length] in bytes, or paths; cut to a bounded list, the total beside it.
+    # What cannot be read now: ranges [offset, length] in bytes of a disk or stream, objects that each name a file of a
+    # tree (see backups.lost_ranges); cut to a bounded list, the total beside it.
     damage = models.JSONField(default=list, blank=True)
     damaged_bytes = models.BigIntegerField(default=0)
     # Bytes in the vault that only this backup needs, and those that others need as well.
@@ -91,13 +93,34 @@ class Backup(IdentifiedModel):
             ),
         ]
         indexes = [
-            models.Index(fields=["tenant", "-created_at"], name="backup_of_tenant"),
-            models.Index(fields=["server", "-created_at"], name="backup_of_server"),
+            # Each list walks the index of its order and stops after a page: of everything, of a tenant, of a server.
+            models.Index(fields=["created_at", "id"], name="backup_by_age"),
+            models.Index(fields=["tenant", "-created_at", "-id"], name="backup_of_tenant"),
+            models.Index(fields=["server", "-created_at", "-id"], name="backup_of_server"),
+            models.Index(fields=["size_bytes", "id"], name="backup_by_size"),
+            models.Index(fields=["tenant", "size_bytes", "id"], name="backup_of_tenant_by_size"),
+            # What is rare and looked for.
+            models.Index(
+                fields=["-created_at", "-id"],
+                condition=Q(status__in=["pending", "restore", "lost"]),
+                name="backup_not_ok",
+            ),
+            models.Index(
+                fields=["-created_at", "-id"], condition=Q(health__in=["damaged", "missing"]), name="backup_damaged"
+            ),
             models.Index(fields=["disk", "-sequence"], name="backup_of_disk"),
         ]
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def damaged_ranges(self) -> list[list[int]]:
+        return [item for item in self.damage if isinstance(item, list)]
+
+    @property
+    def damaged_files(self) -> list[dict[str, Any]]:
+        return [item for item in self.damage if isinstance(item, dict)]
 
     @property
     def checksum(self) -> str:
@@ -114,14 +137,15 @@ class JobQuerySet(ScopedQuerySet):
 
 
 class Job(IdentifiedModel):
-    """Work on one disk. The row is the truth; a broker message is only a hint that it is there."""
+    """Work on one disk, or the check of one backup. The row is the truth; a broker message is only a hint at it."""
 
     kind = models.CharField(max_length=8, choices=JOB_KIND_CHOICES)
     state = models.CharField(max_length=8, choices=JOB_STATE_CHOICES, default=JobState.PENDING)
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="jobs")
-    # The disk that the work is on: the source of a backup, the target of a restore.
-    disk = models.ForeignKey(Disk, on_delete=models.PROTECT, related_name="jobs")
-    node = models.ForeignKey(Node, on_delete=models.PROTECT, related_name="jobs")
+    # The disk that the work is on: the source of a backup, the target of a restore. A check touches no disk and needs
+    # no node: it carries the disk that its backup was made of, as long as there is one.
+    disk = models.ForeignKey(Disk, on_delete=models.PROTECT, null=True, blank=True, related_name="jobs")
+    node = models.ForeignKey(Node, on_delete=models.PROTECT, null=True, blank=True, related_name="jobs")
     definition = models.ForeignKey(Definition, on_delete=models.SET_NULL, null=True, blank=True, related_name="jobs")
     backup = models.ForeignKey(Backup, on_delete=models.SET_NULL, null=True, blank=True, related_name="jobs")
     backup_name = models.CharField(max_length=40)
@@ -148,7 +172,17 @@ class Job(IdentifiedModel):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["disk"], condition=Q(state="running"), name="job_one_running_per_disk"),
+            models.UniqueConstraint(
+                fields=["disk"], condition=Q(state="running") & ~Q(kind="verify"), name="job_one_running_per_disk"
+            ),
+            models.UniqueConstraint(
+                fields=["backup"],
+                condition=Q(kind="verify", state__in=["pending", "running"]),
+                name="job_one_check_per_backup",
+            ),
+            models.CheckConstraint(
+                condition=Q(kind="verify") | Q(disk__isnull=False, node__isnull=False), name="job_on_a_node_has_place"
+            ),
             models.UniqueConstraint(fields=["definition", "slot_at"], name="job_once_per_slot"),
             models.CheckConstraint(
                 condition=~Q(state="running") | Q(lease_until__isnull=False), name="job_running_has_lease"
@@ -161,7 +195,22 @@ class Job(IdentifiedModel):
             models.Index(
                 fields=["state", "hinted_at"], condition=Q(state__in=["pending", "running"]), name="job_active"
             ),
-            models.Index(fields=["tenant", "-created_at"], name="job_of_tenant"),
+            models.Index(fields=["tenant", "-created_at", "-id"], name="job_of_tenant"),
+            models.Index(fields=["disk", "-created_at", "-id"], name="job_of_disk"),
+            models.Index(
+                fields=["-created_at", "-id"], condition=Q(state__in=["failed", "canceled"]), name="job_not_ok"
+            ),
+            models.Index(
+                fields=["kind", "-created_at", "-id"],
+                condition=Q(kind__in=["restore", "verify"]),
+                name="job_no_backup",
+            ),
+            models.Index(
+                fields=["tenant", "kind", "-created_at", "-id"],
+                condition=Q(kind__in=["restore", "verify"]),
+                name="job_no_backup_of_tenant",
+            ),
+            models.Index(fields=["created_at", "id"], name="job_by_age"),
         ]
 
     def __str__(self) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from django.db.models import Q
+
 from engine.errors import EngineError
 from engine.relocations import Relocations, parse_relocations
 from engine.store.base import ObjectKind
@@ -77,8 +79,10 @@ def moves_for(manifest: StoredObject) -> list[StoredObject]:
         rows = StoredObject.objects.filter(
             kind=ObjectKind.RELOCATION,
             status__in=[StoredObject.Status.STORED, StoredObject.Status.CONDEMNED],
-            relocated_packs__pack__used_by__manifest__in=names,
-        ).distinct()
+        )
+        named = Q(relocated_packs__pack__used_by__manifest__in=names)
+        moved = Q(relocated_packs__pack__moved_from__manifest__in=names)
+        rows = rows.filter(named | moved).distinct()
         new = {row.pk: row for row in rows if row.pk not in found}
         found |= new
         names = set(new)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
@@ -17,6 +16,7 @@ from django.utils import timezone
 from agents.models import Disk, Server, WriterKey
 from agents.protocol import BackupWork, DiskMessage, ObjectMessage, RestoreWork, Work
 from backups.models import Backup, Session
+from backups.moved_packs import fallen_packs_of, moved_packs_of
 from backups.moves import moves_for
 from backups.promises import lock_rule_of
 from backups.resuming import resumable_sessions
@@ -24,7 +24,10 @@ from backups.services import refuse_unready
 from backups.states import BackupStatus, JobKind
 from common.errors import ConflictError
 from engine.store.base import ObjectKind
-from vaults.custody import active_key, session_data_keys, sessions_of
+from tenants import quotas
+from tenants.models import QuotaKind
+from tenants.services import require_active
+from vaults.custody import active_key, opens_with_key_in_use, session_data_keys, sessions_of
 from vaults.damage import Damage
 from vaults.keys import unwrap_key
 from vaults.models import Domain, StoredObject, Vault
@@ -49,6 +52,7 @@ def _open_backup(session: Session) -> BackupWork:
     if backup is None or job.definition is None:
         raise ConflictError("The definition of this backup was deleted meanwhile.", code="definition_deleted")
     refuse_unready(job.definition)
+    _admit(session)
     vault = backup.vault
     domain = _domain_of(job.disk.server, vault)
     if session.retain_until is None:
@@ -68,12 +72,22 @@ def _open_backup(session: Session) -> BackupWork:
         block_size_bytes=BLOCK_SIZE_BYTES,
         compression_level=COMPRESSION_LEVEL,
         source_facts={"server": job.disk.server.name, "disk": str(job.disk.number), "backup": backup.name},
-        trusted_writers=trusted_writers(job.tenant_id),
+        trusted_writers=trusted_writers(domain),
         base=object_message(session.base.manifest) if session.base and session.base.manifest else None,
         resumable=resumable_sessions(session, now),
         distrusted=_distrusted(session.base),
         bandwidth_bytes_per_second=job.definition.bandwidth_limit or 0,
     )
+
+
+def _admit(session: Session) -> None:
+    """Whether the tenant may start this. Asked once per job: what runs, or is taken over, is never broken by it."""
+    if Session.objects.filter(job=session.job, retain_until__isnull=False).exists():
+        return
+    tenant = session.job.tenant
+    require_active(tenant)
+    with transaction.atomic():
+        quotas.check_room(tenant=tenant, kind=QuotaKind.BYTES)
 
 
 def _distrusted(base: Backup | None) -> list[str]:
@@ -83,7 +97,8 @@ def _distrusted(base: Backup | None) -> list[str]:
     needed = StoredObject.objects.filter(used_by__manifest=base.manifest, kind__in=[ObjectKind.PACK, ObjectKind.INDEX])
     damaged = Q(damaged_since__isnull=False) & ~Q(damage=Damage.SHORT_LOCK)
     bad = damaged | ~Q(status__in=[StoredObject.Status.STORED, StoredObject.Status.CONDEMNED])
-    return list(needed.filter(bad).values_list("sha256", flat=True))
+    fallen = fallen_packs_of(base.manifest) if base.manifest is not None else StoredObject.objects.none()
+    return sorted({*needed.filter(bad).values_list("sha256", flat=True), *fallen.values_list("sha256", flat=True)})
 
 
 def _settle(session: Session, vault: Vault) -> None:
@@ -111,7 +126,9 @@ def _base_for(disk: Disk, vault: Vault) -> Backup | None:
         manifest__damaged_since=None,
         sequence__isnull=False,
     )
-    return good.order_by("-sequence").first()
+    newest = good.select_related("manifest__domain").order_by("-sequence").first()
+    # What is built on blocks that only an earlier key of the customer's opens would need two recovery keys.
+    return newest if newest is not None and opens_with_key_in_use(newest.manifest) else None
 
 
 def _domain_of(server: Server, vault: Vault) -> Domain:
@@ -138,22 +155,23 @@ def _open_restore(session: Session) -> RestoreWork:
         id_key=_domain_key(domain, domain.wrapped_id_key, ID_KEY_PURPOSE),
         map_key=_domain_key(domain, domain.wrapped_map_key, MAP_KEY_PURPOSE),
         data_keys=_keys_for(domain, backup.manifest, moves),
-        trusted_writers=trusted_writers(backup.tenant_id),
+        trusted_writers=trusted_writers(domain),
         # After a cut, what is on the target already is neither fetched nor written again.
         differential=job.disk.incomplete_since is not None,
         relocations=[object_message(row) for row in moves],
-        gone_packs=_gone(backup) if moves else [],
+        gone_packs=_gone(backup.manifest) if moves else [],
     )
     # From here on the target holds neither its old content nor the whole backup, until the restore is done.
     Disk.objects.filter(pk=job.disk_id, incomplete_since=None).update(incomplete_since=timezone.now())
     return work
 
 
-def _gone(backup: Backup) -> list[str]:
+def _gone(manifest: StoredObject) -> list[str]:
     """Packs that need not even be tried. One that is only damaged may still hold most of its blocks."""
-    needed = StoredObject.objects.filter(used_by__manifest=backup.manifest, kind=ObjectKind.PACK)
+    needed = StoredObject.objects.filter(used_by__manifest=manifest, kind=ObjectKind.PACK)
     gone = Q(damage=Damage.MISSING) | ~Q(status__in=[StoredObject.Status.STORED, StoredObject.Status.CONDEMNED])
-    return list(needed.filter(gone).values_list("sha256", flat=True))
+    moved = moved_packs_of(manifest)
+    return sorted({*needed.filter(gone).values_list("sha256", flat=True), *moved.values_list("sha256", flat=True)})
 
 
 def _keys_for(domain: Domain, manifest: StoredObject, moves: list[StoredObject]) -> dict[str, bytes]:
@@ -168,10 +186,13 @@ def _keys_for(domain: Domain, manifest: StoredObject, moves: list[StoredObject])
     return keys
 
 
-def trusted_writers(tenant_id: UUID) -> list[bytes]:
-    """Keys of the nodes that may write for the tenant, present and past."""
-    keys = WriterKey.objects.filter(node__tenants=tenant_id).values_list("public_key", flat=True)
-    return [bytes(key) for key in keys]
+def trusted_writers(domain: Domain) -> list[bytes]:
+    """Keys of the nodes that may write for the domain's tenant, and of those that wrote what is in it."""
+    allowed = Q(node__tenants=domain.tenant_id) | Q(
+        node__in=Backup.objects.filter(manifest__domain=domain).values("node")
+    )
+    keys = WriterKey.objects.filter(allowed).order_by("pk").values_list("public_key", flat=True)
+    return [bytes(key) for key in dict.fromkeys(keys)]
 
 
 def disk_message(disk: Disk) -> DiskMessage:

@@ -12,7 +12,7 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from backups.models import Backup, Job
-from backups.states import JobKind, JobState
+from backups.states import ON_A_NODE, JobKind, JobState
 from backups.transitions import note_event
 from definitions.models import Definition
 from tenants.models import Person
@@ -27,7 +27,12 @@ CHECKS_QUEUE = "checks"
 def create_backup_job(
     *, definition: Definition, now: datetime, slot_at: datetime | None, requested_by: Person | None
 ) -> Job:
-    """A pending backup and its job; the node is told after the transaction. IntegrityError for a slot taken already."""
+    """A pending backup and its job; the node is told after the transaction. IntegrityError for a slot taken already.
+
+    The definition's row is held: its server does not move to another tenant in between.
+    """
+    held = Definition.objects.select_for_update(of=("self",), no_key=True).select_related("disk__server__node")
+    definition = held.get(pk=definition.pk)
     disk = definition.disk
     backup = Backup.objects.create(
         tenant_id=definition.tenant_id,
@@ -58,6 +63,23 @@ def create_backup_job(
     return job
 
 
+@transaction.atomic
+def create_verify_job(*, backup: Backup, now: datetime, requested_by: Person | None) -> Job:
+    """A check that waits for the checks' worker. IntegrityError while another one of this backup waits or runs."""
+    backup = Backup.objects.select_for_update(of=("self",), no_key=True).get(pk=backup.pk)
+    job = Job.objects.create(
+        kind=JobKind.VERIFY,
+        tenant_id=backup.tenant_id,
+        disk_id=backup.disk_id,
+        backup=backup,
+        backup_name=backup.name,
+        requested_by=requested_by,
+        total_bytes=backup.size_bytes,
+    )
+    _announce(job, now=now, message=_origin(None, requested_by) or "Its last check is too long ago.")
+    return job
+
+
 def announce_restore(job: Job, *, now: datetime) -> None:
     """Event and hint of a restore job that was just written."""
     _announce(job, now=now, message=_origin(None, job.requested_by))
@@ -83,15 +105,25 @@ def _free_name(definition: Definition, now: datetime) -> str:
 
 
 def hint_job(job: Job) -> None:
-    """Tell the node's queue that the job is there. Never raises for a broker that is away."""
+    """Tell the worker's queue that the job is there. Never raises for a broker that is away."""
     Job.objects.filter(pk=job.pk).update(hinted_at=timezone.now())
-    _send("backups.tasks.run_job", queue=job.node.queue, job_id=str(job.pk))
+    if job.node is None:
+        _send("backups.tasks.verify_backup", queue=CHECKS_QUEUE, job_id=str(job.pk))
+    else:
+        _send("backups.tasks.run_job", queue=job.node.queue, job_id=str(job.pk))
 
 
 def hint_next(disk_id: UUID) -> None:
     """A disk became free: hint at the oldest job that waits for it."""
-    waiting = Job.objects.filter(disk_id=disk_id, state=JobState.PENDING).select_related("node").order_by("created_at")
-    job = waiting.first()
+    waiting = Job.objects.filter(disk_id=disk_id, state=JobState.PENDING, kind__in=ON_A_NODE)
+    job = waiting.select_related("node").order_by("created_at").first()
+    if job is not None:
+        hint_job(job)
+
+
+def hint_next_check() -> None:
+    """The checks' worker became free, or forgot: hint at the check that waits longest."""
+    job = Job.objects.filter(kind=JobKind.VERIFY, state=JobState.PENDING).order_by("created_at", "pk").first()
     if job is not None:
         hint_job(job)
 
@@ -105,11 +137,6 @@ def hint_retention(definition_id: UUID | None) -> None:
     """Tell the control worker that a definition has a new good backup."""
     if definition_id is not None:
         _send("backups.tasks.apply_retention", queue="system", definition_id=str(definition_id))
-
-
-def hint_verification(backup_id: UUID, *, asked_at: datetime) -> None:
-    """Ask the checks' worker to open every block of a backup. One that gets lost is asked for again when it is due."""
-    _send("backups.tasks.deep_verify", queue=CHECKS_QUEUE, backup_id=str(backup_id), asked_at=asked_at.isoformat())
 
 
 def hint_description(domain_id: UUID) -> None:

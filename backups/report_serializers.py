@@ -6,8 +6,10 @@ from typing import Any
 
 from rest_framework import serializers
 
-from tenants.serializers import ReadSerializer, UtcDateTimeField
+from tenants.serializers import BodySerializer, ReadSerializer, UtcDateTimeField
+from vaults.alarms import LONGEST_ACKNOWLEDGEMENT
 from vaults.models import Alarm
+from vaults.severity import Severity
 
 
 class UsageSerializer(serializers.Serializer[Any]):
@@ -52,8 +54,37 @@ class CoverageSerializer(serializers.Serializer[Any]):
 
 class AlarmSerializer(ReadSerializer):
     vault_name = serializers.CharField(source="vault.name", read_only=True)
+    severity = serializers.ChoiceField(
+        source="get_severity_display", choices=[severity.name.lower() for severity in Severity], read_only=True
+    )
+    acknowledged_by = serializers.CharField(
+        source="acknowledged_by.username", default=None, read_only=True, allow_null=True
+    )
 
     class Meta:
         model = Alarm
-        fields = ("id", "vault", "vault_name", "code", "message", "created_at", "seen_at", "cleared_at")
+        fields = (
+            "id",
+            "vault",
+            "vault_name",
+            "severity",
+            "code",
+            "subject",
+            "message",
+            "created_at",
+            "seen_at",
+            "acknowledged_at",
+            "acknowledged_by",
+            "acknowledgement",
+            "cleared_at",
+            "cleared_reason",
+        )
         read_only_fields = fields
+        extra_kwargs = {
+            "subject": {"help_text": "The object that it is about; empty for the vault as a whole."},
+            "cleared_reason": {"help_text": "Why it is over; empty while it stands."},
+        }
+
+
+class AcknowledgementSerializer(BodySerializer):
+    note = serializers.CharField(allow_blank=True, required=False, default="", max_length=LONGEST_ACKNOWLEDGEMENT)

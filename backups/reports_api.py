@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
+from django.db import transaction
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
-from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -15,12 +15,15 @@ from agents.api import DiskViewSet as PlainDiskViewSet
 from agents.api import ServerViewSet as PlainServerViewSet
 from backups.accounting import usage_of
 from backups.lock_coverage import coverage_of
-from backups.report_serializers import AlarmSerializer, CoverageSerializer, UsageSerializer
-from tenants.api import READ, ScopedViewSet
+from backups.report_serializers import AcknowledgementSerializer, AlarmSerializer, CoverageSerializer, UsageSerializer
+from tenants.api import READ, KeysetPaging, ScopedViewSet, by_choice, by_id, by_presence, by_text, times
+from tenants.api.filtering import QueryBooleanField
 from tenants.roles import Action
+from vaults.alarms import acknowledge_alarm
 from vaults.api import TenantViewSet as PlainTenantViewSet
 from vaults.api import VaultViewSet as PlainVaultViewSet
 from vaults.models import Alarm
+from vaults.severity import Severity
 
 
 class UsageMixin:
@@ -57,13 +60,32 @@ class VaultViewSet(PlainVaultViewSet):
 
 
 class AlarmViewSet(ScopedViewSet):
-    """What is wrong with vaults, now; with `cleared=true` also what was."""
+    """What is wrong with vaults, now, the worst first; with `cleared=true` also what was, and why it is over."""
 
-    queryset = Alarm.objects.select_related("vault").order_by("-created_at", "-pk")
+    queryset = Alarm.objects.select_related("vault", "acknowledged_by").worst_first()
     serializer_class = AlarmSerializer
-    role_actions = READ
-    filters = {"vault": serializers.UUIDField(), "cleared": serializers.BooleanField()}
+    role_actions = {**READ, "acknowledge": Action.EDIT}
+    filters: ClassVar[dict[str, Any]] = {
+        "tenant": by_id("vault__tenant"),
+        "vault": by_id("vault"),
+        "severity": by_choice("severity", {severity.name.lower(): int(severity) for severity in Severity}),
+        "code": by_text("code"),
+        "acknowledged": by_presence("acknowledged_at"),
+        "cleared": QueryBooleanField(),
+        **times("created", "created_at"),
+    }
+    search_fields = ("message", "subject", "vault__name")
+    ordering_fields = ("created_at", "severity")
+    pagination_class = KeysetPaging
 
     def apply_filters(self, queryset: Any, chosen: dict[str, Any]) -> Any:
-        with_cleared = chosen.pop("cleared", False)
-        return queryset.filter(**chosen) if with_cleared else queryset.standing().filter(**chosen)
+        return queryset if chosen.get("cleared") else queryset.standing()
+
+    @extend_schema(request=AcknowledgementSerializer, responses={200: AlarmSerializer})
+    @action(detail=True, methods=["post"])
+    @transaction.atomic
+    def acknowledge(self, request: Request, pk: str) -> Response:
+        """A SuperAdmin has seen it: off the list of what needs a person. It stands until its cause is gone."""
+        alarm, body = self.get_object(), self.read_body(AcknowledgementSerializer)
+        acknowledge_alarm(alarm, note=body["note"], actor=request.user, now=timezone.now())
+        return self.answer(alarm)

@@ -10,6 +10,7 @@ from django.db.models import QuerySet
 from agents.protocol import ObjectMessage, ResumableMessage
 from backups.models import Session
 from engine.store.base import ObjectKind
+from vaults.custody import customer_key_since
 from vaults.locks import LONGEST_SESSION
 from vaults.models import StoredObject
 
@@ -25,6 +26,10 @@ def resumable_objects(session: Session, now: datetime) -> QuerySet[StoredObject]
     """
     disk_id, domain_id = session.job.disk_id, session.job.disk.server.domain_id
     attempts = Session.objects.filter(job__disk_id=disk_id).exclude(pk=session.pk).order_by("-created_at")
+    since = customer_key_since(session.job.tenant_id)
+    if since is not None:
+        # Sealed to the customer's key before this one, an attempt would make a backup that needs both.
+        attempts = attempts.filter(created_at__gt=since)
     newest = list(attempts.values_list("pk", flat=True)[:MOST_ATTEMPTS])
     return StoredObject.objects.filter(
         domain_id=domain_id,

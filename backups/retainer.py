@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime
+from uuid import UUID
+
+from django.db import transaction
 
 from backups.catalogue import take_out
 from backups.models import Backup
 from backups.states import BackupHealth, BackupStatus
 from definitions.models import Definition
 from definitions.retention import Candidate, to_remove
+from tenants.audit import record
 from vaults.models import Alarm, Vault
 
 logger = logging.getLogger(__name__)
@@ -40,10 +44,19 @@ def apply_retention(*, definition_id: str, now: datetime) -> int:
         for pk, created_at, slot_at, health in good.values_list("id", "created_at", "slot_at", "health")
     ]
     surplus = [candidate.id for candidate in to_remove(candidates=candidates, keep=definition.retention_count)]
-    removed = len(take_out(surplus, statuses=[BackupStatus.OK], now=now))
+    removed = _take_out(definition, surplus, now=now)
     if removed:
         logger.info("retention removed backups", extra={"definition": definition_id, "count": removed})
     return removed
+
+
+@transaction.atomic
+def _take_out(definition: Definition, surplus: list[UUID], *, now: datetime) -> int:
+    removed = take_out(surplus, statuses=[BackupStatus.OK], now=now)
+    if removed:
+        facts = {"backups": removed, "keep": definition.retention_count}
+        record(action="retention.applied", subject=definition, after=facts)
+    return len(removed)
 
 
 def anomalies(vault: Vault) -> list[str]:

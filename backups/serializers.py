@@ -62,18 +62,35 @@ class BackupSerializer(ReadSerializer):
         }
 
 
+class DamagedFileSerializer(serializers.Serializer[Any]):
+    """A file of a file tree that cannot be restored whole, or a stretch of names that is lost."""
+
+    kind = serializers.CharField(help_text='"file", or "names": everything from path on is unknown, up to next_path.')
+    path = serializers.CharField(help_text="Below the root of the tree; bytes that are no UTF-8 appear as \\xNN.")
+    next_path = serializers.CharField(allow_null=True, help_text="Null: a file, or names are lost to the end.")
+    lost_bytes = serializers.IntegerField()
+    ranges = serializers.ListField(
+        child=serializers.ListField(child=serializers.IntegerField(), min_length=2, max_length=2),
+        help_text="The first ten [offset, length] in the file.",
+    )
+
+
 class BackupDetailSerializer(BackupSerializer):
     """With what cannot be read now, and until when at least every object of the backup is locked."""
 
     damage = serializers.ListField(
         child=serializers.ListField(child=serializers.IntegerField(), min_length=2, max_length=2),
+        source="damaged_ranges",
         read_only=True,
-        help_text="Ranges [offset, length] of the disk, at most 1000; damaged_bytes is the total.",
+        help_text="Ranges [offset, length] of the disk or stream, at most 1000; damaged_bytes is the total.",
+    )
+    damaged_files = DamagedFileSerializer(
+        many=True, read_only=True, help_text="Of a file tree, at most 1000; damaged_bytes is the total."
     )
     locked_until = serializers.SerializerMethodField()
 
     class Meta(BackupSerializer.Meta):
-        fields = (*BackupSerializer.Meta.fields, "damage", "locked_until")
+        fields = (*BackupSerializer.Meta.fields, "damage", "damaged_files", "locked_until")
         read_only_fields = fields
 
     @extend_schema_field(UtcDateTimeField(allow_null=True))
@@ -156,6 +173,10 @@ class JobSerializer(ReadSerializer):
             "mover_peak_memory_bytes",
         )
         read_only_fields = fields
+        extra_kwargs = {
+            "disk": {"help_text": "Null for the check of a backup whose disk is gone."},
+            "node": {"help_text": "Null for a check: no node works on it."},
+        }
 
 
 class JobDetailSerializer(JobSerializer):

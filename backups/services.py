@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 
 from django.db import transaction
 
-from agents.models import Disk, Node
+from agents.access import owners_of
+from agents.models import Disk, Node, Server
 from backups.catalogue import take_out
 from backups.models import Backup, Job
+from backups.outside import restore_command
 from backups.queue import announce_restore, create_backup_job
 from backups.states import BackupStatus, JobKind, JobState
 from backups.transitions import end_job, note_event
 from common.errors import BackupsiteError, ConflictError, InvalidInputError
 from definitions.models import Definition
+from tenants import approvals
+from tenants.approval_states import ApprovalKind
+from tenants.audit import record, record_change
 from tenants.models import Person
+from tenants.services import require_active
 from vaults.custody import restore_needs_customer_key
 from vaults.models import Vault
 
 
 def request_backup(*, definition: Definition, actor: Person, now: datetime) -> Job:
     """Backup now. When the disk is busy the job waits its turn."""
+    require_active(definition.tenant)
     refuse_unready(definition)
     return create_backup_job(definition=definition, now=now, slot_at=None, requested_by=actor)
 
@@ -45,6 +53,7 @@ def request_restore(*, backup: Backup, target: Disk, confirmation: str, actor: P
     Refused before anything is written: a backup that is not good, a target that is too small or has a restore already,
     a wrong confirmation.
     """
+    _hold_places(backup, target)
     refuse_restore(backup=backup, target=target)
     if confirmation.strip() != target.server.name:
         raise InvalidInputError(
@@ -52,6 +61,7 @@ def request_restore(*, backup: Backup, target: Disk, confirmation: str, actor: P
             code="not_confirmed",
             field="confirmation",
         )
+    _ask_other_owners(backup, target, actor=actor, now=now)
     job = Job.objects.create(
         kind=JobKind.RESTORE,
         tenant_id=target.server.tenant_id,
@@ -64,6 +74,34 @@ def request_restore(*, backup: Backup, target: Disk, confirmation: str, actor: P
     )
     announce_restore(job, now=now)
     return job
+
+
+def _ask_other_owners(backup: Backup, target: Disk, *, actor: Person, now: datetime) -> None:
+    """Data that other people would get to see may need a second person. A server that is gone had other owners."""
+    if not crosses_owners(backup=backup, target=target):
+        return
+    kind = ApprovalKind.RESTORE_ACROSS_OWNERS
+    approvals.require(kind=kind, subject=backup, actor=actor, parameters={"target": str(target.pk)}, now=now)
+
+
+def crosses_owners(*, backup: Backup, target: Disk) -> bool:
+    """Whether other people than before would get to see the data."""
+    source = backup.server
+    return source is None or (source.pk != target.server_id and not _owned_alike(source, target.server))
+
+
+def _owned_alike(source: Server, target: Server) -> bool:
+    return source.tenant_id == target.tenant_id and owners_of(source) == owners_of(target)
+
+
+def _hold_places(backup: Backup, target: Disk) -> None:
+    """Neither moves to another tenant before the job is there."""
+    server = Server.objects.select_for_update(no_key=True).get(pk=target.server_id)
+    tenant_id = (
+        Backup.objects.select_for_update(of=("self",), no_key=True).values_list("tenant_id").get(pk=backup.pk)[0]
+    )
+    if server.tenant_id != target.server.tenant_id or tenant_id != backup.tenant_id:
+        raise ConflictError("The server was moved to another tenant meanwhile. Look again.", code="changed_meanwhile")
 
 
 def refuse_restore(*, backup: Backup, target: Disk) -> None:
@@ -96,7 +134,7 @@ def _key_refusal(backup: Backup) -> BackupsiteError | None:
         return None
     message = (
         f"Only the customer's own recovery key opens the backup {backup.name}. "
-        "Restore it with the stand-alone tool: backupsite-restore."
+        f"Restore it with the stand-alone tool: {restore_command(backup)}"
     )
     return ConflictError(message, code="customer_key_needed")
 
@@ -125,7 +163,16 @@ def shown_status(backup: Backup) -> str:
 
 def cancel_job(*, job: Job, actor: Person, now: datetime) -> None:
     """Cancel: at once what waits, within seconds what runs. Asking twice is no error; a finished job is one."""
-    message = f"Canceled by {actor}."
+    _cancel(job, message=f"Canceled by {actor}.", now=now)
+
+
+def cancel_for_deletion(*, job: Job, now: datetime) -> None:
+    """As `cancel_job`, when the tenant goes; one that ends meanwhile is no error."""
+    with suppress(ConflictError):
+        _cancel(job, message="The tenant is being deleted.", now=now)
+
+
+def _cancel(job: Job, *, message: str, now: datetime) -> None:
     pending = Job.objects.filter(state=JobState.PENDING)
     if end_job(pending, job=job, state=JobState.CANCELED, code="canceled", message=message, now=now):
         return
@@ -137,6 +184,7 @@ def cancel_job(*, job: Job, actor: Person, now: datetime) -> None:
         raise ConflictError("The job has ended already.", code="job_ended")
 
 
+@transaction.atomic
 def remove_backups(*, backups: Iterable[Backup], actor: Person | None, now: datetime) -> list[Backup]:
     """Take backups out of the catalogue; their bytes stay until their locks end. Returns those that were removed now.
 
@@ -147,13 +195,20 @@ def remove_backups(*, backups: Iterable[Backup], actor: Person | None, now: date
         if backup.status not in {BackupStatus.OK, BackupStatus.LOST}:
             raise ConflictError(f"The backup {backup.name} is in use ({backup.status}).", code="backup_in_use")
     taken = set(take_out([backup.pk for backup in chosen], statuses=[BackupStatus.OK, BackupStatus.LOST], now=now))
-    return [backup for backup in chosen if backup.pk in taken]
+    removed = [backup for backup in chosen if backup.pk in taken]
+    for backup in removed:
+        facts = {"created_at": backup.created_at, "immutable_until": backup.immutable_until}
+        record(action="backup.delete", subject=backup, actor=actor, before=facts)
+    return removed
 
 
+@transaction.atomic
 def set_note(*, backup: Backup, note: str) -> Backup:
     """The only thing about a backup that a person may write."""
     if len(note) > 255:
         raise InvalidInputError("A note has at most 255 characters.", field="note")
+    before = {"note": backup.note}
     backup.note = note
     backup.save(update_fields=["note", "changed_at"])
+    record_change(action="backup.note", subject=backup, before=before)
     return backup

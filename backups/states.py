@@ -17,8 +17,11 @@ class JobState(StrEnum):
 
 
 class JobKind(StrEnum):
+    """BACKUP and RESTORE are a node's work on a disk; VERIFY is the checks' worker's, on a backup."""
+
     BACKUP = "backup"
     RESTORE = "restore"
+    VERIFY = "verify"
 
 
 class BackupStatus(StrEnum):
@@ -39,6 +42,7 @@ class BackupHealth(StrEnum):
     MISSING = "missing"
 
 
+ON_A_NODE = frozenset({JobKind.BACKUP, JobKind.RESTORE})
 ACTIVE = frozenset({JobState.PENDING, JobState.RUNNING})
 FINAL = frozenset(JobState) - ACTIVE
 

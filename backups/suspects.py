@@ -5,11 +5,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 
-from backups.content import Content
+from backups.content import Content, relocations_of, unreadable_relocations
 from common.errors import ConflictError
 from engine.errors import FormatError, IntegrityError, StoreError
-from engine.index import resolve
+from engine.index import MapEntry, resolve
 from engine.ranges import ByteRange, merge_ranges
+from engine.relocations import Relocations, moved_places
 from engine.repository import LeafSpan, MapReader, walk_leaves
 from engine.store.base import ObjectKind
 from vaults.custody import session_data_keys
@@ -21,16 +22,28 @@ _NAMES_PER_STATEMENT = 500
 
 
 def objects_under(content: Content, ranges: Collection[ByteRange]) -> list[StoredObject]:
-    """The packs that hold blocks of these ranges, and the segments of pages above them that do not open."""
+    """The packs that hold blocks of these ranges, there or where they were moved to, the segments of pages above them
+    that do not open, and relocation objects that cannot be read."""
     wanted = list(merge_ranges(sorted(ranges)))
-    reader = content.map_reader()
+    reader, relocations = content.map_reader(), relocations_of(content)
     packs: set[str] = set()
     segments: set[str] = set()
     for span in walk_leaves(content.map_reader()):
         if span.entries is None:
             segments.update(name.hex() for name in _pages_that_fail(reader, span.offset))
         else:
-            packs.update(name.hex() for name in _packs_under(content, span, wanted))
+            packs.update(name.hex() for name in _packs_under(content, span, wanted, relocations))
+    return [*objects_named(content, packs=packs, segments=segments), *unreadable_relocations(content)]
+
+
+def packs_of(entry: MapEntry, relocations: Sequence[Relocations]) -> Iterator[bytes]:
+    """SHA-256 of every pack in which the record is said to be."""
+    yield resolve(entry.object_name)
+    yield from (place.pack for place in moved_places(relocations, entry))
+
+
+def objects_named(content: Content, *, packs: Collection[str], segments: Collection[str]) -> list[StoredObject]:
+    """The packs and segments of these SHA-256 (hexadecimal) in the backup's domain, as far as the vault has them."""
     return [*_rows(content, ObjectKind.PACK, packs), *_rows(content, ObjectKind.INDEX, segments)]
 
 
@@ -41,11 +54,13 @@ def _rows(content: Content, kind: ObjectKind, names: Collection[str]) -> Iterato
         yield from rows.filter(sha256__in=ordered[start : start + _NAMES_PER_STATEMENT])
 
 
-def _packs_under(content: Content, span: LeafSpan, wanted: Sequence[ByteRange]) -> Iterator[bytes]:
+def _packs_under(
+    content: Content, span: LeafSpan, wanted: Sequence[ByteRange], relocations: Sequence[Relocations]
+) -> Iterator[bytes]:
     block_size = content.body.block_size
     for slot, entry in (span.entries or {}).items():
         if _overlaps(wanted, span.offset + slot * block_size, block_size):
-            yield resolve(entry.object_name)
+            yield from packs_of(entry, relocations)
 
 
 def _overlaps(ranges: Sequence[ByteRange], offset: int, length: int) -> bool:

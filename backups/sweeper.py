@@ -8,13 +8,14 @@ from datetime import datetime, timedelta
 from django.db.models import F, Q
 
 from backups.models import Job, Session
-from backups.queue import hint_commit, hint_job
-from backups.states import JobState
+from backups.queue import hint_commit, hint_job, hint_next_check
+from backups.states import ON_A_NODE, JobKind, JobState
 from backups.transitions import claimable, end_job
 
 logger = logging.getLogger(__name__)
 
 HINT_AGAIN_AFTER = timedelta(seconds=20)
+CHECK_HINT_AGAIN_AFTER = timedelta(minutes=1)
 ORPHAN_HINT_AFTER = timedelta(seconds=10)
 COMMIT_HINT_AFTER = timedelta(seconds=15)
 # Without any progress: a commit of hundreds of thousands of objects may well take longer.
@@ -24,14 +25,26 @@ MOST_CLAIMS = 4
 
 def sweep(*, now: datetime) -> None:
     _sweep_pending(now)
+    _sweep_checks(now)
     _sweep_orphaned(now)
     _sweep_commits(now)
 
 
 def _sweep_pending(now: datetime) -> None:
     stale = Q(hinted_at=None) | Q(hinted_at__lte=now - HINT_AGAIN_AFTER)
-    for job in Job.objects.filter(stale, state=JobState.PENDING).select_related("node"):
+    for job in Job.objects.filter(stale, state=JobState.PENDING, kind__in=ON_A_NODE).select_related("node"):
         hint_job(job)
+
+
+def _sweep_checks(now: datetime) -> None:
+    """One worker takes them one after the other, for hours each, and hints at the next at the end of each.
+
+    So a hint is needed only when none was given lately and no check runs; all others would only pile up.
+    """
+    checks = Job.objects.filter(kind=JobKind.VERIFY).active()
+    lately = Q(state=JobState.RUNNING) | Q(hinted_at__gt=now - CHECK_HINT_AGAIN_AFTER)
+    if not checks.filter(lately).exists():
+        hint_next_check()
 
 
 def _sweep_orphaned(now: datetime) -> None:

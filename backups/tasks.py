@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from uuid import UUID
 
 from celery import shared_task
@@ -20,6 +19,7 @@ from backups import (
     runner,
     scrubbing,
     sweeper,
+    tenant_removal,
     verifier,
 )
 from backups.removal import rounds
@@ -63,6 +63,11 @@ def remove_unneeded(**_: object) -> None:
 
 
 @shared_task
+def repack(**_: object) -> None:
+    rounds.repack_everywhere(now=timezone.now())
+
+
+@shared_task
 def reconcile(**_: object) -> None:
     rounds.reconcile_everywhere(now=timezone.now())
 
@@ -90,13 +95,9 @@ def review_damage(**_: object) -> None:
 
 
 @shared_task
-def deep_verify(*, backup_id: str, asked_at: str, **_: object) -> None:
-    verifier.deep_verify(
-        backup_id=backup_id,
-        clock=timezone.now,
-        ends_at=timezone.now() + verifier.LONGEST_CHECK,
-        asked_at=datetime.fromisoformat(asked_at),
-    )
+def verify_backup(*, job_id: str, **_: object) -> None:
+    """Sent to the queue of the checks' worker."""
+    verifier.verify_backup(job_id=job_id, clock=timezone.now)
 
 
 @shared_task
@@ -107,6 +108,11 @@ def verify_due(**_: object) -> None:
 @shared_task
 def check_locks(**_: object) -> None:
     lock_coverage.check_locks_everywhere(now=timezone.now())
+
+
+@shared_task
+def advance_deletions(**_: object) -> None:
+    tenant_removal.advance_deletions(now=timezone.now())
 
 
 @shared_task

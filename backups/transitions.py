@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from django.conf import settings
@@ -16,9 +16,11 @@ from django.db.models.functions import Coalesce
 from agents.models import Disk
 from agents.protocol import MoverUsage, Progress
 from backups.models import Backup, Job, JobEvent, JobQuerySet, Session
-from backups.states import BackupStatus, JobKind, JobState, states_before
+from backups.states import ON_A_NODE, BackupStatus, JobKind, JobState, states_before
+from backups.telling import tell_of_job
 from common.ids import hash_token, new_secret_token
 from common.transitions import change_status
+from tenants.audit import record
 
 WAITING = "waiting"
 CHECKING = "checking"
@@ -26,22 +28,34 @@ CHECKING = "checking"
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A worker has the job: with the token its mover speaks for this claim, and for no other."""
+    """A worker has the job: with the token its mover speaks for this claim, and for no other. A check has no mover."""
 
-    job_id: UUID
+    job: Job
+    fence: int
     token: str
 
+    @property
+    def job_id(self) -> UUID:
+        return self.job.pk
+
     def __repr__(self) -> str:
-        return f"Claim(job_id={self.job_id})"
+        return f"Claim(job_id={self.job_id}, fence={self.fence})"
+
+
+# Who speaks for a claim of a job: both carry the job and the fence of their claim.
+Holder: TypeAlias = Session | Claim
 
 
 def lease_length() -> timedelta:
     return timedelta(seconds=settings.CONFIG.lease_seconds)
 
 
-def claim_job(*, job_id: UUID | str, now: datetime) -> Claim | None:
-    """Take the job, or take it over when its lease ran out. None when it is not to be had: others, or not its turn."""
-    job = claimable(now).filter(pk=job_id).first()
+def claim_job(*, job_id: UUID | str, now: datetime, kinds: Collection[JobKind] = ON_A_NODE) -> Claim | None:
+    """Take the job, or take it over when its lease ran out. None when it is not to be had: others, or not its turn.
+
+    `kinds` is what this worker is there for: no node runs a check, and the checks' worker moves no disk.
+    """
+    job = claimable(now).filter(pk=job_id, kind__in=kinds).first()
     if job is None:
         return None
     token = new_secret_token()
@@ -53,7 +67,7 @@ def claim_job(*, job_id: UUID | str, now: datetime) -> Claim | None:
         # Another job runs on this disk. This one waits its turn; the end of the other hints at it.
         Job.objects.filter(pk=job.pk, state=JobState.PENDING).update(phase=WAITING)
         return None
-    return Claim(job_id=job.pk, token=token)
+    return Claim(job=job, fence=job.fence + 1, token=token)
 
 
 def claimable(now: datetime) -> JobQuerySet:
@@ -68,11 +82,13 @@ def _take(job: Job, *, token: str, now: datetime) -> bool:
     fence = job.fence + 1
 
     def record() -> None:
-        Session.objects.create(job=job, fence=fence, token_hash=hash_token(token))
+        if job.kind in ON_A_NODE:
+            Session.objects.create(job=job, fence=fence, token_hash=hash_token(token))
         if taken_over:
             note_event(job, at=now, code="taken_over", message="The worker was lost; another one starts anew.")
         else:
             note_event(job, at=now, code="started")
+            tell_of_job(job, state=JobState.RUNNING, now=now)
         if job.kind == JobKind.RESTORE:
             Backup.objects.filter(pk=job.backup_id, status=BackupStatus.OK).update(status=BackupStatus.RESTORE)
 
@@ -91,9 +107,9 @@ def _take(job: Job, *, token: str, now: datetime) -> bool:
     )
 
 
-def renew_lease(session: Session, *, progress: Progress, now: datetime) -> bool:
-    """Heartbeat: note how far the work is and keep the lease. False when the session has lost its job."""
-    held = _held_by(session).filter(lease_until__gt=now)
+def renew_lease(holder: Holder, *, progress: Progress, now: datetime) -> bool:
+    """Heartbeat: note how far the work is and keep the lease. False when the holder has lost its job."""
+    held = _held_by(holder).filter(lease_until__gt=now)
     return (
         held.update(
             lease_until=now + lease_length(),
@@ -140,17 +156,18 @@ def commit_progress(session: Session, *, clock: Callable[[], datetime]) -> Calla
 
 
 def finish_job(
-    session: Session, *, now: datetime, message: str, usage: MoverUsage, also: Any = lambda: None, **fields: Any
+    holder: Holder, *, now: datetime, message: str, usage: MoverUsage, also: Any = lambda: None, **fields: Any
 ) -> bool:
-    """RUNNING -> OK for the session that has the job; `also` runs in the same transaction."""
+    """RUNNING -> OK for the holder that has the job; `also` runs in the same transaction."""
 
     def record() -> None:
         also()
-        _release_backup(session.job)
-        note_event(session.job, at=now, code="ok", message=message)
+        _release_backup(holder.job)
+        note_event(holder.job, at=now, code="ok", message=message)
+        tell_of_job(holder.job, state=JobState.OK, now=now, message=message)
 
     return change_status(
-        queryset=_held_by(session),
+        queryset=_held_by(holder),
         changes={
             "state": JobState.OK,
             "phase": "",
@@ -170,7 +187,8 @@ def end_job(queryset: JobQuerySet, *, job: Job, state: JobState, code: str, mess
     """To FAILED or CANCELED from where the queryset still finds it. Its pending backup goes."""
 
     def record() -> None:
-        note_event(job, at=now, code=code, message=message)
+        note_event(job, at=now, code=code, message=message, failed=state == JobState.FAILED)
+        tell_of_job(job, state=state, now=now, code=code, message=message)
         _release_backup(job)
         if job.kind == JobKind.BACKUP:
             Backup.objects.filter(pk=job.backup_id, status=BackupStatus.PENDING).delete()
@@ -189,13 +207,16 @@ def end_job(queryset: JobQuerySet, *, job: Job, state: JobState, code: str, mess
     )
 
 
-def end_session_job(session: Session, *, state: JobState, code: str, message: str, now: datetime) -> bool:
-    """As `end_job`, but only while the session has the job."""
-    return end_job(_held_by(session), job=session.job, state=state, code=code, message=message, now=now)
+def end_session_job(holder: Holder, *, state: JobState, code: str, message: str, now: datetime) -> bool:
+    """As `end_job`, but only while the holder has the job."""
+    return end_job(_held_by(holder), job=holder.job, state=state, code=code, message=message, now=now)
 
 
-def note_event(job: Job, *, at: datetime, code: str, message: str = "") -> None:
+def note_event(job: Job, *, at: datetime, code: str, message: str = "", failed: bool = False) -> None:
+    """The event of a change, and its audit record: asked for, begun, commit asked for, ended, whoever did it."""
     JobEvent.objects.create(job=job, at=at, code=code, message=message)
+    outcome = "failed" if failed else "done"
+    record(action=f"{job.kind}.{code}"[:64], subject=job, after={"message": message}, outcome=outcome)
 
 
 def mark_restored(disk_id: UUID) -> None:
@@ -203,8 +224,8 @@ def mark_restored(disk_id: UUID) -> None:
     Disk.objects.filter(pk=disk_id).update(incomplete_since=None)
 
 
-def _held_by(session: Session) -> JobQuerySet:
-    return Job.objects.filter(pk=session.job_id, fence=session.fence, state=JobState.RUNNING)
+def _held_by(holder: Holder) -> JobQuerySet:
+    return Job.objects.filter(pk=holder.job_id, fence=holder.fence, state=JobState.RUNNING)
 
 
 def _release_backup(job: Job) -> None:

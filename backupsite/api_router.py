@@ -6,13 +6,26 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 from rest_framework.routers import SimpleRouter
 
-from agents.api import MeView, NodeViewSet, StorageViewSet
+from agents.agents_api import AgentViewSet
+from agents.api import MeView
+from agents.people_api import CompanyViewSet, InvitationViewSet, PersonViewSet
 from backups.api import BackupViewSet, DefinitionViewSet, JobViewSet, RestoreViewSet
-from backups.reports_api import AlarmViewSet, DiskViewSet, ServerViewSet, TenantViewSet, VaultViewSet
+from backups.reports_api import AlarmViewSet, DiskViewSet, VaultViewSet
+from backups.tenancy_api import ServerViewSet, TenantViewSet
+from definitions.attachment_api import NodeViewSet, StorageViewSet
+from tenants.approvals_api import ApprovalRequestViewSet, ApprovalRuleViewSet
+from tenants.audit_api import AuditEventViewSet
+from tenants.notices.api import DeliveryViewSet, EventKindView, SubscriptionViewSet, WebhookViewSet
+from tenants.tokens_api import ApiTokenViewSet
 from vaults.api import TenantKeyViewSet
+from vaults.regions_api import RegionViewSet
 
 router = SimpleRouter()
 router.register("tenants", TenantViewSet)
+router.register("companies", CompanyViewSet)
+router.register("people", PersonViewSet)
+router.register("invitations", InvitationViewSet)
+router.register("regions", RegionViewSet)
 router.register("vaults", VaultViewSet)
 router.register("keys", TenantKeyViewSet)
 router.register("alarms", AlarmViewSet)
@@ -25,8 +38,18 @@ router.register("backups", BackupViewSet)
 router.register("jobs", JobViewSet)
 router.register("restores", RestoreViewSet, basename="restore")
 
+router.register("audit", AuditEventViewSet)
+router.register("approvals", ApprovalRequestViewSet)
+router.register("approval-rules", ApprovalRuleViewSet)
+router.register("agents", AgentViewSet)
+router.register("tokens", ApiTokenViewSet)
+router.register("webhooks", WebhookViewSet)
+router.register("subscriptions", SubscriptionViewSet)
+router.register("deliveries", DeliveryViewSet)
+
 _ROUTES = [
     *router.urls,
+    path("events/", EventKindView.as_view(), name="events"),
     path("me/", MeView.as_view(), name="me"),
     path("schema/", SpectacularAPIView.as_view(), name="schema"),
     path("docs/", SpectacularSwaggerSplitView.as_view(url_name="api:schema"), name="docs"),

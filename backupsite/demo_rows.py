@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,15 @@ from django.utils import timezone
 from agents.models import Disk, Node, Server, Storage
 from agents.services import add_disk, add_server, grant_server_ownership
 from tenants.models import ApiToken, Person, Tenant
-from tenants.services import create_api_token, create_tenant, grant_tenant_administration
+from tenants.services import create_tenant, grant_tenant_administration
+from tenants.token_limits import Scope
+from tenants.tokens import NewToken, create_token
 
 TENANT_TITLE = "Demo"
 REGION = "RBX"
 SOURCE, TARGET = "web01", "web02"
 TOKEN_LABEL = "demo main job"  # noqa: S105  # a label
-TOKEN_LIFETIME = timedelta(hours=1)
+TOKEN_DAYS = 1
 PERSONS = {"super": "SuperAdmin", "admin": "DCAdmin", "owner": "VmOwner"}
 
 
@@ -37,6 +38,8 @@ def write_demo_rows(*, disk_size_bytes: int) -> dict[str, Any]:
     grant_server_ownership(person=persons["owner"], server=disks[SOURCE].server)
     vault = tenant.vaults.get()
     ApiToken.objects.filter(label=TOKEN_LABEL).delete()
+    wanted = NewToken(label=TOKEN_LABEL, scope=Scope.ADMIN, may_restore=True, tenant=tenant, days=TOKEN_DAYS)
+    _, token = create_token(person=persons["admin"], wanted=wanted, now=timezone.now())
     return {
         "tenant": tenant.name,
         "company": tenant.company.name,
@@ -46,9 +49,7 @@ def write_demo_rows(*, disk_size_bytes: int) -> dict[str, Any]:
         "vault_region": vault.endpoint.region_id,
         "disks": {name: {"id": str(disk.pk), "path": disk_path(disk)} for name, disk in disks.items()},
         "logins": [{"role": role, "username": name, "password": passwords[name]} for name, role in PERSONS.items()],
-        "token": create_api_token(
-            person=persons["admin"], label=TOKEN_LABEL, expires_at=timezone.now() + TOKEN_LIFETIME
-        ),
+        "token": token,
     }
 
 

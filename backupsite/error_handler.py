@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -19,7 +21,7 @@ from rest_framework.response import Response
 from common.errors import BackupsiteError
 
 MEDIA_TYPE = "application/problem+json"
-API_PREFIX = "/api/"
+API_PREFIX = ("/api/", "/agent/")
 # The codes of common.errors for what the framework itself finds.
 _CODES = {400: "invalid_input", 401: "not_signed_in", 403: "not_allowed", 404: "not_found"}
 _NOT_FOUND = "There is nothing here that you can see."
@@ -40,9 +42,12 @@ class Problem:
     code: str
     detail: str
     errors: tuple[Item, ...] = ()
+    # Members of this kind of problem, such as the address of what was made already.
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
         return {
+            **self.extra,
             "type": f"urn:backupsite:problem:{self.code}",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
@@ -62,8 +67,9 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
     headers = {}
     if getattr(error, "auth_header", None):
         headers["WWW-Authenticate"] = error.auth_header  # type: ignore[attr-defined]
-    if getattr(error, "wait", None):
-        headers["Retry-After"] = str(error.wait)  # type: ignore[attr-defined]
+    wait = getattr(error, "wait", None) or getattr(error, "retry_after_seconds", None)
+    if wait:
+        headers["Retry-After"] = str(math.ceil(wait))
     return Response(problem.body(), status=problem.status, headers=headers, content_type=MEDIA_TYPE)
 
 
@@ -87,7 +93,7 @@ def _problem_of(error: Exception) -> Problem | None:
 def _of_ours(error: BackupsiteError) -> Problem | None:
     if error.http_status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return None
-    problem = Problem(status=error.http_status, code=error.code, detail=error.message)
+    problem = Problem(status=error.http_status, code=error.code, detail=error.message, extra=error.extra)
     if error.field is None:
         return problem
     return replace(problem, errors=(Item(field=error.field, code=error.code, detail=error.message),))

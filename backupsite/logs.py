@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import structlog
@@ -13,13 +13,18 @@ _SENSITIVE_NAME = re.compile(
 )
 _SIGNED_QUERY = re.compile(r"(X-Amz-(?:Signature|Credential|Security-Token)=)[^&\s\"']+", re.I)
 _BEARER = re.compile(r"(Bearer\s+)\S+", re.I)
+# Tokens of the API wherever they stand; the first half names one, and stays.
+_TOKEN = re.compile(r"\b(bks_[A-Za-z0-9_-]{1,32}\.)[A-Za-z0-9_-]{8,}")
+_AGENT = re.compile(r"(Backupsite-Agent\s+)[^\r\n]+")
 _URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@/\s]+(@)")
 BLOTTED = "[removed]"
 
 
 def blot_text(text: str) -> str:
-    """The text without signatures, bearer tokens and passwords inside URLs."""
+    """The text without signatures, tokens and passwords inside URLs."""
     text = _SIGNED_QUERY.sub(rf"\1{BLOTTED}", text)
+    text = _TOKEN.sub(rf"\1{BLOTTED}", text)
+    text = _AGENT.sub(rf"\1{BLOTTED}", text)
     text = _BEARER.sub(rf"\1{BLOTTED}", text)
     return _URL_PASSWORD.sub(rf"\1{BLOTTED}\2", text)
 
@@ -27,11 +32,23 @@ def blot_text(text: str) -> str:
 def blot_secrets(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """structlog processor: removes values by the name of their field, and secrets inside any text."""
     for name, value in event.items():
-        if _SENSITIVE_NAME.search(name):
-            event[name] = BLOTTED
-        elif isinstance(value, str):
-            event[name] = blot_text(value)
+        event[name] = _blotted(name, value)
     return event
+
+
+def _blotted(name: str, value: Any) -> Any:
+    if _SENSITIVE_NAME.search(name):
+        return BLOTTED
+    if isinstance(value, str):
+        return blot_text(value)
+    if isinstance(value, Mapping):
+        return {str(inner): _blotted(str(inner), item) for inner, item in value.items()}
+    return [_blotted("", item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _as_text(value: Any) -> str:
+    """What JSON cannot say, such as a request, whose text holds its address."""
+    return blot_text(str(value))
 
 
 _SHARED = [
@@ -55,7 +72,7 @@ def logging_config(*, level: str) -> dict[str, Any]:
                     structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                     structlog.processors.format_exc_info,
                     blot_secrets,
-                    structlog.processors.JSONRenderer(default=str),
+                    structlog.processors.JSONRenderer(default=_as_text),
                 ],
             }
         },

@@ -7,10 +7,14 @@ from datetime import timedelta
 from pathlib import Path
 
 from backupsite.brokers import transport_options
+from backupsite.caches import caches_from_broker
 from backupsite.config import ProcessRole, load_config
 from backupsite.databases import database_from_url
 from backupsite.logs import logging_config
+from backupsite.mail import mail_settings
+from backupsite.single_sign_on import allauth_providers
 from common.errors import ConfigurationError
+from tenants.sign_in.limits import Limits
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -42,6 +46,11 @@ INSTALLED_APPS = [
     "django_celery_beat",
     "guardian",
     "django_htmx",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
     "tenants",
     "vaults",
     "agents",
@@ -54,10 +63,14 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "backupsite.middleware.SecurityHeadersMiddleware",
+    "tenants.origin.OriginMiddleware",
+    "tenants.refusals.RefusalMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "tenants.sign_in.guard.SignInGuardMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
@@ -85,7 +98,7 @@ TEMPLATES = [
 
 AUTH_USER_MODEL = "tenants.Person"
 AUTHENTICATION_BACKENDS = [
-    "django.contrib.auth.backends.ModelBackend",
+    "tenants.sign_in.backend.PasswordBackend",
     "guardian.backends.ObjectPermissionBackend",
 ]
 ANONYMOUS_USER_NAME = None
@@ -99,9 +112,43 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
+PASSWORD_RESET_TIMEOUT = 3600
 LOGIN_URL = "/login/"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "/login/"
+
+# Sign-in (tenants.sign_in). allauth does the second factors and the single sign-on; nobody signs up.
+SESSION_ENGINE = "tenants.sign_in.session_store"
+SESSION_LIMITS = Limits(
+    life=CONFIG.session_hours * 3600,
+    idle=CONFIG.session_hours * 3600,
+    idle_administrator=CONFIG.admin_idle_minutes * 60,
+)
+SESSION_COOKIE_AGE = SESSION_LIMITS.life
+ACCOUNT_ADAPTER = "tenants.sign_in.adapters.AccountAdapter"
+ACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_LOGIN_METHODS = {"username"}
+ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*"]
+ACCOUNT_SESSION_REMEMBER = True
+# Asked again before what is sensitive, when longer ago than this.
+ACCOUNT_REAUTHENTICATION_TIMEOUT = 300
+# Of allauth's limits, those on codes and confirmations; passwords are counted by tenants.sign_in.throttle.
+ACCOUNT_RATE_LIMITS = {"login_failed": "20/m/ip,5/5m/key,30/d/key", "reauthenticate": "10/m/user"}
+MFA_ADAPTER = "tenants.sign_in.adapters.FactorAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_TOTP_ISSUER = "Backupsite"
+MFA_RECOVERY_CODE_DIGITS = 10
+MFA_RECOVERY_CODES_SHOW_ONCE = True
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_ALLOW_UNVERIFIED_EMAIL = True
+SOCIALACCOUNT_ADAPTER = "tenants.sign_in.adapters.SocialAdapter"
+SOCIALACCOUNT_AUTO_SIGNUP = False
+SOCIALACCOUNT_STORE_TOKENS = False
+# A link, not a form: the content policy lets no form lead elsewhere.
+SOCIALACCOUNT_LOGIN_ON_GET = True
+SOCIALACCOUNT_EMAIL_VERIFICATION = "none"
+SOCIALACCOUNT_PROVIDERS = allauth_providers(CONFIG.oidc)
+OIDC_BELIEVES_MFA = {provider.id: provider.believe_mfa for provider in CONFIG.oidc}
 
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
@@ -126,14 +173,17 @@ STATIC_ROOT = CONFIG.data.absolute() / "static"
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+# SQLite leaves the extra columns of an index out; that is meant so.
+SILENCED_SYSTEM_CHECKS = ["models.W040"]
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "tenants.authentication.TokenAuthentication",
-        "rest_framework.authentication.SessionAuthentication",
+        "tenants.sign_in.api_session.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    # Views of ours have a stricter one, and throttles, from tenants.api.guard.
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_PAGINATION_CLASS": "rest_framework.pagination.LimitOffsetPagination",
     "PAGE_SIZE": 50,
@@ -141,6 +191,17 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "backupsite.error_handler.problem_response",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
+# Requests of one token, person or address; what is not named has no limit. `refused`: 401 answers of one address.
+API_RATES = {"read": "1200/m", "write": "300/m", "export": "20/m", "sign-in": "10/m", "refused": "60/m"}
+# Signed requests of one agent.
+API_RATES |= {"agent": "120/m"}
+# Passwords tried, right ones not counted: by an address, for one account from it, for one account from everywhere.
+API_RATES |= {"password-address": "30/m", "password-pair": "10/m", "password-pair-hourly": "30/h"}
+API_RATES |= {"password-account": "100/h", "reset-address": "10/m", "reset-account": "5/h"}
+# Rows of one CSV file.
+API_EXPORT_ROWS = 100_000
+# With True, PATCH and DELETE of what has an ETag need If-Match.
+API_REQUIRE_IF_MATCH = False
 SPECTACULAR_SETTINGS = {
     "TITLE": "Backupsite API",
     "VERSION": "1",
@@ -150,16 +211,20 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
-    "ENUM_NAME_OVERRIDES": {
-        "JobStateEnum": "backups.states.JOB_STATE_CHOICES",
-        "BackupStatusEnum": "backups.states.BACKUP_STATUS_CHOICES",
-    },
+    # Choices stay where they are used: names for them would collide with each new resource.
+    "POSTPROCESSING_HOOKS": ["tenants.api.schema.plain_values"],
 }
+
+CACHES = caches_from_broker(CONFIG.broker_url.get_secret_value())
 
 CELERY_BROKER_URL = CONFIG.broker_url.get_secret_value()
 CELERY_TASK_DEFAULT_QUEUE = "system"
 # Only the reaper holds the right to delete, so only it takes these.
 CELERY_TASK_ROUTES = {name: {"queue": "reaper"} for name in ("vaults.tasks.reap", "vaults.tasks.check_rights")}
+# Only the sender opens the secrets of webhooks.
+CELERY_TASK_ROUTES |= {
+    name: {"queue": "notices"} for name in ("tenants.tasks.send_notices", "tenants.tasks.forget_old_notices")
+}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
@@ -182,6 +247,14 @@ DJANGO_CELERY_BEAT_TZ_AWARE = True
 # How often the fixed periodic tasks run (see backups.beat).
 BEAT_DISPATCH_INTERVAL = timedelta(seconds=2)
 BEAT_SWEEP_INTERVAL = timedelta(seconds=5)
+
+# EMAIL_BACKEND and what it needs.
+vars().update(
+    mail_settings(
+        CONFIG.email_url.get_secret_value() if CONFIG.email_url else None, folder=CONFIG.data.absolute() / "mail"
+    )
+)
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = CONFIG.email_from
 
 LOGGING = logging_config(level=CONFIG.log_level)
 LOGGING_CONFIG = "logging.config.dictConfig"

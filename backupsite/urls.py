@@ -10,8 +10,13 @@ urlpatterns = [
     path("livez", livez),
     path("readyz", readyz),
     path("api/v1/", include("backupsite.api_router")),
+    # The es grammar, which has no version in its addresses.
+    path("api/", include("tenants.es_urls")),
+    path("agent/v1/", include("agents.agent_urls")),
     path("", include("tenants.urls")),
+    path("", include("tenants.notices.urls")),
     path("", include("vaults.urls")),
+    path("", include("agents.urls")),
     path("", include("definitions.urls")),
     path("", include("backups.urls")),
 ]

@@ -15,6 +15,8 @@ class BackupsiteError(Exception):
     code = "error"
     http_status = 500
     permanent = True
+    # When trying again may help, as far as it is known.
+    retry_after_seconds: int | None = None
 
     def __init__(
         self,
@@ -46,11 +48,31 @@ class NotSignedInError(BackupsiteError):
     http_status = 401
 
 
+class TooManyAttemptsError(BackupsiteError):
+    """Too much was tried; `retry_after_seconds` says when to go on."""
+
+    code = "throttled"
+    http_status = 429
+    permanent = False
+
+
 class NotAllowedError(BackupsiteError):
     """The object is visible to the caller but the action is not his."""
 
     code = "not_allowed"
     http_status = 403
+
+
+class MfaNeededError(NotAllowedError):
+    """This installation wants a second factor of administrators, and the caller has none."""
+
+    code = "mfa_needed"
+
+
+class StepUpNeededError(NotAllowedError):
+    """The session is not fresh enough for this; the person has to confirm that it is he."""
+
+    code = "step_up_needed"
 
 
 class NotFoundError(BackupsiteError):
@@ -65,6 +87,45 @@ class ConflictError(BackupsiteError):
 
     code = "conflict"
     http_status = 409
+
+
+class QuotaError(ConflictError):
+    """A hard limit of the tenant would be passed."""
+
+    code = "quota_exceeded"
+
+
+class ApprovalNeededError(ConflictError):
+    """A second person has to agree first. `extra["approval"]` is the id of the request that was made for it."""
+
+    code = "approval_needed"
+
+
+class TenantSuspendedError(ConflictError):
+    """The tenant may start nothing new; what is there can be read and restored."""
+
+    code = "tenant_suspended"
+
+
+class ChangedMeanwhileError(BackupsiteError):
+    """The object is not any more what the caller saw last; nothing was done."""
+
+    code = "changed_meanwhile"
+    http_status = 412
+
+
+class IfMatchNeededError(BackupsiteError):
+    """This installation changes nothing unless the caller says what he saw last."""
+
+    code = "if_match_needed"
+    http_status = 428
+
+
+class IdempotencyMismatchError(BackupsiteError):
+    """The Idempotency-Key was used for another request."""
+
+    code = "idempotency_mismatch"
+    http_status = 422
 
 
 class UnavailableError(BackupsiteError):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.db import transaction
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
-from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -21,13 +18,22 @@ from definitions.serializers import (
     SchedulePreviewSerializer,
     ScheduleSerializer,
 )
-from definitions.services import create_definition, delete_definition, update_definition
-from tenants.api import READ, ScopedViewSet
+from definitions.services import EDITABLE, create_definition, delete_definition, update_definition
+from tenants.api import (
+    READ,
+    KeysetPaging,
+    ScopedViewSet,
+    by_boolean,
+    by_choice,
+    by_id,
+    by_text,
+    times,
+)
 from tenants.roles import Action
 
 
 class DefinitionViewSet(ScopedViewSet):
-    queryset = Definition.objects.select_related("disk__server", "vault").order_by("disk__server__name", "name", "pk")
+    queryset = Definition.objects.select_related("disk__server", "vault", "tenant").order_by("created_at", "pk")
     serializer_class = DefinitionSerializer
     role_actions = {
         **READ,
@@ -37,22 +43,27 @@ class DefinitionViewSet(ScopedViewSet):
         "preview": Action.VIEW,
     }
     filters = {
-        "tenant": serializers.UUIDField(),
-        "server": serializers.UUIDField(),
-        "disk": serializers.UUIDField(),
-        "active": serializers.BooleanField(),
+        "tenant": by_id("tenant"),
+        "server": by_id("disk__server"),
+        "disk": by_id("disk"),
+        "vault": by_id("vault"),
+        "name": by_text("name"),
+        "type": by_choice("type", Definition.Type.values),
+        "active": by_boolean("active"),
+        **times("created", "created_at"),
+        **times("next_run", "next_run_at"),
     }
-
-    def apply_filters(self, queryset: Any, chosen: dict[str, Any]) -> Any:
-        if "server" in chosen:
-            chosen["disk__server"] = chosen.pop("server")
-        return queryset.filter(**chosen)
+    search_fields = ("name", "description", "disk__server__name")
+    ordering_fields = ("created_at", "name")
+    pagination_class = KeysetPaging
+    etag_fields = tuple(sorted(EDITABLE))
 
     @extend_schema(request=NewDefinitionSerializer, responses={201: DefinitionSerializer})
     @transaction.atomic
     def create(self, request: Request) -> Response:
         body = self.read_body(NewDefinitionSerializer)
-        definition = create_definition(now=timezone.now(), **{"time_zone": request.user.time_zone, **body})
+        values = {"time_zone": request.user.time_zone, **body}
+        definition = create_definition(actor=request.user, now=timezone.now(), **values)
         return self.answer(definition, status=201)
 
     @extend_schema(request=DefinitionChangeSerializer, responses=DefinitionSerializer)
@@ -61,11 +72,13 @@ class DefinitionViewSet(ScopedViewSet):
         definition = self.get_object()
         changes = self.read_body(DefinitionChangeSerializer, partial=True)
         run_at_once = changes.pop("run_at_once", False)
-        update_definition(definition=definition, changes=changes, now=timezone.now(), run_at_once=run_at_once)
+        update_definition(
+            definition=definition, changes=changes, now=timezone.now(), run_at_once=run_at_once, actor=request.user
+        )
         return self.answer(definition)
 
     def destroy(self, request: Request, pk: str) -> Response:
-        delete_definition(definition=self.get_object())
+        delete_definition(definition=self.get_object(), actor=request.user)
         return Response(status=204)
 
     @extend_schema(request=ScheduleSerializer, responses=SchedulePreviewSerializer)

@@ -62,6 +62,10 @@ class Definition(IdentifiedModel):
         ]
         indexes = [
             models.Index(fields=["next_run_at"], condition=Q(active=True), name="definition_due"),
+            models.Index(fields=["created_at", "id"], name="definition_by_age"),
+            models.Index(fields=["tenant", "created_at", "id"], name="definition_of_tenant_by_age"),
+            models.Index(fields=["name", "id"], name="definition_by_name"),
+            models.Index(fields=["tenant", "name", "id"], name="definition_of_tenant_by_name"),
         ]
 
     def __str__(self) -> str:

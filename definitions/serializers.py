@@ -9,11 +9,15 @@ from rest_framework import serializers
 from agents.models import Disk
 from definitions.models import Definition
 from tenants.serializers import BodySerializer, ReadSerializer, ScopedField, UtcDateTimeField
+from tenants.services import why_waiting
 
 
 class DefinitionSerializer(ReadSerializer):
     server = serializers.UUIDField(source="disk.server_id", read_only=True)
     server_name = serializers.CharField(source="disk.server.name", read_only=True)
+    waiting_reason = serializers.SerializerMethodField(
+        help_text="Why nothing is started though it is active; empty when nothing stands in the way."
+    )
 
     class Meta:
         model = Definition
@@ -34,10 +38,14 @@ class DefinitionSerializer(ReadSerializer):
             "active",
             "description",
             "next_run_at",
+            "waiting_reason",
             "created_at",
             "changed_at",
         )
         read_only_fields = fields
+
+    def get_waiting_reason(self, definition: Definition) -> str:
+        return why_waiting(definition.tenant.status, definition.tenant.status_reason)
 
 
 class DefinitionChangeSerializer(BodySerializer):

@@ -53,7 +53,7 @@ def definition_create(request: HttpRequest) -> HttpResponse:
         initial={"time_zone": person.time_zone, "run_at_once": True, "disk": request.GET.get("disk")},
     )
     if request.method == "POST" and form.is_valid():
-        created = _create(form)
+        created = _create(form, person)
         if created is not None:
             messages.success(request, f"The definition {created.name} is there.")
             return redirect("definition-detail", created.pk)
@@ -61,9 +61,9 @@ def definition_create(request: HttpRequest) -> HttpResponse:
     return render(request, "definitions/form.html", context, status=_status(form))
 
 
-def _create(form: NewDefinitionForm) -> Definition | None:
+def _create(form: NewDefinitionForm, person: Person) -> Definition | None:
     try:
-        return create_definition(now=timezone.now(), **form.cleaned_data)
+        return create_definition(actor=person, now=timezone.now(), **form.cleaned_data)
     except BackupsiteError as error:
         show_error(form, error)
         return None
@@ -76,7 +76,7 @@ def definition_edit(request: HttpRequest, pk: UUID) -> HttpResponse:
     initial = {name: getattr(definition, name) for name in DefinitionForm.base_fields if name != "run_at_once"}
     form = DefinitionForm(request.POST or None, initial=initial)
     form.fields["run_at_once"].label = "Run the next backup at once"
-    if request.method == "POST" and form.is_valid() and _update(form, definition):
+    if request.method == "POST" and form.is_valid() and _update(form, definition, request.user):
         messages.success(request, "The definition is changed.")
         return redirect("definition-detail", pk)
     # The service may have put what was typed on the instance: the page names the one that is stored.
@@ -84,10 +84,12 @@ def definition_edit(request: HttpRequest, pk: UUID) -> HttpResponse:
     return render(request, "definitions/form.html", context, status=_status(form))
 
 
-def _update(form: DefinitionForm, definition: Definition) -> bool:
+def _update(form: DefinitionForm, definition: Definition, person: Person) -> bool:
     run_at_once = form.cleaned_data["run_at_once"]
     try:
-        update_definition(definition=definition, changes=form.changes(), now=timezone.now(), run_at_once=run_at_once)
+        update_definition(
+            definition=definition, changes=form.changes(), now=timezone.now(), run_at_once=run_at_once, actor=person
+        )
     except BackupsiteError as error:
         show_error(form, error)
         return False
@@ -99,7 +101,7 @@ def _update(form: DefinitionForm, definition: Definition) -> bool:
 def definition_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
     definition = _definition(request.user, Action.DELETE, pk)
     if request.method == "POST":
-        delete_definition(definition=definition)
+        delete_definition(definition=definition, actor=request.user)
         messages.success(request, f"The definition {definition.name} is deleted. Its backups stay.")
         return redirect("definition-list")
     return render(request, "definitions/delete.html", {"definition": definition})

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from engine.codec import OBJECT_SIZE_MAX, SALT_SIZE
 from engine.compression import Compressor
 from engine.crypto import RandomBytes
-from engine.errors import FormatError, IntegrityError, StoreContractError
+from engine.errors import EngineError, FormatError, IntegrityError, StoreContractError, StoreNotFoundError
 from engine.hashing import sha256_hex
 from engine.index import MapEntry, PendingObject, entry_for, resolve
 from engine.manifest import ObjectEntry, SessionEntry
@@ -59,6 +59,8 @@ class RepackContext:
 class RepackResult:
     packs: list[ObjectRef] = field(default_factory=list)
     relocations: list[ObjectRef] = field(default_factory=list)
+    # Source packs that were left out because something about them is wrong, and what.
+    refused: dict[str, EngineError] = field(default_factory=dict)
     copied_records: int = 0
     copied_bytes: int = 0
 
@@ -70,17 +72,26 @@ def repack(
     sink: ObjectSink,
     context: RepackContext,
     cancel: Cancel = never_cancel,
+    passes_over_bad: bool = False,
 ) -> RepackResult:
     """Copy all live records, pack by pack, and store new packs and relocations.
 
     Every source pack is read whole and must have the hash in its name; each live record must be in its table exactly
-    as the map says. Raises IntegrityError or FormatError otherwise, StoreError for the vault's trouble, CanceledError.
-    May be run again: it makes new packs.
+    as the map says. Raises IntegrityError or FormatError otherwise, or with `passes_over_bad` leaves the pack out
+    (`refused`, by SHA-256), as one that is not there. StoreError for the vault's trouble, CanceledError. May be run
+    again: it makes new packs.
     """
     session = _Repack(object_source, sink, context)
     for source in sources:
         check_cancel(cancel)
-        session.copy(source)
+        try:
+            records = session.checked(source)
+        except (FormatError, IntegrityError, StoreNotFoundError) as error:
+            if not passes_over_bad:
+                raise
+            session.result.refused[source.pack.sha256] = error
+            continue
+        session.copy(records)
     session.finish()
     return session.result
 
@@ -97,20 +108,24 @@ class _Repack:
         self._start_pack()
         self._start_relocations()
 
-    def copy(self, source: RepackSource) -> None:
+    def checked(self, source: RepackSource) -> list[tuple[MapEntry, memoryview]]:
+        """The live records of the pack, with their payloads. Nothing is copied yet."""
         live = _distinct(source)
         for entry in live:
             if entry.session_id not in self._context.sessions:
                 raise FormatError("a live record belongs to a session that was not given", code="unknown_session")
         if not live:
-            return
+            return []
         data = memoryview(fetch_whole(self._object_source, source.pack, size_max=OBJECT_SIZE_MAX))
         table = parse_container(data, kind=ObjectKind.PACK, table_sealer=self._table_sealer)
         records = {record.offset: record for record in table.records}
         for entry in live:
             _check_listed(entry, records.get(entry.offset))
-        for entry in live:
-            self._copy_record(entry, bytes(data[entry.offset : entry.offset + entry.record_length]))
+        return [(entry, data[entry.offset : entry.offset + entry.record_length]) for entry in live]
+
+    def copy(self, records: Iterable[tuple[MapEntry, memoryview]]) -> None:
+        for entry, payload in records:
+            self._copy_record(entry, bytes(payload))
 
     def finish(self) -> None:
         self._close_pack()

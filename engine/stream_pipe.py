@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from engine.backup import WriteContext, WriteStats
 from engine.blocks import NewBlock
@@ -17,6 +17,7 @@ from engine.index import MapEntry, resolve
 from engine.packing import PackWriter
 from engine.sealing import SealedRecord, block_sealer
 from engine.waiting import Cancel, result_of
+from engine.window import ResumedBlocks
 
 _WORKERS = 2
 _BATCHES_IN_FLIGHT = 4
@@ -51,7 +52,12 @@ class _Item:
     salt: bytes
 
 
-_Sealed = tuple[bytes, SealedRecord | None]
+class _Sealed(NamedTuple):
+    """`record` is None for what need not be stored: `is_promised` by the session's packs, or else found in the base."""
+
+    content_id: bytes
+    record: SealedRecord | None
+    is_promised: bool
 
 
 class ChunkPipe:
@@ -63,6 +69,7 @@ class ChunkPipe:
         context: WriteContext,
         keys: SessionKeys,
         packs: PackWriter,
+        resumed: ResumedBlocks | None,
         compressor: Compressor,
         stats: WriteStats,
         cancel: Cancel,
@@ -72,6 +79,7 @@ class ChunkPipe:
         self._on_moved = context.on_moved
         self._moved: list[tuple[MapEntry, MapEntry]] = []
         self._packs = packs
+        self._resumed = resumed
         self._compressor = compressor
         self._stats = stats
         self._cancel = cancel
@@ -123,28 +131,34 @@ class ChunkPipe:
             batch, future = self._running[0]
             sealed = result_of(future, self._cancel)
             self._running.popleft()
-            for item, (content_id, record) in zip(batch, sealed, strict=True):
-                item.slot.entry = self._entry(item, content_id, record)
+            for item, found in zip(batch, sealed, strict=True):
+                item.slot.entry = self._entry(item, found)
 
     def _seal_batch(self, batch: Sequence[_Item]) -> list[_Sealed]:
-        results: list[_Sealed] = []
-        for item in batch:
-            content_id = self._sealer.content_id(item.data)
-            is_there = self._trusted(item.known.get(content_id)) is not None or content_id in self._packs.stored_ids
-            results.append((content_id, None if is_there else self._seal(item, content_id)))
-        return results
+        return [self._look(item, self._sealer.content_id(item.data)) for item in batch]
+
+    def _look(self, item: _Item, content_id: bytes) -> _Sealed:
+        if self._trusted(item.known.get(content_id)) is not None:
+            return _Sealed(content_id, None, False)
+        if content_id in self._packs.known_ids:
+            return _Sealed(content_id, None, True)
+        return _Sealed(content_id, self._seal(item, content_id), False)
 
     def _seal(self, item: _Item, content_id: bytes) -> SealedRecord:
         return self._sealer.seal_verified(item.data, content_id=content_id, salt=item.salt, compressor=self._compressor)
 
-    def _entry(self, item: _Item, content_id: bytes, record: SealedRecord | None) -> MapEntry:
+    def _entry(self, item: _Item, found: _Sealed) -> MapEntry:
+        content_id, record, is_promised = found
         old = item.known.get(content_id)
         known = self._trusted(old)
         if known is not None:
             self._stats.reused_blocks += 1
+            if is_promised and self._resumed is not None:
+                # The base has it after all. A promise that nobody takes up would be kept to the end.
+                self._resumed.take(content_id)
             return known
-        if record is None and content_id not in self._packs.stored_ids:
-            # What was known when the worker looked has been forgotten since.
+        if record is None and not is_promised and content_id not in self._packs.known_ids:
+            # What the base had when the worker looked has been forgotten since.
             record = self._seal(item, content_id)
         entry, was_stored = self._packs.add(NewBlock(0, content_id, record))
         self._stats.changed_bytes += entry.plain_length

@@ -7,11 +7,11 @@ handed out as LostPage by the walks that are asked for it, and raised otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
-from engine.errors import EngineError, FormatError, IntegrityError, StoreError
+from engine.errors import EngineError, FormatError, IntegrityError, StoreError, StoreNotFoundError
 from engine.index import MapEntry, resolve
 from engine.manifest import ManifestInfo
 from engine.sealing import RecordType, map_sealer
@@ -45,6 +45,8 @@ class LostPage:
     key: bytes
     next_key: bytes | None
     error: EngineError
+    # SHA-256 of the segment in which it should lie.
+    segment: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +60,22 @@ class PageReader:
     """Fetches and opens pages of one manifest. Not thread-safe only where `on_page` is not."""
 
     def __init__(
-        self, *, manifest: ManifestInfo, object_source: ObjectSource, map_key: bytes, on_page: OnPage | None = None
+        self,
+        *,
+        manifest: ManifestInfo,
+        object_source: ObjectSource,
+        map_key: bytes,
+        on_page: OnPage | None = None,
+        lost_segments: Collection[bytes] = (),
     ) -> None:
+        """Segments in `lost_segments` (SHA-256 each) count as missing: nothing of them is read."""
         if not manifest.sealed_opened:
             raise EngineError("the manifest was opened without its map key", code="internal")
         body = manifest.body
         self.manifest = manifest
         self._object_source = object_source
         self._on_page = on_page
+        self._lost_segments = frozenset(lost_segments)
         self._sealer = map_sealer(RecordType.TREE, tenant=body.tenant, domain=body.domain, map_key=map_key)
         self._segments = {entry.sha256: body.object_ref(ObjectKind.INDEX, entry) for entry in body.segments}
 
@@ -98,6 +108,8 @@ class PageReader:
             raise FormatError("a page lies outside of the segments that the manifest lists")
         if ref.plain_length > PAGE_PLAIN_MAX:
             raise FormatError("a page is too large")
+        if segment_name in self._lost_segments:
+            raise StoreNotFoundError("the segment of a page is lost")
         payload = self._object_source.get(segment, offset=ref.offset, length=ref.record_length)
         if len(payload) != ref.record_length:
             raise IntegrityError("the store returned another length than asked for")
@@ -147,7 +159,15 @@ class TreeWalk(Generic[_Leaf]):
             except (IntegrityError, FormatError, StoreError) as error:
                 if not self._report_lost or (isinstance(error, StoreError) and error.transient):
                     raise
-                lost = LostPage(offset, branch.total_bytes, branch.leaf_count, branch.key, next_key, error)
+                lost = LostPage(
+                    offset,
+                    branch.total_bytes,
+                    branch.leaf_count,
+                    branch.key,
+                    next_key,
+                    error,
+                    resolve(branch.ref.object_name),
+                )
                 yield offset, lost
                 continue
             if not page.level:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -12,13 +12,14 @@ from engine.backup import BackupBase, ProgressReport, WriteContext, WriteProgres
 from engine.codec import SALT_SIZE
 from engine.compression import Compressor
 from engine.crypto import generate_session_keys
-from engine.errors import BaseMismatchError, FormatError, IntegrityError, StoreNotFoundError
+from engine.errors import BaseMismatchError, EngineError, FormatError, IntegrityError, StoreNotFoundError
 from engine.hashing import sha256_hex
 from engine.index import MapEntry
-from engine.manifest import FEATURE_OF_CONTENT, ManifestInfo, build_manifest, manifest_ref
+from engine.manifest import FEATURE_OF_CONTENT, ManifestBody, ManifestInfo, build_manifest, manifest_ref
 from engine.packing import PackWriter
 from engine.repository import open_manifest
-from engine.store.base import ObjectSink
+from engine.resume import PackTables, ResumableSession
+from engine.store.base import ObjectRef, ObjectSink, ObjectSource
 from engine.stream_builder import PageSink, PageTreeBuilder
 from engine.stream_census import UseCounts
 from engine.stream_pages import Boundary, Branch, PageKind
@@ -26,8 +27,10 @@ from engine.stream_pipe import ChunkPipe
 from engine.stream_reader import PageReader
 from engine.throttle import Throttle
 from engine.upload import Uploader
-from engine.waiting import Cancel
+from engine.waiting import Background, Cancel
+from engine.window import ResumedBlocks
 
+_TABLE_THREADS = 4
 # What makes a base unusable: the caller then writes a full backup.
 BAD_BASE = (IntegrityError, FormatError, StoreNotFoundError)
 
@@ -72,6 +75,32 @@ def new_uploader(*, sink: ObjectSink, context: WriteContext, cancel: Cancel) -> 
     return Uploader(sink=sink, tenant=context.tenant, domain=context.domain, cancel=cancel, throttle=throttle)
 
 
+@contextmanager
+def resumed_chunks(
+    sessions: Sequence[ResumableSession],
+    object_source: ObjectSource | None,
+    *,
+    context: WriteContext,
+    cancel: Cancel,
+) -> Iterator[ResumedBlocks | None]:
+    """What earlier attempts stored, for as long as their tables may be read; None when there were none."""
+    if not sessions:
+        yield None
+        return
+    if object_source is None:
+        raise EngineError("a resume needs a source of objects", code="internal")
+    with Background(name="table", cancel=cancel, threads=_TABLE_THREADS) as background:
+        tables = PackTables(
+            sessions=sessions,
+            object_source=object_source,
+            context=context,
+            background=background,
+            # A chunk may have any length: it is found by its content, not by its place.
+            accepts=lambda length: length > 0,
+        )
+        yield ResumedBlocks(tables)
+
+
 class ChunkSession:
     """Use as a context manager; `commit` is the last call."""
 
@@ -82,6 +111,7 @@ class ChunkSession:
         content: str,
         base: BackupBase | None,
         uploader: Uploader,
+        resumed: ResumedBlocks | None = None,
         progress: ProgressReport | None,
         cancel: Cancel,
     ) -> None:
@@ -93,15 +123,19 @@ class ChunkSession:
         previous = base.manifest_ref.sha256 if base is not None else context.previous_sha256
         self._previous = bytes.fromhex(previous) if previous is not None else None
         self._uploader = uploader
+        self._resumed = resumed
         self._progress = progress
         self._keys = generate_session_keys(context.random_bytes)
         self._compressor = Compressor(context.compression_level)
         self.stats = WriteStats()
-        self.packs = PackWriter(context=context, keys=self._keys, uploader=uploader, compressor=self._compressor)
+        self.packs = PackWriter(
+            context=context, keys=self._keys, uploader=uploader, compressor=self._compressor, resumed=resumed
+        )
         self.pipe = ChunkPipe(
             context=context,
             keys=self._keys,
             packs=self.packs,
+            resumed=resumed,
             compressor=self._compressor,
             stats=self.stats,
             cancel=cancel,
@@ -144,6 +178,7 @@ class ChunkSession:
         self.pipe.report_moved()
         self.pages.close_segment()
         self._uploader.drain()
+        self.stats.resumed_blocks = self.packs.resumed_count
         body = msgspec.structs.replace(
             self._assembler().body(previous_sha256=self._previous, size_bytes=size_bytes, stats=self.stats),
             content=self._content,
@@ -164,12 +199,20 @@ class ChunkSession:
         sha256 = sha256_hex(data)
         key = manifest_ref(body, sha256=sha256, size_bytes=len(data), version_id=None).key
         new_objects = tuple(self._uploader.stored.values())
-        new_keys = {ref.key for ref in new_objects}
-        reused = tuple(ref for ref in body.needed_refs() if ref.key not in new_keys)
         stored = self._uploader.put_now(key, data, sha256=sha256)
         self.stats.stored_bytes = self._uploader.stored_bytes
         self.report()
-        return WriteResult(stored, new_objects, reused, self._keys.session_id, self.stats)
+        return self._result(body, stored, new_objects)
+
+    def _result(self, body: ManifestBody, manifest: ObjectRef, new_objects: tuple[ObjectRef, ...]) -> WriteResult:
+        new_keys = {ref.key for ref in new_objects}
+        earlier = {ref.key for ref in self._base.body.needed_refs()} if self._base is not None else set()
+        others = [ref for ref in body.needed_refs() if ref.key not in new_keys]
+        reused = tuple(ref for ref in others if ref.key in earlier)
+        resumed = tuple(ref for ref in others if ref.key not in earlier)
+        return WriteResult(
+            manifest, new_objects, reused, self._keys.session_id, self.stats, resumed, tuple(body.sessions)
+        )
 
     def _assembler(self) -> ManifestAssembler:
         return ManifestAssembler(
@@ -178,6 +221,8 @@ class ChunkSession:
             base=self._base.body if self._base is not None else None,
             census=self.census,
             uploader=self._uploader,
+            resumed_packs=self._resumed.packs if self._resumed is not None else None,
+            resumed_sessions=self._resumed.sessions if self._resumed is not None else None,
         )
 
     def _chunk_counters(self) -> dict[str, int]:

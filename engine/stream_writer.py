@@ -9,18 +9,19 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 from engine.backup import BackupBase, ProgressReport, WriteContext, WriteResult
 from engine.chunking import Chunker, ChunkSizes, Piece, data_extents
 from engine.errors import SourceError
 from engine.manifest import CONTENT_STREAM
-from engine.store.base import ObjectSink
+from engine.resume import ResumableSession
+from engine.store.base import ObjectSink, ObjectSource
 from engine.stream_pages import Branch, ChunkRow, PageKind
 from engine.stream_pipe import NOTHING_KNOWN, ChunkSlot, KnownChunks
 from engine.stream_reader import chunk_walk
-from engine.stream_session import ChunkSession, new_uploader, reading_base
+from engine.stream_session import ChunkSession, new_uploader, reading_base, resumed_chunks
 from engine.stream_window import ChunkWindow
 from engine.waiting import Background, Cancel, check_cancel, never_cancel
 
@@ -40,19 +41,30 @@ def write_stream_backup(
     check_complete: Callable[[], None] | None = None,
     progress: ProgressReport | None = None,
     cancel: Cancel = never_cancel,
+    resume: Sequence[ResumableSession] = (),
+    resume_source: ObjectSource | None = None,
 ) -> WriteResult:
     """Write all that `source` gives until its end; the manifest is the last object.
 
     `check_complete` is called after the last read and before the manifest, and raises when what was read is not
     whole (a dump program that failed). SourceError when reading fails; BaseMismatchError when the base cannot be
     used or read: write a full backup (base=None) then. A chunk size other than the base's only costs space.
+    `resume` names what earlier attempts at this source stored, oldest first; it is read through `resume_source`. The
+    stream is read from its beginning again; what of it is stored already is not sent again.
     """
     uploader = new_uploader(sink=sink, context=context, cancel=cancel)
     with (
         uploader,
         Background(name="read", cancel=cancel) as background,
+        resumed_chunks(resume, resume_source, context=context, cancel=cancel) as resumed,
         ChunkSession(
-            context=context, content=CONTENT_STREAM, base=base, uploader=uploader, progress=progress, cancel=cancel
+            context=context,
+            content=CONTENT_STREAM,
+            base=base,
+            uploader=uploader,
+            resumed=resumed,
+            progress=progress,
+            cancel=cancel,
         ) as session,
     ):
         chunker = Chunker(id_key=context.domain_keys.id_key, sizes=sizes)

@@ -15,6 +15,7 @@ from engine.tree_dirs import proc_path
 from engine.tree_entries import TreeEntry
 
 _CAPABILITY = b"security.capability"
+_CLEARED = (b"user.", b"trusted.")
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 _PRIVILEGED_BITS = stat.S_ISUID | stat.S_ISGID
 _TIME_MAX = 1 << 62
@@ -31,6 +32,8 @@ class MetadataOptions:
     keep_setuid: bool = False
     # The target hands ACLs down to new files, which must not stay on files that had none.
     clear_acls: bool = False
+    # Files that were there before keep no extended attribute that the entry does not have.
+    clear_xattrs: bool = False
 
 
 class MetadataSetter:
@@ -79,6 +82,9 @@ class MetadataSetter:
         if self._options.clear_acls:
             for acl in _ACLS:
                 yield from _removed(acl, path, follow)
+        if self._options.clear_xattrs:
+            for extra in _extra_xattrs(entry, path, follow):
+                yield from _removed(extra, path, follow)
         for name, value in entry.xattrs:
             if name != skip:
                 change = partial(os.setxattr, path, name, value, follow_symlinks=follow)
@@ -108,6 +114,16 @@ def _tried(what: str, change: Callable[[], None]) -> Iterator[str]:
         change()
     except (OSError, OverflowError, ValueError) as error:
         yield f"{what}: {getattr(error, 'strerror', None) or type(error).__name__}"
+
+
+def _extra_xattrs(entry: TreeEntry, path: bytes, follow: bool) -> list[bytes]:
+    """Of those that a restore sets. Labels of the security system are its own business."""
+    try:
+        names = [os.fsencode(name) for name in os.listxattr(path, follow_symlinks=follow)]
+    except OSError:
+        return []
+    known = {name for name, _ in entry.xattrs}
+    return [name for name in names if name not in known and (name.startswith(_CLEARED) or name == _CAPABILITY)]
 
 
 def _removed(acl: bytes, path: bytes, follow: bool) -> Iterator[str]:

@@ -10,14 +10,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from engine.errors import EngineError
+from engine.tree_compare import OPEN_EXISTING, Held
 from engine.tree_dirs import DirectoryPath, open_directory, proc_path
-from engine.tree_entries import FileKind, TreeEntry
+from engine.tree_entries import FileKind, Marks, TreeEntry
+from engine.tree_prune import TEMPORARY_PREFIX, OtherDeviceError, remove_tree
 
-_TEMPORARY_PREFIX = b".backupsite-restore-"
 _NODE_TYPES = {
     FileKind.FIFO: stat.S_IFIFO,
     FileKind.SOCKET: stat.S_IFSOCK,
@@ -57,21 +60,51 @@ def target_trouble() -> Iterator[None]:
         if code is not None:
             raise TargetError(f"the target cannot be written: {error.strerror}", code=code) from error
         raise PlaceError(error.strerror or type(error).__name__) from error
+    except OtherDeviceError as error:
+        raise PlaceError(error.message) from error
+
+
+class Replace(Enum):
+    """What may happen to something else that is where an entry belongs."""
+
+    NOTHING = auto()
+    FILES = auto()
+    # Directories as well when they are empty.
+    ANYTHING_EMPTY = auto()
+    ANYTHING = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class LeftDirectory:
+    """A directory below which nothing more comes. `entry` is None for one that was lost or not selected; `names` are
+    those that were placed in it, or should have been."""
+
+    key: bytes
+    entry: TreeEntry | None
+    names: Collection[bytes]
+    descriptor: int
+
+
+@dataclass(slots=True)
+class _OpenDirectory:
+    key: bytes
+    entry: TreeEntry | None
+    names: set[bytes] = field(default_factory=set)
 
 
 class Placer:
     """Knows the innermost open directory, and moves it along with the keys of the entries. Owns its descriptors."""
 
-    def __init__(self, target_descriptor: int, *, overwrite: bool, on_leave: Callable[[TreeEntry, int], None]) -> None:
-        """`on_leave` is called for each directory, with an open descriptor, when nothing more comes below it."""
+    def __init__(self, target_descriptor: int, *, replace: Replace, on_leave: Callable[[LeftDirectory], None]) -> None:
         self._path = DirectoryPath(target_descriptor)
-        self._overwrite = overwrite
+        self._replace = replace
+        self._overwrite = replace is not Replace.NOTHING
         self._on_leave = on_leave
-        # One for each open directory: its key, and its entry where there was one.
-        self._open: list[tuple[bytes, TreeEntry | None]] = [(b"", None)]
+        self._open = [_OpenDirectory(b"", None)]
         self._temporary_count = 0
         # Keys of files with more names -> (device, inode) of what was made.
         self._heads: dict[bytes, tuple[int, int]] = {}
+        self._head_places: set[tuple[int, int]] = set()
 
     def close(self) -> None:
         self._path.__exit__()
@@ -83,38 +116,66 @@ class Placer:
     def go_to_parent(self, key: bytes) -> bytes:
         """Make the parent of `key` the innermost directory and return the last name. PlaceError when it is none."""
         *parents, name = key.split(b"\0")
-        while not _is_inside(key, self._open[-1][0]):
+        while not _is_inside(key, self._open[-1].key):
             self.leave()
         with target_trouble():
             for number in range(self._path.depth, len(parents)):
                 # The entry of this directory was lost or not selected.
+                self._open[-1].names.add(parents[number])
                 self._make_directory(parents[number])
-                self._open.append((b"\0".join(parents[: number + 1]), None))
+                self._open.append(_OpenDirectory(b"\0".join(parents[: number + 1]), None))
+        self._open[-1].names.add(name)
         return name
 
     def leave(self) -> None:
         """Leave the innermost directory, which gets its metadata now."""
-        _, entry = self._open.pop()
-        if entry is not None:
-            self._on_leave(entry, self._path.descriptor)
+        self._tell_left(self._open.pop())
         if self._open:
             self._path.leave()
 
     def leave_all(self) -> None:
         while len(self._open) > 1:
             self.leave()
-        _, entry = self._open[0]
-        if entry is not None:
-            self._on_leave(entry, self._path.descriptor)
+        self._tell_left(self._open[0])
+
+    def _tell_left(self, left: _OpenDirectory) -> None:
+        self._on_leave(LeftDirectory(left.key, left.entry, left.names, self._path.descriptor))
 
     def place_directory(self, entry: TreeEntry) -> None:
         if not entry.key:
-            self._open[0] = (b"", entry)
+            self._open[0].entry = entry
             return
         name = self.go_to_parent(entry.key)
         with target_trouble():
             self._make_directory(name)
-        self._open.append((entry.key, entry))
+        self._open.append(_OpenDirectory(entry.key, entry))
+
+    def keep_file(self, entry: TreeEntry, held: Held) -> int | None:
+        """A descriptor that names the file, when it can stay as it is; None when it was compared too long ago, or has
+        names by which something else is meant."""
+        name = self.go_to_parent(entry.key)
+        with target_trouble():
+            descriptor = self._open_held(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, held)
+            found = os.fstat(descriptor)
+            is_alone = found.st_nlink == 1
+            is_head = bool(entry.marks & Marks.LINKED) and (found.st_dev, found.st_ino) not in self._head_places
+            if found.st_mtime_ns == held.mtime_ns and (is_alone or is_head):
+                return descriptor
+            os.close(descriptor)
+            return None
+
+    def open_held(self, key: bytes, held: Held) -> int:
+        """A descriptor to copy from what the target has; PlaceError when it is another file by now."""
+        name = self.go_to_parent(key)
+        with target_trouble():
+            return self._open_held(name, OPEN_EXISTING, held)
+
+    def _open_held(self, name: bytes, flags: int, held: Held) -> int:
+        descriptor = os.open(name, flags, dir_fd=self.directory)
+        if held.is_still(os.fstat(descriptor)):
+            return descriptor
+        os.close(descriptor)
+        raise PlaceError("changed in the target while it was restored")
 
     def open_file(self, key: bytes) -> NewFile:
         name = self.go_to_parent(key)
@@ -122,29 +183,34 @@ class Placer:
         with target_trouble():
             if not self._overwrite:
                 return NewFile(self.directory, name, None, os.open(name, flags, 0o600, dir_fd=self.directory))
+            if self._replace in _ALSO_DIRECTORIES and self._is_directory(name):
+                self._make_way(name)
             temporary = self._temporary_name()
             return NewFile(self.directory, name, temporary, os.open(temporary, flags, 0o600, dir_fd=self.directory))
 
     def place_symlink(self, entry: TreeEntry) -> bytes:
         name = self.go_to_parent(entry.key)
         with target_trouble():
-            self._make_way(name)
-            os.symlink(entry.target, name, dir_fd=self.directory)
+            if not self._has_symlink(name, entry.target):
+                self._make_way(name)
+                os.symlink(entry.target, name, dir_fd=self.directory)
         return name
 
     def place_node(self, entry: TreeEntry) -> int:
         """Make a FIFO, socket or device; a descriptor that names it without opening it."""
         name = self.go_to_parent(entry.key)
         with target_trouble():
-            self._make_way(name)
             device = os.makedev(*entry.rdev)
-            os.mknod(name, _NODE_TYPES[entry.kind] | 0o600, device, dir_fd=self.directory)
+            if not self._has_node(name, _NODE_TYPES[entry.kind], device):
+                self._make_way(name)
+                os.mknod(name, _NODE_TYPES[entry.kind] | 0o600, device, dir_fd=self.directory)
             return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory)
 
     def note_head(self, key: bytes, descriptor: int) -> None:
         """Remember a file to which later names may be linked."""
         found = os.fstat(descriptor)
         self._heads[key] = (found.st_dev, found.st_ino)
+        self._head_places.add(self._heads[key])
 
     def forget_head(self, key: bytes) -> None:
         self._heads.pop(key, None)
@@ -160,6 +226,8 @@ class Placer:
             found = os.stat(head_name, dir_fd=directory, follow_symlinks=False)
             if (found.st_dev, found.st_ino) != self._heads[head]:
                 raise PlaceError("the file to link to was replaced")
+            if self._replace in _ALSO_DIRECTORIES and self._is_at(name, self._heads[head]):
+                return
             self._make_way(name)
             os.link(head_name, name, src_dir_fd=directory, dst_dir_fd=self.directory, follow_symlinks=False)
 
@@ -188,18 +256,50 @@ class Placer:
         self._path.enter(name)
 
     def _make_way(self, name: bytes) -> None:
-        """With `overwrite`, remove what has this name unless it is a directory."""
+        """Remove what has this name, as far as that may be replaced."""
         if not self._overwrite:
             return
         try:
-            os.unlink(name, dir_fd=self.directory)
+            if self._replace not in _ALSO_DIRECTORIES or not self._is_directory(name):
+                os.unlink(name, dir_fd=self.directory)
+            elif self._replace is Replace.ANYTHING:
+                remove_tree(self.directory, name)
+            else:
+                os.rmdir(name, dir_fd=self.directory)
         except FileNotFoundError:
             return
+
+    def _found(self, name: bytes) -> os.stat_result | None:
+        try:
+            return os.stat(name, dir_fd=self.directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def _is_directory(self, name: bytes) -> bool:
+        found = self._found(name)
+        return found is not None and stat.S_ISDIR(found.st_mode)
+
+    def _is_at(self, name: bytes, place: tuple[int, int]) -> bool:
+        found = self._found(name)
+        return found is not None and (found.st_dev, found.st_ino) == place
+
+    def _has_symlink(self, name: bytes, target: bytes) -> bool:
+        """Only in a restore that compares, and only one that is nothing else under another name."""
+        found = self._found(name) if self._replace in _ALSO_DIRECTORIES else None
+        if found is None or not stat.S_ISLNK(found.st_mode) or found.st_nlink != 1:
+            return False
+        return os.readlink(name, dir_fd=self.directory) == target
+
+    def _has_node(self, name: bytes, kind: int, device: int) -> bool:
+        found = self._found(name) if self._replace in _ALSO_DIRECTORIES else None
+        if found is None or stat.S_IFMT(found.st_mode) != kind or found.st_nlink != 1:
+            return False
+        return kind in (stat.S_IFIFO, stat.S_IFSOCK) or found.st_rdev == device
 
     def _temporary_name(self) -> bytes:
         while True:
             self._temporary_count += 1
-            name = _TEMPORARY_PREFIX + b"%d-%d" % (os.getpid(), self._temporary_count)
+            name = TEMPORARY_PREFIX + b"%d-%d" % (os.getpid(), self._temporary_count)
             if not os.path.lexists(proc_path(self.directory, name)):
                 return name
 
@@ -246,6 +346,10 @@ class NewFile:
         if self._temporary is not None:
             os.unlink(self._temporary, dir_fd=self._directory)
             self._temporary = None
+
+
+# A restore that compares what it finds, and keeps what is right.
+_ALSO_DIRECTORIES = (Replace.ANYTHING_EMPTY, Replace.ANYTHING)
 
 
 def _is_inside(key: bytes, directory: bytes) -> bool:

@@ -11,21 +11,27 @@ import msgspec
 from engine.errors import FormatError, IntegrityError, StoreNotFoundError
 from engine.stream_fetch import Want
 from engine.stream_reader import LostPage, PageReader, chunk_walk
+from engine.tree_compare import Held, Stretch, TargetFiles
 from engine.tree_entries import FileKind, Marks, TreeEntry
 from engine.tree_reader import PathNotFoundError, TreeEntries
 
 
 @dataclass(frozen=True, slots=True)
 class Begin:
+    """`held`: what the target has in its place; what of that is the same is not fetched."""
+
     entry: TreeEntry
+    held: Held | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A chunk of the file that was begun last, or (without chunk) a lost range of it."""
+    """A chunk of the file that was begun last, or (without chunk) a lost range of it. `held_id`: the content id of a
+    chunk that the target has in its place."""
 
     offset: int
     length: int
+    held_id: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +45,11 @@ Tag: TypeAlias = Begin | Data | End | LostPage
 class RestorePlan:
     """What is wanted, in the order of the entries."""
 
-    def __init__(self, reader: PageReader, selected: Sequence[bytes]) -> None:
+    def __init__(self, reader: PageReader, selected: Sequence[bytes], *, target: TargetFiles | None = None) -> None:
+        """With a target, files are compared with what it holds before anything of them is fetched."""
         root = reader.manifest.root
         self._reader = reader
+        self._target = target
         self._entries = TreeEntries(reader, root, report_lost=True)
         # A single path that lies in a lost page is an error: it cannot be told from one that is not there.
         self._finder = TreeEntries(reader, root)
@@ -64,12 +72,37 @@ class RestorePlan:
                 yield Want(found, None)
                 continue
             found = self._self_contained(found)
-            yield Want(Begin(found), None)
-            yield from self.content(found)
+            held = self._held(found)
+            yield Want(Begin(found, held), None)
+            if found.kind == FileKind.FILE:
+                yield from self._content(found, held)
+                yield Want(End(found), None)
 
-    def content(self, entry: TreeEntry) -> Iterator[Want[Tag]]:
-        if entry.kind != FileKind.FILE:
+    def is_selected(self, key: bytes) -> bool:
+        """Whether this path, with all below it, is to be as it is in the backup."""
+        return not self._selected or self._is_selected(key)
+
+    def _held(self, entry: TreeEntry) -> Held | None:
+        if self._target is None or entry.kind != FileKind.FILE or entry.marks & Marks.UNREADABLE:
+            return None
+        return self._target.look(entry, size=entry.size, stretches=lambda: self._stretches(entry))
+
+    def _stretches(self, entry: TreeEntry) -> Iterator[Stretch]:
+        for want in self._chunks(entry):
+            yield Stretch(want.tag.offset, want.tag.length, want.entry.content_id if want.entry is not None else None)
+
+    def _content(self, entry: TreeEntry, held: Held | None) -> Iterator[Want[Tag]]:
+        """What is not held is fetched; of a file that stays as it is, nothing is even copied."""
+        if held is not None and held.is_same and held.link_count == 1:
             return
+        for number, want in enumerate(self._chunks(entry)):
+            is_held = held is not None and (held.is_same or held.same_chunks[number])
+            if is_held and want.entry is not None:
+                yield Want(Data(want.tag.offset, want.tag.length, want.entry.content_id), None)
+            else:
+                yield Want(want.tag, want.entry)
+
+    def _chunks(self, entry: TreeEntry) -> Iterator[Want[Data]]:
         offset = 0
         for chunk in entry.chunks:
             yield Want(Data(offset + chunk.hole, chunk.entry.plain_length), chunk.entry)
@@ -80,7 +113,6 @@ class RestorePlan:
                     yield Want(Data(start, row.total_bytes), None)
                 else:
                     yield Want(Data(start + row.hole, row.entry.plain_length), row.entry)
-        yield Want(End(entry), None)
 
     def _self_contained(self, entry: TreeEntry) -> TreeEntry:
         """A hard link to a name that is not selected becomes the file itself, further ones links to that."""

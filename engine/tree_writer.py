@@ -12,16 +12,17 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.backup import BackupBase, ProgressReport, WriteContext, WriteResult
 from engine.chunking import Chunker, ChunkSizes
 from engine.errors import SourceError
 from engine.manifest import CONTENT_TREE
-from engine.store.base import ObjectSink
+from engine.resume import ResumableSession
+from engine.store.base import ObjectSink, ObjectSource
 from engine.stream_pages import Branch
-from engine.stream_session import ChunkSession, new_uploader
+from engine.stream_session import ChunkSession, new_uploader, resumed_chunks
 from engine.stream_writer import DEFAULT_CHUNK_SIZES, file_pieces
 from engine.tree_base import BaseEntries
 from engine.tree_dirs import open_directory
@@ -67,17 +68,29 @@ def write_tree_backup(
     now_ns: Callable[[], int] = time.time_ns,
     progress: ProgressReport | None = None,
     cancel: Cancel = never_cancel,
+    resume: Sequence[ResumableSession] = (),
+    resume_source: ObjectSource | None = None,
 ) -> TreeWriteResult:
     """Write the directory `root` and what is below it; the manifest is the last object.
 
     `now_ns` is the clock of this machine in nanoseconds since 1970, compared with the files' times. SourceError when
     the root cannot be walked; BaseMismatchError when the base cannot be used or read: write a full backup then.
+    `resume` names what earlier attempts at this source stored, oldest first; it is read through `resume_source`.
     """
     uploader = new_uploader(sink=sink, context=context, cancel=cancel)
-    session = ChunkSession(
-        context=context, content=CONTENT_TREE, base=base, uploader=uploader, progress=progress, cancel=cancel
-    )
-    with uploader, session:
+    with (
+        uploader,
+        resumed_chunks(resume, resume_source, context=context, cancel=cancel) as resumed,
+        ChunkSession(
+            context=context,
+            content=CONTENT_TREE,
+            base=base,
+            uploader=uploader,
+            resumed=resumed,
+            progress=progress,
+            cancel=cancel,
+        ) as session,
+    ):
         write = _TreeWrite(
             session=session,
             context=context,

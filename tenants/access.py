@@ -9,6 +9,7 @@ from django.db import models
 
 from common.errors import NotAllowedError, NotFoundError
 from tenants.models import Person, Tenant
+from tenants.origin import note_refused_subject
 from tenants.querysets import ScopedQuerySet
 from tenants.roles import Action, Role, actions_of
 
@@ -27,6 +28,7 @@ def get_for_user(queryset: ScopedQuerySet, *, person: Person, action: Action, **
     if found is None:
         raise NotFoundError(f"There is no such {label}.")
     if action is not Action.VIEW and not queryset.for_user(person, action).filter(pk=found.pk).exists():
+        note_refused_subject(found)
         raise NotAllowedError(
             f"Your role may look at this {label} but not {action} it. Ask an administrator of the tenant."
         )
@@ -40,7 +42,7 @@ def may(person: Person, action: Action, instance: Any) -> bool:
 
 def tenants_for_new(person: Person, model: type[models.Model]) -> models.QuerySet[Tenant]:
     """The tenants in which the person may create objects of the model: there is no object yet that could be asked."""
-    if not person.is_active or not person.is_authenticated:
+    if not person.is_active or not person.is_authenticated or not _token_creates(person):
         return Tenant.objects.none()
     if person.is_superuser:
         return Tenant.objects.all()
@@ -51,4 +53,10 @@ def tenants_for_new(person: Person, model: type[models.Model]) -> models.QuerySe
 
 def may_create(person: Person, model: type[models.Model]) -> bool:
     """Whether the person may create objects of the model anywhere at all."""
-    return (person.is_active and person.is_superuser) or tenants_for_new(person, model).exists()
+    if not person.is_active or not _token_creates(person):
+        return False
+    return bool(person.is_superuser) or tenants_for_new(person, model).exists()
+
+
+def _token_creates(person: Person) -> bool:
+    return person.limits is None or person.limits.allows(Action.CREATE)

@@ -23,6 +23,8 @@ class Action(StrEnum):
     RUN = "run"
     RESTORE = "restore"
     CANCEL = "cancel"
+    # To another tenant.
+    MOVE = "move"
 
 
 _VIEW = frozenset({Action.VIEW})
@@ -34,13 +36,31 @@ _WRITE = frozenset({Action.VIEW, Action.CREATE, Action.EDIT, Action.DELETE})
 _TABLE: Mapping[str, Mapping[Role, frozenset[Action]]] = {
     "tenant": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
     "company": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
+    # To create is to invite. A DCAdmin gives and takes rights within his tenants only; the services see to that.
+    "person": {Role.DC_ADMIN: frozenset({Action.VIEW, Action.CREATE, Action.EDIT}), Role.VM_OWNER: _VIEW},
+    "invitation": {Role.DC_ADMIN: frozenset({Action.VIEW, Action.CREATE, Action.DELETE}), Role.VM_OWNER: _NONE},
+    "region": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
     "vault": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
     # To create is to register the customer's own key; to edit is to show, to test and to replace one.
     "tenantkey": {Role.DC_ADMIN: frozenset({Action.VIEW, Action.CREATE, Action.EDIT}), Role.VM_OWNER: _NONE},
+    "auditevent": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
+    # To edit a request is to answer it; who may be the second person is decided in tenants.approvals.
+    "approvalrequest": {Role.DC_ADMIN: frozenset({Action.VIEW, Action.EDIT}), Role.VM_OWNER: _NONE},
+    "approvalrule": {Role.DC_ADMIN: frozenset({Action.VIEW, Action.CREATE, Action.EDIT}), Role.VM_OWNER: _NONE},
     "alarm": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
+    # To run is to send a test.
+    "webhook": {Role.DC_ADMIN: _WRITE | {Action.RUN}, Role.VM_OWNER: _NONE},
+    # Everybody looks after his own; an administrator also after those of his tenants' addresses.
+    "subscription": {Role.DC_ADMIN: _WRITE, Role.VM_OWNER: _WRITE},
+    "outboxmessage": {Role.DC_ADMIN: frozenset({Action.VIEW, Action.RUN}), Role.VM_OWNER: _VIEW},
+    # Everybody looks after his own, whatever his roles are.
+    "apitoken": {Role.DC_ADMIN: _WRITE, Role.VM_OWNER: _WRITE},
+    # To edit is to take its key away, or to give it another one.
+    "agent": {Role.DC_ADMIN: frozenset({Action.VIEW, Action.CREATE, Action.EDIT}), Role.VM_OWNER: _NONE},
     "node": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
     "storage": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
-    "server": {Role.DC_ADMIN: _VIEW | {Action.RESTORE}, Role.VM_OWNER: _VIEW},
+    # To edit is to rename it and to say who owns it.
+    "server": {Role.DC_ADMIN: _VIEW | {Action.EDIT, Action.RESTORE}, Role.VM_OWNER: _VIEW},
     "disk": {Role.DC_ADMIN: _VIEW | {Action.RESTORE}, Role.VM_OWNER: _VIEW},
     "definition": {Role.DC_ADMIN: _WRITE | {Action.RUN}, Role.VM_OWNER: _VIEW},
     "backup": {

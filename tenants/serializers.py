@@ -85,5 +85,5 @@ class ProblemSerializer(serializers.Serializer[Any]):
 class TenantSerializer(ReadSerializer):
     class Meta:
         model = Tenant
-        fields = ("id", "name", "title", "status", "created_at", "changed_at")
+        fields = ("id", "name", "title", "status", "status_reason", "created_at", "changed_at")
         read_only_fields = fields

@@ -10,6 +10,7 @@ from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Page, Paginator
+from django.db.models import QuerySet
 from django.forms import Form
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect
@@ -19,6 +20,7 @@ from django_htmx.http import HttpResponseClientRefresh
 from common.errors import BackupsiteError, NotAllowedError, NotFoundError
 
 ROWS_PER_PAGE = 50
+MOST_COUNTED = 10_000
 # What was typed is wrong: the page comes again with what was typed.
 STATUS_WRONG_INPUT = 400
 
@@ -43,9 +45,29 @@ def portal_page(view: View) -> View:
     return page
 
 
+class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # no generic while the program runs
+    """Counts up to MOST_COUNTED and pages no further: counting a million rows would cost more than the page."""
+
+    @functools.cached_property
+    def count(self) -> int:
+        return min(self._found, MOST_COUNTED)
+
+    @property
+    def is_cut(self) -> bool:
+        return self._found > MOST_COUNTED
+
+    @functools.cached_property
+    def _found(self) -> int:
+        rows: Any = self.object_list
+        if not isinstance(rows, QuerySet):
+            return len(rows)
+        # Which rows are counted does not matter, as long as they are so many.
+        return (rows if rows.query.is_sliced else rows.order_by())[: MOST_COUNTED + 1].count()
+
+
 def paginate(request: HttpRequest, rows: Any) -> Page[Any]:
     """The page that the address asks for; the last one when there are not so many."""
-    return Paginator(rows, ROWS_PER_PAGE).get_page(request.GET.get("page"))
+    return BoundedPaginator(rows, ROWS_PER_PAGE).get_page(request.GET.get("page"))
 
 
 def show_error(form: Form, error: BackupsiteError) -> None:

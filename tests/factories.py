@@ -8,14 +8,29 @@ from typing import Any
 
 from django.utils import timezone
 
-from agents.models import Disk, Node, Server, Storage
+from agents.models import Agent, Disk, Node, Server, Storage
 from agents.services import grant_server_ownership
 from backups.models import Backup, Job, JobEvent
 from backups.states import BackupStatus, JobKind, JobState
+from common.ids import hash_token
 from definitions.models import Definition
-from engine.crypto import generate_tenant_key
-from tenants.models import Person, Tenant
+from engine.crypto import generate_tenant_key, generate_writer_key
+from tenants.approval_states import ApprovalKind
+from tenants.models import (
+    ApprovalRequest,
+    ApprovalRule,
+    Invitation,
+    NoticeEvent,
+    OutboxMessage,
+    Person,
+    Subscription,
+    Tenant,
+    Webhook,
+)
+from tenants.notices.sealing import new_secret, publish_sender_key, seal
 from tenants.services import create_tenant, grant_tenant_administration
+from tenants.token_limits import Scope
+from tenants.tokens import NewToken, create_token
 from vaults.models import Affinity, Domain, Endpoint, Region, StoredObject, TenantKey, Vault
 
 GIB = 1024**3
@@ -58,7 +73,9 @@ def make_node(*tenants: Tenant, name: str = "") -> Node:
 
 
 def make_storage(node: Node) -> Storage:
-    return Storage.objects.create(node=node, name=f"storage-{next(_count)}", path=f"/srv/storage-{next(_count)}")
+    storage = Storage.objects.create(node=node, name=f"storage-{next(_count)}", path=f"/srv/storage-{next(_count)}")
+    storage.tenants.set(node.tenants.all())
+    return storage
 
 
 def make_disk(server: Server, *, size_bytes: int = GIB, storage: Storage | None = None) -> Disk:
@@ -167,6 +184,61 @@ def make_job(server: Server, *, kind: str = JobKind.BACKUP, state: str = JobStat
     return job
 
 
+# The sender's key in tests: both halves are known, so that what is sealed can be opened.
+NOTICE_KEY = bytes(range(32))
+
+
+def make_webhook(tenant: Tenant | None, **changes: Any) -> Webhook:
+    """An active webhook with a sealed secret. Nobody listens there."""
+    publish_sender_key(NOTICE_KEY)
+    webhook = Webhook(
+        tenant=tenant, **{"label": f"hook {next(_count)}", "url": "https://hook.example.com/in", **changes}
+    )
+    webhook.sealed_secret = seal(new_secret(), webhook_id=webhook.pk)
+    webhook.save(force_insert=True)
+    return webhook
+
+
+def make_subscription(**values: Any) -> Subscription:
+    return Subscription.objects.create(**{"severity": 1, **values})
+
+
+def make_delivery(webhook: Webhook, *, state: str = OutboxMessage.State.DEAD) -> OutboxMessage:
+    """A message to the webhook that was given up."""
+    now = timezone.now()
+    event = NoticeEvent.objects.create(
+        code="backup.failed",
+        severity=3,
+        tenant=webhook.tenant,
+        subject_model="tenants.Webhook",
+        subject_id=str(webhook.pk),
+        subject_name=webhook.label,
+        at=now,
+    )
+    return OutboxMessage.objects.create(
+        event=event, kind=OutboxMessage.Kind.WEBHOOK, webhook=webhook, state=state, next_try_at=now, give_up_at=now
+    )
+
+
+def make_approval_rule(tenant: Tenant, *, required: bool = False) -> ApprovalRule:
+    return ApprovalRule.objects.create(tenant=tenant, kind=ApprovalKind.RETENTION_SHORTEN, required=required)
+
+
+def make_approval_request(definition: Definition, *, by: Person) -> ApprovalRequest:
+    return ApprovalRequest.objects.create(
+        tenant=definition.tenant,
+        kind=ApprovalKind.RETENTION_SHORTEN,
+        subject_type="definition",
+        subject_id=str(definition.pk),
+        subject_name=str(definition),
+        parameters={"from": 14, "to": 3},
+        parameters_hash="0" * 64,
+        requested_by=by,
+        requested_by_name=str(by),
+        expires_at=timezone.now() + timedelta(days=3),
+    )
+
+
 def make_person(
     name: str = "",
     *,
@@ -187,6 +259,29 @@ def make_person(
     for server in owns or []:
         grant_server_ownership(person=person, server=server)
     return person
+
+
+def make_token(person: Person, *, now: datetime | None = None, **wanted: Any) -> str:
+    """The text of a token of the person's; with all his rights unless said otherwise."""
+    values = {"label": "test", "scope": Scope.ADMIN, "may_restore": True, **wanted}
+    _, text = create_token(person=person, wanted=NewToken(**values), now=now or timezone.now())
+    return text
+
+
+def make_agent(server: Server, *, status: str = Agent.Status.ENROLLED) -> tuple[Agent, bytes]:
+    """The agent of the server, and the private key that its program would hold."""
+    key = generate_writer_key()
+    agent = Agent.objects.create(server=server, name=server.name, public_key=key.public, status=status)
+    return agent, key.private
+
+
+def make_invitation(tenant: Tenant, *, email: str = "", inviter: Person | None = None, **changes: Any) -> Invitation:
+    """An open one, to administer the tenant; its link's token is its address."""
+    email = email or f"invited-{next(_count)}@example.org"
+    values = {"administers": True, "expires_at": timezone.now() + timedelta(days=3), **changes}
+    return Invitation.objects.create(
+        tenant=tenant, email=email, token_hash=hash_token(email), invited_by=inviter, **values
+    )
 
 
 def a_moment(text: str = "2026-01-15 12:00") -> datetime:

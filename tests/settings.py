@@ -17,7 +17,14 @@ os.makedirs(os.path.join(_data, "static"))
 os.environ["BACKUPSITE_DATA"] = _data
 # No signer runs here: nothing may be asked of one that happens to run on this machine.
 os.environ["BACKUPSITE_GATE_URL"] = "http://127.0.0.1:1"
+# Keys that the portal's process has.
+os.environ["BACKUPSITE_MFA_KEY"] = "dGVzdHRlc3R0ZXN0dGVzdHRlc3R0ZXN0dGVzdHRlc3Q="
+os.environ["BACKUPSITE_PORTAL_SIGNER_KEY"] = "of-the-tests"
+os.environ["BACKUPSITE_TOKEN_PEPPERS"] = "1:dG9rZW50b2tlbnRva2VudG9rZW50b2tlbnRva2VudG8="
 if _kept:
     os.environ["BACKUPSITE_DATABASE_URL"] = _kept
 
 from backupsite.settings import *  # noqa: E402, F403  # after the environment was set
+
+# One process, and many tests as the same address: what tests rates sets its own.
+API_RATES: dict[str, str] = {}

@@ -8,21 +8,41 @@ from typing import Any
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from agents.models import Node, Server, Storage
+from agents.models import Agent, Node, Server, Storage
 from backups.models import Backup, Job
 from backups.states import JobKind
 from definitions.models import Definition
-from tenants.models import Person, Tenant
+from tenants.models import (
+    ApiToken,
+    ApprovalRequest,
+    ApprovalRule,
+    AuditEvent,
+    Invitation,
+    OutboxMessage,
+    Person,
+    Subscription,
+    Tenant,
+    Webhook,
+)
 from tests.factories import (
     disk_of,
+    make_agent,
+    make_approval_request,
+    make_approval_rule,
     make_backup,
     make_definition,
+    make_delivery,
+    make_invitation,
     make_job,
     make_person,
     make_server,
+    make_subscription,
     make_tenant,
     make_tenant_key,
+    make_token,
+    make_webhook,
 )
+from tests.signing_in import confirm
 from vaults.models import Alarm, TenantKey, Vault
 
 
@@ -39,6 +59,19 @@ class Estate:
     other_server: Server
     key: TenantKey
     alarm: Alarm
+    # Somebody of the tenant, who owns its second server; and somebody who was asked to join.
+    member: Person
+    invitation: Invitation
+    webhook: Webhook
+    subscription: Subscription
+    delivery: OutboxMessage
+    # A rule that is off, and a request of the member that waits.
+    rule: ApprovalRule
+    approval: ApprovalRequest
+    # Of the member, who is nobody's peer; and the agent of the first server with its private key.
+    token: ApiToken
+    agent: Agent
+    agent_key: bytes
     storage: Storage = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,6 +99,18 @@ class Estate:
             "restores": self.restore,
             "keys": self.key,
             "alarms": self.alarm,
+            "audit": AuditEvent.objects.filter(tenant=self.tenant).order_by("pk").first(),
+            "approvals": self.approval,
+            "approval-rules": self.rule,
+            "tokens": self.token,
+            "agents": self.agent,
+            "webhooks": self.webhook,
+            "subscriptions": self.subscription,
+            "deliveries": self.delivery,
+            "people": self.member,
+            "companies": self.tenant.company,
+            "invitations": self.invitation,
+            "regions": self.server.region,
         }
         return named[resource]
 
@@ -81,6 +126,7 @@ class World:
         person = self.people[name]
         if person is not None:
             client.force_login(person)
+            confirm(client)
         return client
 
 
@@ -89,18 +135,33 @@ def make_estate(name: str) -> Estate:
     server = make_server(tenant, name=f"server-{name}-1")
     definition = make_definition(server, name=f"def-{name}")
     backup = make_backup(server, definition=definition)
+    other_server = make_server(tenant, name=f"server-{name}-2")
+    webhook = make_webhook(tenant)
+    member = make_person(f"member_{name}", owns=[other_server])
+    make_token(member)
+    agent, agent_key = make_agent(server)
     return Estate(
+        token=ApiToken.objects.get(person=member),
+        agent=agent,
+        agent_key=agent_key,
+        webhook=webhook,
+        subscription=make_subscription(tenant=tenant, address=f"team-{name}@example.com"),
+        delivery=make_delivery(webhook),
         tenant=tenant,
         server=server,
         definition=definition,
         backup=backup,
         job=make_job(server, definition=definition, backup=backup),
         restore=make_job(server, kind=JobKind.RESTORE, state="ok", backup=backup),
-        other_server=make_server(tenant, name=f"server-{name}-2"),
+        other_server=other_server,
         key=make_tenant_key(tenant, shown_at=timezone.now(), tested_at=timezone.now()),
         alarm=Alarm.objects.create(
             vault=Vault.objects.get(tenant=tenant), code="damaged_objects", message=f"of {name}", seen_at=timezone.now()
         ),
+        member=member,
+        rule=make_approval_rule(tenant),
+        approval=make_approval_request(definition, by=member),
+        invitation=make_invitation(tenant),
     )
 
 

@@ -9,11 +9,13 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from tenants.api import READ, ScopedViewSet
+from tenants.api import READ, ScopedViewSet, by_choice, by_id, by_text, times
 from tenants.api import TenantViewSet as ReadOnlyTenantViewSet
 from tenants.roles import Action
 from tenants.services import create_tenant
+from tenants.sign_in.confirming import require_confirmed
 from vaults import key_client
+from vaults.acceptance import accept_settings
 from vaults.models import TenantKey, Vault
 from vaults.recovery_keys import check_showable, finish_test, register_customer_key, start_test
 from vaults.serializers import (
@@ -21,6 +23,7 @@ from vaults.serializers import (
     ChallengeSerializer,
     CustomerKeySerializer,
     RecoveryKeySerializer,
+    SettingsAcceptanceSerializer,
     TenantKeySerializer,
     TenantOrderSerializer,
     TenantWithHintSerializer,
@@ -47,6 +50,24 @@ class TenantViewSet(ReadOnlyTenantViewSet):
 class VaultViewSet(ScopedViewSet):
     queryset = Vault.objects.select_related("endpoint").order_by("name")
     serializer_class = VaultSerializer
+    filters = {
+        "tenant": by_id("tenant"),
+        "region": by_text("endpoint__region"),
+        "status": by_choice("status", Vault.Status.values),
+        **times("created", "created_at"),
+    }
+    search_fields = ("name", "bucket")
+    ordering_fields = ("name", "created_at")
+    role_actions = {**READ, "accept_settings": Action.EDIT}
+
+    @extend_schema(request=SettingsAcceptanceSerializer, responses={200: VaultSerializer})
+    @action(detail=True, methods=["post"], url_path="accept-settings")
+    @transaction.atomic
+    def accept_settings(self, request: Request, pk: str) -> Response:
+        """Accept the changed settings of the bucket, with a reason that is kept; refused while they are too weak."""
+        vault, body = self.get_object(), self.read_body(SettingsAcceptanceSerializer)
+        accept_settings(vault, digest=body["digest"], reason=body["reason"], actor=request.user, now=timezone.now())
+        return self.answer(vault)
 
 
 class TenantKeyViewSet(ScopedViewSet):
@@ -54,6 +75,14 @@ class TenantKeyViewSet(ScopedViewSet):
 
     queryset = TenantKey.objects.select_related("tenant__catalogue_key").order_by("-created_at", "-pk")
     serializer_class = TenantKeySerializer
+    filters = {
+        "tenant": by_id("tenant"),
+        "status": by_choice("status", TenantKey.Status.values),
+        "mode": by_choice("mode", TenantKey.Mode.values),
+        **times("created", "created_at"),
+    }
+    ordering_fields = ("created_at",)
+    secret_actions = frozenset({"show", "test"})
     role_actions = {
         **READ,
         "create": Action.CREATE,
@@ -67,6 +96,7 @@ class TenantKeyViewSet(ScopedViewSet):
     @transaction.atomic
     def create(self, request: Request) -> Response:
         """Register the customer's own key. It comes into use when its test is answered."""
+        require_confirmed(request)
         order = self.read_body(CustomerKeySerializer)
         key = register_customer_key(order["tenant"], public_key=order["public_key"], actor=request.user)
         return self.answer(key, status=201)
@@ -76,6 +106,7 @@ class TenantKeyViewSet(ScopedViewSet):
     def show(self, request: Request, pk: str) -> Response:
         """The recovery key of a managed key, once."""
         key = self.get_object()
+        require_confirmed(request)
         check_showable(key)
         text = key_client.show_recovery_key(key, person=request.user)
         return Response({"recovery_key": text}, headers={"Cache-Control": "no-store"})
@@ -98,5 +129,7 @@ class TenantKeyViewSet(ScopedViewSet):
     @action(detail=True, methods=["post"])
     def rotate(self, request: Request, pk: str) -> Response:
         """Replace a managed key that is in use: at once for new backups, and for earlier ones step by step."""
-        new = key_client.rotate_key(self.get_object(), person=request.user)
+        key = self.get_object()
+        require_confirmed(request)
+        new = key_client.rotate_key(key, person=request.user)
         return self.answer(TenantKey(pk=new), status=201)

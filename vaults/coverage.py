@@ -48,18 +48,23 @@ class Coverage:
 
     @property
     def alarm(self) -> str:
-        """What a person must be told; empty when all is in order."""
-        if self.violation_count:
-            first = self.violations[0] if self.violations else None
-            example = f" For example {first.key}: {first.reason}." if first else ""
-            return (
-                f"Critical: {self.violation_count} objects are not locked for as long as backups were promised."
-                f"{example} `manage.py lock_report` lists them. Do not trust this vault until you know why."
-            )
-        if self.least_slack is not None and self.least_slack < WARN_BELOW:
-            hours = self.least_slack.total_seconds() / 3600
-            return (
-                f"Locks reach only {hours:.1f} hours further than promises, where each commit leaves at least "
-                f"{MARGIN.total_seconds() / 7200:.0f}. Look for a wrong clock, or locks that were changed."
-            )
-        return ""
+        """What a person must be told of broken promises; empty when all are kept."""
+        if self.is_kept:
+            return ""
+        first = self.violations[0] if self.violations else None
+        example = f" For example {first.key}: {first.reason}." if first else ""
+        return (
+            f"{self.violation_count} objects are not locked for as long as backups were promised.{example} "
+            "`manage.py lock_report` lists them. Do not trust this vault until you know why."
+        )
+
+    @property
+    def warning(self) -> str:
+        """What a person must be told of promises that are kept with too little to spare; empty when it is enough."""
+        if not self.is_kept or self.least_slack is None or self.least_slack >= WARN_BELOW:
+            return ""
+        hours = self.least_slack.total_seconds() / 3600
+        return (
+            f"Locks reach only {hours:.1f} hours further than promises, where each commit leaves at least "
+            f"{MARGIN.total_seconds() / 7200:.0f}. Look for a wrong clock, or locks that were changed."
+        )

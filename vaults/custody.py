@@ -281,6 +281,27 @@ def restore_needs_customer_key(manifest: StoredObject) -> bool:
     return bool(needed - set(opened))
 
 
+def opens_with_key_in_use(manifest: StoredObject) -> bool:
+    """Whether one recovery key, that of the key in use, is enough for the backup of this manifest.
+
+    A session that is sealed to a managed key that is still kept counts: a rotation makes an envelope of it for the key
+    in use. One that is sealed to an earlier key of the customer's does not: nobody here could.
+    """
+    domain = manifest.domain
+    kept = TenantKey.objects.filter(tenant_id=domain.tenant_id, mode=Mode.MANAGED)
+    recipients = {fingerprint(active_key(domain.tenant_id)), *(fingerprint(key) for key in kept)}
+    needed = sessions_of(manifest)
+    return not needed - set(readable_envelopes(domain, needed, recipients=sorted(recipients)))
+
+
+def customer_key_since(tenant_id: UUID) -> datetime | None:
+    """When the key in use was last changed, if it is or replaced a customer's own. What was sealed before may need
+    another key. None: every key there was is kept here."""
+    if not TenantKey.objects.filter(tenant_id=tenant_id, mode=Mode.CUSTOMER).exclude(status=Status.UNTESTED).exists():
+        return None
+    return active_key(tenant_id).changed_at
+
+
 def _refusal(domain: Domain, sessions: Collection[str]) -> ConflictError:
     customer = TenantKey.objects.filter(tenant_id=domain.tenant_id, mode=Mode.CUSTOMER)
     theirs = readable_envelopes(domain, sessions, recipients=[fingerprint(key) for key in customer])

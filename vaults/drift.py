@@ -1,7 +1,8 @@
 """The settings of a bucket, compared with those it had when its vault became ready.
 
 Somebody who can change them outside of the service could let objects expire or open the bucket to others; locks on
-what is there already hold, yet a person must know within minutes. Nothing is changed back here.
+what is there already hold, yet a person must know within minutes. Nothing is changed back here. What was changed on
+purpose a SuperAdmin accepts (`vaults.acceptance`): exactly what the last look found.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from botocore.exceptions import ClientError
+from django.db import transaction
 
 from common.errors import UnavailableError
 from vaults.alarms import clear_alarm, raise_alarm
@@ -111,17 +113,32 @@ def check_drift_everywhere(*, now: datetime) -> None:
 
 
 def check_drift(*, vault_id: str, now: datetime) -> None:
-    """Raise the alarm `settings_changed` when a setting differs, clear it when all are as they were."""
+    """Raise the alarm `settings_changed` when a setting differs, clear it when all are as they were.
+
+    What differs is written down whole, for a person to accept; settings that cannot be read are nothing to accept.
+    """
     vault = Vault.objects.select_related("endpoint").get(pk=vault_id)
     if not vault.settings_seen:
         return
+    settings_found: Settings = {}
     try:
-        found = differences(vault.settings_seen, read_settings(vault))
+        settings_found = read_settings(vault)
+        found = differences(vault.settings_seen, settings_found)
     except StorageRefusedError as error:
         found = [f"they cannot be read any more: {error.message}"]
     except UnavailableError as error:
         logger.warning("settings of a vault could not be read", extra={"vault": vault.name, "reason": error.message})
         return
+    _tell(vault, settings_found, found, now=now)
+
+
+@transaction.atomic
+def _tell(vault: Vault, settings_found: Settings, found: list[str], *, now: datetime) -> None:
+    current = Vault.objects.select_for_update().get(pk=vault.pk)
+    if current.settings_seen != vault.settings_seen:
+        return  # A person accepted others while they were read: the next look decides.
+    current.settings_found = settings_found if found else {}
+    current.save(update_fields=["settings_found"])
     if found:
         message = f"Settings of the bucket {vault.bucket} were changed outside of the service. " + "; ".join(found)
         raise_alarm(vault, code=ALARM, message=message, now=now)

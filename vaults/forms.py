@@ -1,8 +1,10 @@
-"""Forms of the key pages. What a value means is checked by the services."""
+"""Forms of the pages of keys and vaults. What a value means is checked by the services."""
 
 from __future__ import annotations
 
 from django import forms
+
+from vaults.acceptance import LONGEST_REASON
 
 _INPUT = {"class": "form-control", "autocomplete": "off", "spellcheck": "false"}
 
@@ -21,5 +23,17 @@ class CustomerKeyForm(forms.Form):
         max_length=100,
         label="Public key",
         help_text="As the stand-alone tool prints it. The recovery key itself never leaves your hands.",
+        widget=forms.TextInput(attrs=_INPUT),
+    )
+
+
+class AcceptSettingsForm(forms.Form):
+    """The digest travels along, so that nobody accepts what he has not seen."""
+
+    digest = forms.CharField(max_length=64, widget=forms.HiddenInput)
+    reason = forms.CharField(
+        max_length=LONGEST_REASON,
+        label="Why is it meant to be so?",
+        help_text="It is kept with your name.",
         widget=forms.TextInput(attrs=_INPUT),
     )

@@ -40,8 +40,6 @@ class Inventory:
     # Said to be deleted, and yet there.
     returned: list[tuple[int, ListedVersion]] = field(default_factory=list)
     unknown: list[ListedVersion] = field(default_factory=list)
-    extra: list[str] = field(default_factory=list)
-    extra_count: int = 0
 
 
 def take_inventory(vault: Vault) -> Inventory:
@@ -93,7 +91,6 @@ def _compare(vault: Vault, row: StoredObject, versions: list[ListedVersion], fou
         _compare_granted(row, own, found)
         return
     mine = next((version for version in own if version.version_id == row.version_id), None)
-    _note_extra(row, [version for version in versions if version is not mine], found)
     if row.status == Status.DELETED:
         if mine is not None:
             found.returned.append((row.pk, mine))
@@ -111,13 +108,6 @@ def _compare_granted(row: StoredObject, own: list[ListedVersion], found: Invento
         return
     oldest = min(own, key=lambda version: version.modified_at)
     found.arrived.append((row.pk, oldest))
-    _note_extra(row, [version for version in own if version is not oldest], found)
-
-
-def _note_extra(row: StoredObject, versions: list[ListedVersion], found: Inventory) -> None:
-    found.extra_count += len(versions)
-    if versions and len(found.extra) < EXAMPLES:
-        found.extra.append(row.key)
 
 
 def _is_there(vault: Vault, row: StoredObject) -> bool:

@@ -21,6 +21,7 @@ from common.errors import (
     UnavailableError,
 )
 from tenants.models import Person
+from tenants.origin import current_origin
 from vaults.key_gate import PATH_PREFIX, Answer, Note, open_sealed, sign_note
 from vaults.models import TenantKey
 
@@ -36,7 +37,7 @@ def show_recovery_key(key: TenantKey, *, person: Person) -> str:
     """
     private = X25519PrivateKey.generate()
     receiver = base64.b64encode(private.public_key().public_bytes_raw()).decode()
-    answer = _call(Note(verb="show", person=str(person.pk), key=str(key.pk), receiver=receiver))
+    answer = _call(_note("show", key, person, receiver=receiver))
     try:
         return open_sealed(answer, private)
     except (InvalidTag, ValueError):
@@ -45,7 +46,21 @@ def show_recovery_key(key: TenantKey, *, person: Person) -> str:
 
 def rotate_key(key: TenantKey, *, person: Person) -> UUID:
     """Replace the managed key that is in use; the id of the new one."""
-    return UUID(_call(Note(verb="rotate", person=str(person.pk), key=str(key.pk))).key)
+    return UUID(_call(_note("rotate", key, person)).key)
+
+
+def _note(verb: str, key: TenantKey, person: Person, *, receiver: str = "") -> Note:
+    """With where the person's own request comes from, which the signer cannot see."""
+    origin = current_origin()
+    return Note(
+        verb=verb,
+        person=str(person.pk),
+        key=str(key.pk),
+        receiver=receiver,
+        address=origin.address,
+        token_id=origin.token_id,
+        request_id=origin.request_id,
+    )
 
 
 def _call(note: Note) -> Answer:

@@ -1,8 +1,8 @@
 """The signer's face for the portal: what needs the master key while a person waits. Served only by the signer process.
 
-The portal's process holds no master key. It asks here with a note that both sign with Django's key, good for a minute;
-the person's right is looked up again. The recovery key travels sealed to a key of the portal's for this one answer, so
-that nothing between the two, and no log, ever holds it in clear.
+The portal's process holds no master key. It asks here with a note signed with a key that only these two have, good for
+a minute; the person's right is looked up again. The recovery key travels sealed to a key of the portal's for this one
+answer, so that nothing between the two, and no log, ever holds it in clear.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from django.conf import settings
 from django.core import signing
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
@@ -25,6 +26,7 @@ from django.views.decorators.http import require_POST
 from common.errors import BackupsiteError, InvalidInputError, NotSignedInError
 from tenants.access import get_for_user
 from tenants.models import Person
+from tenants.origin import PERSON, Origin, acting_as
 from tenants.roles import Action
 from vaults.models import TenantKey
 from vaults.recovery_keys import show_recovery_key
@@ -44,6 +46,10 @@ class Note(msgspec.Struct, frozen=True):
     person: str
     key: str
     receiver: str = ""
+    # Where the person's own request came from, for the audit: this call comes from the portal's process.
+    address: str = ""
+    token_id: str = ""
+    request_id: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -54,7 +60,11 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def sign_note(note: Note) -> bytes:
-    return signing.dumps(msgspec.to_builtins(note), salt=_SALT).encode()
+    return signing.dumps(msgspec.to_builtins(note), key=_note_key(), salt=_SALT).encode()
+
+
+def _note_key() -> str:
+    return str(settings.CONFIG.portal_signer_secret)
 
 
 def open_sealed(answer: Answer, private: X25519PrivateKey) -> str:
@@ -72,7 +82,9 @@ def _endpoint(verb: str) -> Callable[[Endpoint], Callable[[HttpRequest], HttpRes
         @functools.wraps(function)
         def view(request: HttpRequest) -> HttpResponse:
             try:
-                return _json(function(*_asked(request, verb)), status=200)
+                note, person, key = _asked(request, verb)
+                with acting_as(_origin_of(note, person)):
+                    return _json(function(note, person, key), status=200)
             except BackupsiteError as error:
                 return _json(Answer(code=error.code, message=error.message), status=error.http_status)
 
@@ -83,7 +95,7 @@ def _endpoint(verb: str) -> Callable[[Endpoint], Callable[[HttpRequest], HttpRes
 
 def _asked(request: HttpRequest, verb: str) -> tuple[Note, Person, TenantKey]:
     try:
-        told: Any = signing.loads(request.body.decode("ascii"), salt=_SALT, max_age=NOTE_SECONDS)
+        told: Any = signing.loads(request.body.decode("ascii"), key=_note_key(), salt=_SALT, max_age=NOTE_SECONDS)
         note = msgspec.convert(told, Note)
     except (signing.BadSignature, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise NotSignedInError("This request was not made by the portal, or is too old.") from error
@@ -92,6 +104,17 @@ def _asked(request: HttpRequest, verb: str) -> tuple[Note, Person, TenantKey]:
         raise NotSignedInError("This request was not made by the portal, or is too old.")
     keys = TenantKey.objects.select_related("tenant")
     return note, person, get_for_user(keys, person=person, action=Action.EDIT, pk=note.key)
+
+
+def _origin_of(note: Note, person: Person) -> Origin:
+    return Origin(
+        PERSON,
+        str(person.pk),
+        str(person),
+        address=note.address,
+        token_id=note.token_id,
+        request_id=note.request_id,
+    )
 
 
 def _json(answer: Answer, *, status: int) -> HttpResponse:

@@ -12,7 +12,7 @@ from django.db import transaction
 from django.db.models import Count, Q, Sum
 
 from common.errors import ConflictError
-from vaults.models import ObjectUse, Removal, RemovalRun, StoredObject, Vault
+from vaults.models import MovedPack, ObjectUse, Removal, RemovalRun, StoredObject, Vault
 
 _ROWS_PER_STATEMENT = 500
 Status = StoredObject.Status
@@ -93,6 +93,7 @@ def settle_removal(removal: Removal, *, now: datetime) -> None:
             status=Status.DELETED, deleted_at=now
         )
         ObjectUse.objects.filter(manifest_id=removal.stored_object_id).delete()
+        MovedPack.objects.filter(manifest_id=removal.stored_object_id).delete()
         Removal.objects.filter(pk=removal.pk, done_at=None).update(done_at=now, last_refusal="")
 
 

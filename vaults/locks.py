@@ -40,6 +40,10 @@ class LockRule:
         """The immutable-until date that a backup committed at `commit_at` may show."""
         return commit_at + self.promised
 
+    def longest_lock_for(self, promised_until: datetime) -> datetime:
+        """The latest date that `lock_until` can have given to an object of a backup with this promise."""
+        return promised_until + self.generation + self.longest_session + self.margin
+
 
 def generation_end(now: datetime, generation: timedelta) -> datetime:
     """The first generation boundary at or after `now`, counted from 1970 in UTC."""

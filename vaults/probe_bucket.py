@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -83,7 +84,7 @@ def check_lifecycle(subject: Subject) -> None:
         if error.refusal in LIFECYCLE_MISSING:
             return
         raise
-    expiring = [rule.get("ID", "without a name") for rule in told.get("Rules", []) if _expires(rule)]
+    expiring = [rule.get("ID", "without a name") for rule in told.get("Rules", []) if expires(rule)]
     if expiring:
         raise ProbeFailedError(
             "GetBucketLifecycleConfiguration",
@@ -91,7 +92,8 @@ def check_lifecycle(subject: Subject) -> None:
         )
 
 
-def _expires(rule: dict[str, Any]) -> bool:
+def expires(rule: Mapping[str, Any]) -> bool:
+    """Whether the lifecycle rule is on and deletes objects or versions by itself."""
     return rule.get("Status") == "Enabled" and bool(rule.get("Expiration") or rule.get("NoncurrentVersionExpiration"))
 
 

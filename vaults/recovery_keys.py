@@ -9,6 +9,7 @@ import base64
 import logging
 import os
 from datetime import datetime
+from uuid import UUID
 
 from django.db import transaction
 
@@ -16,9 +17,12 @@ from common.errors import ConflictError, InvalidInputError
 from engine.codec import KEY_SIZE
 from engine.crypto import key_fingerprint
 from engine.recovery import ChallengeError, RecoveryKey, encode_challenge, is_answer, make_challenge
+from tenants import approvals
+from tenants.approval_states import ApprovalKind
+from tenants.audit import record
 from tenants.models import Person, Tenant
-from vaults.custody import private_key_of
-from vaults.models import CatalogueKey, TenantKey
+from vaults.custody import fingerprint, private_key_of
+from vaults.models import CatalogueKey, Domain, TenantKey
 from vaults.rotation import retire
 
 logger = logging.getLogger(__name__)
@@ -40,18 +44,26 @@ def hint(key: TenantKey) -> str:
     return ""
 
 
+@transaction.atomic
 def show_recovery_key(key: TenantKey, *, actor: Person, now: datetime) -> str:
     """The text to print, once. Only for a managed key in use. The caller has checked the person's right to it.
 
-    Raises ConflictError for a key that was shown already, is the customer's, or is not in use.
+    Raises ConflictError for a key that was shown already, is the customer's, or is not in use, ApprovalNeededError when
+    a second person has to agree.
     """
     check_showable(key)
+    _ask(ApprovalKind.KEY_EXPORT, key, actor=actor, now=now)
     recovery_key = RecoveryKey(private_key_of(key), key_fingerprint(bytes(_catalogue_key(key.tenant).public_key)))
     # First of all it counts as shown: whoever is faster, it is given out once.
     if not TenantKey.objects.filter(pk=key.pk, status=Status.ACTIVE, shown_at=None).update(shown_at=now):
         raise _shown_already()
+    record(action="key.show", subject=key, actor=actor)
     logger.info("recovery key shown", extra={"tenant": key.tenant.name, "actor": str(actor), "key": str(key.pk)})
     return recovery_key.encode()
+
+
+def _ask(kind: ApprovalKind, key: TenantKey, *, actor: Person, now: datetime) -> None:
+    approvals.require(kind=kind, subject=key, actor=actor, parameters={"key": fingerprint(key)}, now=now)
 
 
 def check_showable(key: TenantKey) -> None:
@@ -93,7 +105,9 @@ def start_test(key: TenantKey) -> str:
     if key.status == Status.RETIRED:
         raise ConflictError("This key was replaced: there is nothing to test.", code="key_replaced")
     challenge, digest = _challenge(bytes(key.public_key))
-    TenantKey.objects.filter(pk=key.pk).update(test_digest=_pending(digest, wrong_answers=0))
+    with transaction.atomic():
+        TenantKey.objects.filter(pk=key.pk).update(test_digest=_pending(digest, wrong_answers=0))
+        record(action="key.test_begin", subject=key)
     return encode_challenge(challenge)
 
 
@@ -122,6 +136,7 @@ def finish_test(key: TenantKey, *, answer: str, actor: Person, now: datetime) ->
         over = wrong_answers >= MOST_WRONG_ANSWERS
         current.test_digest = "" if over else _pending(digest, wrong_answers=wrong_answers)
         current.save(update_fields=["test_digest", "changed_at"])
+        record(action="key.test", subject=current, actor=actor, outcome="failed", after={"wrong": wrong_answers})
     logger.warning("recovery key test answered wrongly", extra={"key": str(key.pk), "actor": str(actor)})
     if over:
         raise ConflictError("That was the last try with this challenge. Start the test again.", code="no_test")
@@ -129,12 +144,16 @@ def finish_test(key: TenantKey, *, answer: str, actor: Person, now: datetime) ->
 
 
 def _pass(key: TenantKey, *, actor: Person, now: datetime) -> None:
-    if key.status == Status.UNTESTED:
+    replaces = key.status == Status.UNTESTED
+    if replaces:
+        _ask(ApprovalKind.KEY_REPLACE, key, actor=actor, now=now)
+        refuse_while_lent(key.tenant_id)
         for active in TenantKey.objects.select_for_update().filter(tenant_id=key.tenant_id, status=Status.ACTIVE):
             retire(active, now=now)
         key.status = Status.ACTIVE
     key.tested_at, key.test_digest = now, ""
     key.save(update_fields=["status", "tested_at", "test_digest", "changed_at"])
+    record(action="key.put_into_use" if replaces else "key.test", subject=key, actor=actor, after={"mode": key.mode})
     logger.info("recovery key tested", extra={"key": str(key.pk), "actor": str(actor), "mode": key.mode})
 
 
@@ -158,13 +177,28 @@ def register_customer_key(tenant: Tenant, *, public_key: str, actor: Person) -> 
     One that waits for its test is replaced. Raises InvalidInputError for what is no key, ConflictError for a known one.
     """
     Tenant.objects.select_for_update().get(pk=tenant.pk)
+    refuse_while_lent(tenant.pk)
     raw = _public_key(public_key)
     TenantKey.objects.filter(tenant=tenant, status=Status.UNTESTED).delete()
     if any(bytes(known.public_key) == raw for known in TenantKey.objects.filter(tenant=tenant)):
         raise ConflictError("The tenant has or had this key already. Make a new one.", code="key_known")
     key = TenantKey.objects.create(tenant=tenant, mode=Mode.CUSTOMER, status=Status.UNTESTED, public_key=raw)
+    record(action="key.register", subject=key, actor=actor, after={"public_key": public_key.lower()})
     logger.info("customer key registered", extra={"tenant": tenant.name, "actor": str(actor), "key": str(key.pk)})
     return key
+
+
+def refuse_while_lent(tenant_id: UUID) -> None:
+    """A server that was moved away left its backups here, sealed to this tenant's key: the service still opens them.
+
+    Raises ConflictError while there is such a domain.
+    """
+    if Domain.objects.filter(tenant_id=tenant_id).exclude(held_for=None).exists():
+        raise ConflictError(
+            "This vault still holds backups of a server that was moved to another tenant; only while the service keeps "
+            "the key can they be restored. Wait until they are gone.",
+            code="key_lent",
+        )
 
 
 def _public_key(text: str) -> bytes:

@@ -23,10 +23,13 @@ from common.errors import BackupsiteError, ConflictError, UnavailableError
 from engine.envelope import seal_envelope
 from engine.hashing import sha256_hex
 from engine.store.base import ObjectKind, object_key
+from tenants.audit import record
 from tenants.models import Person, Tenant
 from vaults.alarms import clear_alarm, raise_alarm
+from vaults.catalogue_seam import catalogue
 from vaults.custody import active_key, fingerprint, managed_private_keys, new_managed_key
 from vaults.envelopes import READABLE, open_first, readable_envelopes, record_missing
+from vaults.key_modes import NO_WAY_BACK
 from vaults.locks import LONGEST_SESSION
 from vaults.models import Domain, Envelope, ObjectUse, StoredObject, TenantKey
 from vaults.own_objects import lengthen_lock, store_own_object
@@ -61,12 +64,10 @@ def rotate_managed_key(tenant: Tenant, *, replaced: UUID, actor: Person, now: da
     if current is None or current.pk != replaced:
         raise ConflictError("Another key has been put into use meanwhile. Look at the page again.", code="key_replaced")
     if current.mode == Mode.CUSTOMER:
-        raise ConflictError(
-            "The tenant keeps its key itself. Make a new one with the stand-alone tool and register it.",
-            code="customer_key",
-        )
+        raise ConflictError(f"The tenant keeps its key itself. {NO_WAY_BACK}", code="customer_key")
     retire(current, now=now)
     key = new_managed_key(tenant)
+    record(action="key.rotate", subject=key, actor=actor, before={"key": current.pk}, after={"key": key.pk})
     logger.info("tenant key rotated", extra={"tenant": tenant.name, "actor": str(actor), "key": str(key.pk)})
     return key
 
@@ -217,9 +218,7 @@ def _use_like_the_others(row: StoredObject, writer_session: str) -> None:
         uses = ObjectUse.objects.filter(
             needed__domain_id=row.domain_id, needed__envelope__writer_session=writer_session
         ).exclude(manifest__status__in=_GONE)
-        manifests = set(uses.values_list("manifest_id", flat=True))
-        new = [ObjectUse(manifest_id=manifest_id, needed=row) for manifest_id in sorted(manifests)]
-        ObjectUse.objects.bulk_create(new, batch_size=300, ignore_conflicts=True)
+        catalogue().add_uses(row.pk, set(uses.values_list("manifest_id", flat=True)))
 
 
 def _drop_unneeded(tenant_id: UUID, *, now: datetime) -> int:
@@ -231,7 +230,9 @@ def _drop_unneeded(tenant_id: UUID, *, now: datetime) -> int:
     for key in retired.filter(changed_at__lte=now - RETIRED_KEPT):
         if fingerprint(key) in needed:
             continue
-        key.delete()
+        with transaction.atomic():
+            record(action="key.drop", subject=key)
+            key.delete()
         dropped += 1
         logger.info("retired tenant key dropped", extra={"key": str(key.pk)})
     return dropped

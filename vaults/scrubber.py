@@ -24,6 +24,7 @@ from django.db.models.functions import Coalesce, Substr
 from engine.throttle import Throttle
 from engine.waiting import never_cancel
 from vaults import scrub_alarms
+from vaults.catalogue_seam import catalogue
 from vaults.damage import PRESENT, Damage
 from vaults.looking import Look, look_at
 from vaults.models import StoredObject, Vault
@@ -162,14 +163,24 @@ def _lock_again(vault: Vault, row: StoredObject, look: Look, *, now: datetime) -
     """Ask for the date that the store had accepted. The mark stands until the next look, a day later, finds it kept.
 
     The ledger may be wrong and a lock cannot be taken back: a date that no rule gives is not asked for, and no other
-    beyond what the vault itself promises from now on. One that is later is reached step by step while the mark stands.
+    beyond what the vault itself promises from now on, or a backup that needs the object was promised. What the ledger
+    has beyond both is reached step by step while the mark stands.
     """
     if row.retain_until > scrub_alarms.latest_lock(now):
         return
-    until = min(row.retain_until, vault.lock_rule.lock_until(now))
+    until = min(row.retain_until, _vouched_until(vault, row, now=now))
     if look.locked_until is not None and look.locked_until >= until:
         return
     try:
         extend_lock(vault, key=row.key, version_id=row.version_id, until=until)
     except (StorageRefusedError, StorageUnreachableError) as error:
         logger.error("a lock could not be set again", extra={"vault": vault.name, "key": row.key, "code": error.code})
+
+
+def _vouched_until(vault: Vault, row: StoredObject, *, now: datetime) -> datetime:
+    """The latest date for which something beside the ledger's own row speaks."""
+    rule = vault.lock_rule
+    promised = catalogue().promised_until(row.pk, now=now)
+    if promised is None:
+        return rule.lock_until(now)
+    return max(rule.lock_until(now), rule.longest_lock_for(promised))

@@ -9,13 +9,24 @@ from rest_framework import serializers
 from tenants.models import Tenant
 from tenants.roles import Action
 from tenants.serializers import BodySerializer, ReadSerializer, ScopedField, TenantSerializer
+from vaults.acceptance import LONGEST_REASON, digest_of, open_changes, weaknesses
+from vaults.capabilities import lacking
 from vaults.custody import fingerprint
+from vaults.key_modes import meaning_of
 from vaults.models import TenantKey, Vault
 from vaults.recovery_keys import catalogue_fingerprint, hint
 
 
 class VaultSerializer(ReadSerializer):
     region = serializers.CharField(source="endpoint.region_id", read_only=True)
+    lacking = serializers.SerializerMethodField(help_text="What the store cannot do, as the last probe found.")
+    settings_changes = serializers.SerializerMethodField(
+        help_text="How the bucket's settings differ from those that were accepted; empty when they do not."
+    )
+    settings_weaknesses = serializers.SerializerMethodField(
+        help_text="Why these changes cannot be accepted, and what to do; empty when they can."
+    )
+    settings_digest = serializers.SerializerMethodField(help_text="Names these changes, for accepting them.")
 
     class Meta:
         model = Vault
@@ -29,9 +40,33 @@ class VaultSerializer(ReadSerializer):
             "status",
             "refusal",
             "checked_at",
+            "probed_at",
+            "lacking",
+            "settings_changes",
+            "settings_weaknesses",
+            "settings_digest",
             "created_at",
         )
         read_only_fields = fields
+
+    def get_lacking(self, vault: Vault) -> list[str]:
+        return lacking(vault.capabilities)
+
+    def get_settings_changes(self, vault: Vault) -> list[str]:
+        return open_changes(vault)
+
+    def get_settings_weaknesses(self, vault: Vault) -> list[str]:
+        return weaknesses(vault.settings_found, immutable_days=vault.immutable_days) if vault.settings_found else []
+
+    def get_settings_digest(self, vault: Vault) -> str:
+        return digest_of(vault)
+
+
+class SettingsAcceptanceSerializer(BodySerializer):
+    """`digest` is the vault's `settings_digest`: only what the caller has seen is accepted."""
+
+    digest = serializers.CharField(max_length=64)
+    reason = serializers.CharField(max_length=LONGEST_REASON)
 
 
 class TenantOrderSerializer(BodySerializer):
@@ -62,6 +97,7 @@ class TenantKeySerializer(ReadSerializer):
         help_text="What a recovery key names beside the tenant's key; the stand-alone tool asks for it."
     )
     hint = serializers.SerializerMethodField(help_text="What is still to do about the key; empty when nothing.")
+    meaning = serializers.SerializerMethodField(help_text="What the mode means for restores and checks.")
 
     class Meta:
         model = TenantKey
@@ -69,6 +105,7 @@ class TenantKeySerializer(ReadSerializer):
             "id",
             "tenant",
             "mode",
+            "meaning",
             "status",
             "public_key",
             "fingerprint",
@@ -79,6 +116,9 @@ class TenantKeySerializer(ReadSerializer):
             "created_at",
         )
         read_only_fields = fields
+
+    def get_meaning(self, key: TenantKey) -> str:
+        return meaning_of(key.mode)
 
     def get_public_key(self, key: TenantKey) -> str:
         return bytes(key.public_key).hex()

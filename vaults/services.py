@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.db import transaction
 
 from common.errors import InvalidInputError, NotAllowedError
+from tenants.audit import record
 from tenants.models import Person, Tenant
 from vaults.models import Affinity, Endpoint, Vault
 from vaults.tasks import prepare_vault
@@ -28,6 +29,8 @@ def place_vault(*, tenant: Tenant, region_code: str, immutable_days: int = 14, a
     vault = Vault(tenant=tenant, name=name, bucket=name, endpoint=endpoint, immutable_days=immutable_days)
     vault.full_clean()
     vault.save(force_insert=True)
+    facts = {"region": endpoint.region_id, "immutable_days": immutable_days}
+    record(action="vault.create", subject=vault, actor=actor, after=facts)
     transaction.on_commit(lambda: prepare_vault.delay(vault_id=str(vault.id)))
     return vault
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from celery import shared_task
 from django.utils import timezone
 
-from vaults import drift, probe_runs, provisioner, reaper, rotation
+from vaults import drift, extra_versions, probe_runs, provisioner, reaper, rotation
 
 
 @shared_task
@@ -28,6 +28,11 @@ def probe_next_due(**_: object) -> None:
 @shared_task
 def check_drift_everywhere(**_: object) -> None:
     drift.check_drift_everywhere(now=timezone.now())
+
+
+@shared_task
+def look_for_extra_versions(**_: object) -> None:
+    extra_versions.look_for_extra_versions_everywhere(now=timezone.now())
 
 
 @shared_task

@@ -1,10 +1,10 @@
-"""Pages of keys."""
+"""Pages of keys and vaults."""
 
 from __future__ import annotations
 
 from django.urls import path
 
-from vaults import views
+from vaults import vault_views, views
 
 urlpatterns = [
     path("keys/", views.key_list, name="key-list"),
@@ -14,4 +14,7 @@ urlpatterns = [
     path("keys/<uuid:pk>/answer/", views.key_answer, name="key-answer"),
     path("keys/<uuid:pk>/rotate/", views.key_rotate, name="key-rotate"),
     path("keys/<uuid:pk>/register/", views.key_register, name="key-register"),
+    path("vaults/<uuid:pk>/", vault_views.vault_detail, name="vault-detail"),
+    path("vaults/<uuid:pk>/accept-settings/", vault_views.vault_accept_settings, name="vault-accept-settings"),
+    path("alarms/<uuid:pk>/acknowledge/", vault_views.alarm_acknowledge, name="alarm-acknowledge"),
 ]

@@ -15,10 +15,12 @@ from django.views.decorators.http import require_GET, require_POST
 from common.errors import BackupsiteError, InvalidInputError
 from tenants.access import get_for_user
 from tenants.roles import Action
+from tenants.sign_in.confirming import confirmed
 from tenants.views import STATUS_WRONG_INPUT, back_with_error, paginate, portal_page, show_error
 from vaults import key_client
 from vaults.custody import fingerprint
 from vaults.forms import AnswerForm, CustomerKeyForm
+from vaults.key_modes import NO_WAY_BACK, meaning_of
 from vaults.models import TenantKey
 from vaults.recovery_keys import (
     catalogue_fingerprint,
@@ -57,6 +59,8 @@ def _detail(request: HttpRequest, key: TenantKey, form: CustomerKeyForm, *, stat
         "key": key,
         "form": form,
         "hint": hint(key),
+        "meaning": meaning_of(key.mode),
+        "no_way_back": NO_WAY_BACK,
         "fingerprint": fingerprint(key),
         "catalogue_fingerprint": catalogue_fingerprint(key.tenant),
         "is_active": is_active,
@@ -70,6 +74,7 @@ def _detail(request: HttpRequest, key: TenantKey, form: CustomerKeyForm, *, stat
 
 @require_POST
 @portal_page
+@confirmed
 def key_show(request: HttpRequest, pk: UUID) -> HttpResponse:
     key = _key(request, pk, Action.EDIT)
     try:
@@ -110,6 +115,7 @@ def key_answer(request: HttpRequest, pk: UUID) -> HttpResponse:
 
 @require_POST
 @portal_page
+@confirmed
 def key_rotate(request: HttpRequest, pk: UUID) -> HttpResponse:
     key = _key(request, pk, Action.EDIT)
     try:
@@ -122,6 +128,7 @@ def key_rotate(request: HttpRequest, pk: UUID) -> HttpResponse:
 
 @require_POST
 @portal_page
+@confirmed
 def key_register(request: HttpRequest, pk: UUID) -> HttpResponse:
     key, form = _key(request, pk, Action.CREATE), CustomerKeyForm(request.POST)
     if form.is_valid():

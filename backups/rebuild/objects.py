@@ -13,15 +13,17 @@ from django.db import transaction
 
 from backups.models import Backup
 from backups.rebuild.places import Places
-from backups.removal.adoption import NOTE, adopt_relocation, told_in
+from backups.removal.adoption import NOTE, adopt_relocation, note_cover, told_in
 from backups.removal.claims import Claims, NotAdoptableError, free_sequence, read_claims
+from backups.removal.covering import Cover, find_cover
 from backups.states import BackupStatus
-from engine.alone.bucket import Bucket, read_fitting
+from engine.alone.bucket import Bucket, BucketSource, read_fitting
 from engine.alone.catalogue import OpenDomain
 from engine.alone.layout import ManifestPlace, find_manifests
 from engine.codec import OBJECT_SIZE_MAX
 from engine.errors import EngineError, StoreError
 from engine.manifest import ManifestInfo, parse_manifest
+from engine.repository import MapReader
 from engine.store.base import ObjectKind
 from vaults.marking import object_name
 from vaults.models import ObjectUse, StoredObject
@@ -59,14 +61,15 @@ def rebuild_domain(bucket: Bucket, found: OpenDomain, places: Places, *, now: da
     result = DomainResult()
     manifests = list(_read_manifests(bucket, found, places, result, now))
     noted, promised = _from_manifests(manifests)
-    known = {row_name(kind, sha256): pk for pk, kind, sha256 in _rows_of(places)}
-    fresh = (row for row in _listed(bucket, found, places, noted, promised, now) if name_of(row) not in known)
+    rows_there = {row_name(kind, sha256): (pk, status) for pk, kind, sha256, status in _rows_of(places)}
+    known = {name: pk for name, (pk, status) in rows_there.items() if status != StoredObject.Status.DELETED}
+    fresh = (row for row in _listed(bucket, found, places, noted, promised, now) if name_of(row) not in rows_there)
     for rows in _parts(fresh):
         StoredObject.objects.bulk_create(rows)
         result.object_count += len(rows)
         known.update((name_of(row), row.pk) for row in rows)
     for manifest in manifests:
-        _add_if_whole(manifest, places, known, result, now)
+        _add_if_whole(bucket, manifest, found.domain_keys.map_key, places, known, result, now)
     _add_moves(places, result)
     return result
 
@@ -79,8 +82,8 @@ def name_of(row: StoredObject) -> bytes:
     return row_name(row.kind, row.sha256)
 
 
-def _rows_of(places: Places) -> Iterable[tuple[int, str, str]]:
-    rows = StoredObject.objects.filter(domain=places.domain).values_list("pk", "kind", "sha256")
+def _rows_of(places: Places) -> Iterable[tuple[int, str, str, str]]:
+    rows = StoredObject.objects.filter(domain=places.domain).values_list("pk", "kind", "sha256", "status")
     return rows.iterator(chunk_size=10_000)
 
 
@@ -179,21 +182,53 @@ def _row(
 
 
 def _add_if_whole(
-    manifest: _Manifest, places: Places, known: dict[bytes, int], result: DomainResult, now: datetime
+    bucket: Bucket,
+    manifest: _Manifest,
+    map_key: bytes,
+    places: Places,
+    known: dict[bytes, int],
+    result: DomainResult,
+    now: datetime,
 ) -> None:
     key = manifest.place.versions[0].key
-    missing = [name for name in manifest.names if name not in known]
-    if missing:
-        result.problems.append(f"{key}: {len(missing)} of its objects are not in the bucket")
-        return
     if Backup.objects.filter(manifest__key=key, vault=places.vault).exists():
         return
+    missing = {name for name in manifest.names if name not in known}
     with told_in(result.problems, key):
-        _add_backup(manifest, places, known, result, now)
+        cover = _cover(bucket, manifest, map_key, places, missing, now) if missing else Cover()
+        if len(cover.gone) != len(missing):
+            result.problems.append(f"{key}: {len(missing)} of its objects are not in the bucket")
+            return
+        _add_backup(manifest, places, known, cover, result, now)
+
+
+def _cover(
+    bucket: Bucket, manifest: _Manifest, map_key: bytes, places: Places, missing: set[bytes], now: datetime
+) -> Cover:
+    """What stands in for packs that were moved and are gone; empty when nothing does."""
+    packs = {object_name(ObjectKind.PACK, entry.sha256): entry for entry in manifest.info.body.packs}
+    if missing - packs.keys():
+        return Cover()
+    gone = {packs[name].sha256: packs[name] for name in missing}
+    try:
+        # Refuses what is no disk image: for streams and trees nothing is moved.
+        reader = MapReader(manifest=manifest.info, object_source=BucketSource(bucket), map_key=map_key)
+        return find_cover(places.vault, places.domain, reader, gone, now=now) or Cover()
+    except StoreError as error:
+        if error.transient:
+            raise
+        return Cover()
+    except EngineError:
+        return Cover()
 
 
 def _add_backup(
-    manifest: _Manifest, places: Places, known: dict[bytes, int], result: DomainResult, now: datetime
+    manifest: _Manifest,
+    places: Places,
+    known: dict[bytes, int],
+    cover: Cover,
+    result: DomainResult,
+    now: datetime,
 ) -> None:
     key = manifest.place.versions[0].key
     is_new = False
@@ -204,7 +239,11 @@ def _add_backup(
             row = _row(places, "m", key, sha256, manifest.version_id, manifest.size_bytes, until, now)
             row.save(force_insert=True)
             is_new = True
-        uses = (ObjectUse(manifest=row, needed_id=known[name]) for name in dict.fromkeys(manifest.names))
+        note_cover(places.vault, row, cover)
+        standing = StoredObject.objects.filter(pk__in=[found.pk for found in cover.stand_ins])
+        standing.filter(retain_until__lt=until).update(retain_until=until)
+        ids = [known[name] for name in manifest.names if name in known] + [found.pk for found in cover.stand_ins]
+        uses = (ObjectUse(manifest=row, needed_id=pk) for pk in dict.fromkeys(ids))
         for part in _parts(uses):
             ObjectUse.objects.bulk_create(part, ignore_conflicts=True)
         backup = _backup(manifest, places, row)

@@ -22,19 +22,32 @@ from django.db.models import Exists, F, OuterRef, QuerySet
 from agents.models import Disk, WriterKey
 from backups.accounting import account_commit, hold_accounts
 from backups.models import Backup, Session
+from backups.moved_packs import note_moved
 from backups.moves import Moves, open_relocations, write_moves
 from backups.removal.claims import NotAdoptableError, free_sequence, read_claims
+from backups.removal.covering import Cover, find_cover
 from backups.states import BackupStatus
 from common.errors import BackupsiteError, UnavailableError
 from engine.codec import OBJECT_SIZE_MAX
-from engine.errors import EngineError
+from engine.errors import EngineError, StoreError
 from engine.manifest import ManifestInfo, parse_manifest
+from engine.repository import MapReader
 from engine.store.base import ObjectKind, object_key
 from vaults.custody import domain_keys_of
+from vaults.damage import Damage
 from vaults.envelopes import record_missing
 from vaults.ledger import hold_for_commit
 from vaults.models import Domain, ObjectUse, StoredObject, Vault
-from vaults.storage import Credential, ListedVersion, StorageRefusedError, read_object, see_object
+from vaults.own_objects import NO_SESSION
+from vaults.reading import KeeperSource
+from vaults.storage import (
+    Credential,
+    ListedVersion,
+    StorageRefusedError,
+    StorageUnreachableError,
+    read_object,
+    see_object,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +67,12 @@ class AdoptionResult:
     relocation_count: int = 0
     # What stays in the vault without its place in the catalogue, and why; the next pass tries it again.
     refused: list[str] = field(default_factory=list)
+    # The same of objects that a person has acknowledged: nothing waits for them.
+    known_bad: list[str] = field(default_factory=list)
+    acknowledged: frozenset[str] = frozenset()
+
+    def problems_of(self, key: str) -> list[str]:
+        return self.known_bad if key in self.acknowledged else self.refused
 
     @property
     def is_idle(self) -> bool:
@@ -61,19 +80,29 @@ class AdoptionResult:
         return not (self.unknown_count or self.backup_count or self.relocation_count or self.refused)
 
 
-def adopt(vault: Vault, versions: Collection[ListedVersion], *, now: datetime) -> AdoptionResult:
+def adopt(
+    vault: Vault,
+    versions: Collection[ListedVersion],
+    *,
+    now: datetime,
+    acknowledged: frozenset[str] = frozenset(),
+) -> AdoptionResult:
     """Rows for unknown objects of known domains; then each manifest and relocation that has no place yet gets its own.
 
-    One that cannot be taken in is told and does not keep the others. `now` is the store's time. Raises UnavailableError
+    One that cannot be taken in is told and does not keep the others; `acknowledged` are keys that a person knows to be
+    bad. `now` is the store's time. Raises UnavailableError
     for store trouble; the next pass goes on from there.
     """
-    result = AdoptionResult(unknown_count=len(versions))
+    unknown_count = sum(version.key not in acknowledged for version in versions)
+    result = AdoptionResult(unknown_count=unknown_count, acknowledged=acknowledged)
     _record(vault, versions, result, now)
-    for relocation in _ownerless(vault, ObjectKind.RELOCATION).filter(relocated_packs=None):
-        with told_in(result.refused, relocation.key):
+    # A repack of our own that was broken off left relocations that nobody needs.
+    relocations = _ownerless(vault, ObjectKind.RELOCATION).exclude(session_id=NO_SESSION)
+    for relocation in relocations.filter(relocated_packs=None):
+        with told_in(result.problems_of(relocation.key), relocation.key):
             result.relocation_count += adopt_relocation(vault, relocation)
     for manifest in _ownerless(vault, ObjectKind.MANIFEST).filter(backup=None):
-        with told_in(result.refused, manifest.key):
+        with told_in(result.problems_of(manifest.key), manifest.key):
             adopt_manifest(vault, manifest, now=now)
             result.backup_count += 1
     _record_envelopes(vault, result)
@@ -93,7 +122,7 @@ def told_in(problems: list[str], key: str) -> Iterator[None]:
     try:
         yield
     except UnavailableError as error:
-        if not _is_gone(error):
+        if not is_gone(error):
             raise
         problems.append(f"{key} is not in the vault any more")
     except BackupsiteError as error:
@@ -103,7 +132,8 @@ def told_in(problems: list[str], key: str) -> Iterator[None]:
         problems.append(f"{key} could not be taken in ({type(error).__name__})")
 
 
-def _is_gone(error: UnavailableError) -> bool:
+def is_gone(error: UnavailableError) -> bool:
+    """Whether the store says that there is no such object, and not that it has trouble."""
     return isinstance(error, StorageRefusedError) and error.extra.get("store_code") in _GONE_CODES
 
 
@@ -117,9 +147,10 @@ def _record(vault: Vault, versions: Iterable[ListedVersion], result: AdoptionRes
         match = _KEY.fullmatch(version.key)
         domain = domains.get(match[2]) if match is not None else None
         if match is None or domain is None or match[1] != str(vault.tenant_id):
-            result.refused.append(f"{version.key} belongs to no domain that is known")
+            problems = result.problems_of(version.key)
+            problems.append(f"{version.key} belongs to no domain that is known")
             continue
-        with told_in(result.refused, version.key):
+        with told_in(result.problems_of(version.key), version.key):
             rows.append(_row(vault, domain, version, match[3], now))
         if len(rows) == _ROWS_AT_ONCE:
             StoredObject.objects.bulk_create(rows, ignore_conflicts=True)
@@ -181,19 +212,24 @@ def adopt_manifest(vault: Vault, manifest: StoredObject, *, now: datetime) -> Ba
 
     `now` is the vault's time. Raises NotAdoptableError, ObjectRemovedError, UnavailableError.
     """
-    info = _read(vault, manifest)
+    info = read_found(vault, manifest)
     claims = read_claims(info, key=manifest.key, sha256=manifest.sha256, now=now)
-    needed = _present(manifest, {ref.key: ref.size_bytes for ref in info.body.needed_refs()})
+    cover = cover_of(vault, manifest, info, now=now)
+    gone = {row.key for row in cover.gone}
+    refs = [ref for ref in info.body.needed_refs() if ref.key not in gone]
+    needed = [*_present(manifest, {ref.key: ref.size_bytes for ref in refs}), *cover.stand_ins]
+    needed = list({row.pk: row for row in needed}.values())
     # Of the domain's own server: a host must not bring backups for disks of another.
     disks = Disk.objects.select_related("server").filter(server__domain_id=manifest.domain_id)
     disk = disks.filter(pk=info.body.source_id).first()
     with transaction.atomic():
         hold_accounts([manifest.domain_id])
+        note_cover(vault, manifest, cover)
         hold_for_commit([manifest.pk, *(row.pk for row in needed)])
         uses = [ObjectUse(manifest=manifest, needed=row) for row in needed]
         ObjectUse.objects.bulk_create(uses, batch_size=_ROWS_AT_ONCE, ignore_conflicts=True)
         backup = Backup.objects.create(
-            tenant_id=vault.tenant_id,
+            tenant_id=manifest.domain.held_for_id or vault.tenant_id,
             vault=vault,
             server=disk.server if disk is not None else None,
             disk=disk,
@@ -217,7 +253,45 @@ def adopt_manifest(vault: Vault, manifest: StoredObject, *, now: datetime) -> Ba
     return backup
 
 
-def _read(vault: Vault, manifest: StoredObject) -> ManifestInfo:
+def cover_of(vault: Vault, manifest: StoredObject, info: ManifestInfo, *, now: datetime) -> Cover:
+    """What stands in for packs that were moved and are gone. Empty when all is there, or when nothing does.
+
+    Raises UnavailableError.
+    """
+    entries = {_key_of(manifest, ObjectKind.PACK, entry.sha256): entry for entry in info.body.packs}
+    rows = _rows_of(manifest.domain_id, list(entries))
+    there = {row.key for row in rows if row.status in _PRESENT and row.damage != Damage.MISSING}
+    missing = {entry.sha256: entry for key, entry in entries.items() if key not in there}
+    if not missing:
+        return Cover()
+    versions = {ref.key: ref.version_id for ref in info.body.needed_refs() if ref.version_id}
+    rows = _rows_of(manifest.domain_id, [ref.key for ref in info.body.needed_refs()])
+    source = KeeperSource(vault, versions=versions | {row.key: row.version_id for row in rows})
+    try:
+        # Refuses what is no disk image: for streams and trees nothing is moved.
+        reader = MapReader(manifest=info, object_source=source, map_key=domain_keys_of(manifest.domain).map_key)
+        return find_cover(vault, manifest.domain, reader, missing, now=now) or Cover()
+    except EngineError as error:
+        if isinstance(error, StoreError) and error.transient:
+            raise StorageUnreachableError(f"The map of {manifest.key} cannot be read now: {error.message}.") from error
+        return Cover()
+
+
+def note_cover(vault: Vault, manifest: StoredObject, cover: Cover) -> None:
+    """In the transaction that takes a manifest in: rows of its packs that are gone, and what leads on from them.
+
+    Raises NotAdoptableError, UnverifiedObjectError, ObjectRemovedError, UnavailableError.
+    """
+    for row in cover.gone:
+        if row.pk is None:
+            row.save(force_insert=True)
+    for relocation in cover.relocations:
+        adopt_relocation(vault, relocation)
+    note_moved(manifest, cover.gone)
+
+
+def read_found(vault: Vault, manifest: StoredObject) -> ManifestInfo:
+    """The manifest, opened with the map key. Raises NotAdoptableError, UnavailableError."""
     _check_size(manifest)
     data = read_object(vault, key=manifest.key, version_id=manifest.version_id, credential=Credential.KEEPER)
     trusted = [bytes(key) for key in WriterKey.objects.values_list("public_key", flat=True)]

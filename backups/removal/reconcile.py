@@ -14,6 +14,8 @@ from django.db import transaction
 from django.db.models import F, Q
 
 from backups.removal.adoption import AdoptionResult, adopt
+from backups.removal.known_bad import acknowledged_keys
+from backups.removal.moved_since import note_moved_since
 from vaults import ledger
 from vaults.alarms import clear_alarm, raise_alarm
 from vaults.inventory import EXAMPLES, Inventory, take_inventory
@@ -23,8 +25,8 @@ from vaults.storage import Credential, ListedVersion, store_time
 
 logger = logging.getLogger(__name__)
 
-MISSING, ALTERED, EXTRA, UNKNOWN = "objects_missing", "objects_altered", "extra_versions", "unknown_objects"
-RETURNED = "deleted_objects_there"
+MISSING, ALTERED, UNKNOWN = "objects_missing", "objects_altered", "unknown_objects"
+RETURNED, KNOWN_BAD = "deleted_objects_there", "known_bad_objects"
 # What `removal_stopped` begins with when this module may clear it again by itself.
 STOPPED_BY_US = "Reconciling: "
 # What another part or a person wrote there is neither cleared nor replaced here.
@@ -46,15 +48,18 @@ def reconcile(*, vault_id: str, now: datetime) -> Inventory:
     altered = _mark_damaged(found.altered, damage="wrong_bytes", now=store_now)
     _return(found.returned)
     unknown = _still_unknown(vault, found.unknown)
-    if unknown:
+    acknowledged = acknowledged_keys(vault)
+    if any(version.key not in acknowledged for version in unknown):
         # First of all: should this pass be broken off, nothing is removed until a later one came to its end.
         Vault.objects.filter(pk=vault.pk).update(epoch=F("epoch") + 1)
         _stop(vault, f"{len(unknown)} objects in the vault are unknown to the database and are being taken in.")
-    adopted = adopt(vault, unknown, now=store_now)
+    adopted = adopt(vault, unknown, now=store_now, acknowledged=acknowledged)
+    note_moved_since(vault, now=store_now)
     _tell(vault, MISSING, missing, "objects that the ledger knows are not in the vault", now=now)
     _tell(vault, ALTERED, altered, "objects in the vault have another size than the ledger knows", now=now)
     _tell(vault, RETURNED, len(found.returned), "objects that were deleted are in the vault", now=now)
-    _tell(vault, EXTRA, found.extra_count, f"versions or markers lie over objects, as over {found.extra}", now=now)
+    bad = f"objects can never be taken in, as a person said: {'; '.join(adopted.known_bad[:EXAMPLES])}"
+    _tell(vault, KNOWN_BAD, len(adopted.known_bad), bad, now=now)
     _settle(vault, adopted, now=now)
     return found
 

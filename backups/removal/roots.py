@@ -10,6 +10,7 @@ from django.db.models import F, Min, Q
 from agents.models import WriterKey
 from backups.models import Backup, Job, Session
 from backups.states import BackupStatus, JobKind, JobState
+from tenants.models import Tenant
 from vaults.descriptions import newest_descriptions
 from vaults.models import StoredObject, Vault
 
@@ -23,8 +24,12 @@ class Roots:
 
     catalogued: frozenset[int]
     borrowed: frozenset[int]
+    # Of those in either that a restore is reading, as it was told when it began: where things were then.
+    restored: frozenset[int]
     open_sessions: frozenset[UUID]
     descriptions: frozenset[int]
+    # What a person knows to be bad, and what it names.
+    known_bad: frozenset[int] = frozenset()
 
     @property
     def manifests(self) -> frozenset[int]:
@@ -61,9 +66,21 @@ def find_roots(vault: Vault) -> Roots:
     return Roots(
         catalogued=frozenset(catalogued.values_list("manifest_id", flat=True)),
         borrowed=frozenset({*bases, *restored, *held} - {None}),
+        restored=frozenset({*restored, *held} - {None}),
         open_sessions=frozenset(session.pk for session in sessions),
-        descriptions=frozenset(newest_descriptions(vault)),
+        descriptions=frozenset(_kept_descriptions(vault)),
     )
+
+
+def _kept_descriptions(vault: Vault) -> set[int]:
+    """Each domain's newest one; of a tenant that is being deleted, only as long as there is a backup to describe."""
+    newest = newest_descriptions(vault)
+    if not Tenant.objects.filter(pk=vault.tenant_id, status=Tenant.Status.DELETING).exists():
+        return newest
+    described = Backup.objects.in_catalogue().filter(vault=vault, manifest__isnull=False)
+    domains = set(described.values_list("manifest__domain", flat=True))
+    rows = StoredObject.objects.filter(pk__in=newest, domain__in=domains)
+    return set(rows.values_list("pk", flat=True))
 
 
 def manifests_by_domain(vault: Vault, ids: frozenset[int]) -> dict[UUID, list[StoredObject]]:

@@ -6,14 +6,17 @@ May be started by anybody at any time: the epoch lets one run at a time in, and 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
+from backups.moved_packs import moves_of_domain, stand_ins_for_backups, take_back_fallen
+from backups.removal.known_bad import kept_as_known_bad
 from backups.removal.roots import Roots, all_writers, find_roots, manifests_by_domain, oldest_open_epoch
+from backups.removal.switching import look_at
 from common.errors import BackupsiteError
 from vaults import ledger
 from vaults.alarms import clear_alarm, raise_alarm
@@ -48,14 +51,17 @@ def remove_unneeded(*, vault_id: str, now: datetime) -> RemovalRun | None:
     `now` is this server's clock; every decision about locks is made by the store's.
     """
     vault = Vault.objects.select_related("endpoint").get(pk=vault_id)
-    if vault.removal_stopped or not _is_reconciled(vault, now):
+    if vault.removal_stopped or not is_reconciled(vault, now):
         return None
     run = _begin(vault, now=now)
     if run is None:
         return None
     try:
         store_now = store_time(vault, Credential.KEEPER)
-        mark = _mark(vault, find_roots(vault), now=store_now)
+        _take_back_fallen(vault)
+        roots = replace(find_roots(vault), known_bad=kept_as_known_bad(vault, now=store_now))
+        mark = _mark(vault, roots, now=store_now)
+        _look_at_stand_ins(vault, mark, now=store_now)
         _apply(vault, run, mark, now=store_now)
     except BackupsiteError as error:
         _finish(run, outcome=error.code, message=error.message, now=now)
@@ -66,7 +72,8 @@ def remove_unneeded(*, vault_id: str, now: datetime) -> RemovalRun | None:
     return run
 
 
-def _is_reconciled(vault: Vault, now: datetime) -> bool:
+def is_reconciled(vault: Vault, now: datetime) -> bool:
+    """Whether ledger and bucket were found to agree lately: without that nothing is moved or removed."""
     return vault.reconciled_at is not None and vault.reconciled_at + RECONCILED_WITHIN > now
 
 
@@ -109,18 +116,14 @@ def _mark_domain(
     now: datetime,
 ) -> None:
     """Compare what the domain's manifests need, by the vault's word and by the ledger's, with what there is."""
-    by_backups: set[bytes] = set()
-    by_others: set[bytes] = set()
-    for row, names in needed_names(vault, manifests, trusted_writers=writers):
-        (by_backups if row.pk in roots.catalogued else by_others).update(names)
-    _add_relocations(domain_id, by_backups)
-    _add_relocations(domain_id, by_others)
+    needs = _needs_of(vault, domain_id, manifests, roots, writers)
+    by_backups, by_others = needs.by_backups, needs.by_others
     used = set(ObjectUse.objects.filter(manifest__in=manifests).values_list("needed_id", flat=True))
     rows = StoredObject.objects.filter(domain_id=domain_id, status__in=[Status.STORED, Status.CONDEMNED])
     found: set[bytes] = set()
     for row in rows.iterator(chunk_size=5000):
         name = object_name(row.kind, bytes.fromhex(row.sha256))
-        is_needed = name in by_backups or name in by_others or row.pk in used
+        is_needed = name in by_backups or name in by_others or name in needs.kept or row.pk in used
         if name in by_backups or name in by_others:
             found.add(name)
         mark.needed_count += is_needed
@@ -138,11 +141,41 @@ def _mark_domain(
         raise BackupsiteError(message, code="ledger_incomplete")
 
 
-def _add_relocations(domain_id: UUID, names: set[bytes]) -> None:
-    """A relocation object is needed, with all that it needs, as long as one of the packs that it moves is."""
+@dataclass(slots=True)
+class _Needs:
+    """Names of what manifests need. `kept`: packs that were moved, and must stay for now all the same."""
+
+    by_backups: set[bytes] = field(default_factory=set)
+    by_others: set[bytes] = field(default_factory=set)
+    kept: set[bytes] = field(default_factory=set)
+
+
+def _needs_of(
+    vault: Vault, domain_id: UUID, manifests: list[StoredObject], roots: Roots, writers: list[bytes]
+) -> _Needs:
+    """What the manifests name, without the packs that were moved for them: stand-ins are needed in their place.
+
+    A moved pack stays while a restore reads that was told where things were before, and while a stand-in is bad.
+    """
+    needs, moves = _Needs(), moves_of_domain(domain_id)
+    moved_of_backups: set[bytes] = set()
+    moved_of_others: set[bytes] = set()
+    for row, names in needed_names(vault, manifests, trusted_writers=writers):
+        moved = moves.moved.get(row.pk, set()) & names
+        is_catalogued = row.pk in roots.catalogued
+        (needs.by_backups if is_catalogued else needs.by_others).update(names - moved)
+        (moved_of_backups if is_catalogued else moved_of_others).update(moved)
+        needs.kept |= moved if row.pk in roots.restored else moved & moves.fallen.get(row.pk, set())
+    _add_relocations(domain_id, needs.by_backups, moved=moved_of_backups)
+    _add_relocations(domain_id, needs.by_others, moved=moved_of_others)
+    return needs
+
+
+def _add_relocations(domain_id: UUID, names: set[bytes], *, moved: set[bytes]) -> None:
+    """A relocation object is needed, with its needs, as long as a pack that it moves is named, needed or not."""
     moves = _moves(domain_id)
     waiting = set(moves)
-    while found := {pk for pk in waiting if not moves[pk].isdisjoint(names)}:
+    while found := {pk for pk in waiting if not (moves[pk].isdisjoint(names) and moves[pk].isdisjoint(moved))}:
         waiting -= found
         uses = StoredObject.objects.filter(used_by__manifest__in=found) | StoredObject.objects.filter(pk__in=found)
         names.update(object_name(kind, bytes.fromhex(sha256)) for kind, sha256 in uses.values_list("kind", "sha256"))
@@ -159,8 +192,8 @@ def _moves(domain_id: UUID) -> dict[int, set[bytes]]:
 
 
 def _is_held(row: StoredObject, roots: Roots) -> bool:
-    """An open session holds what it has stored itself, and a domain the newest word about itself."""
-    return row.session_id in roots.open_sessions or row.pk in roots.descriptions
+    """An open session holds what it has stored itself, a domain the newest word about itself, a person what is bad."""
+    return row.session_id in roots.open_sessions or row.pk in roots.descriptions or row.pk in roots.known_bad
 
 
 def _note_unneeded(mark: _Mark, row: StoredObject, now: datetime) -> None:
@@ -171,6 +204,21 @@ def _note_unneeded(mark: _Mark, row: StoredObject, now: datetime) -> None:
         mark.candidates.append(
             Candidate(row.pk, row.size_bytes, row.condemned_epoch, row.condemned_at, row.retain_until)
         )
+
+
+def _take_back_fallen(vault: Vault) -> None:
+    for domain_id in Domain.objects.filter(vault=vault).order_by("pk").values_list("pk", flat=True):
+        if taken := take_back_fallen(domain_id):
+            logger.warning("moved packs are needed again", extra={"domain": str(domain_id), "packs": taken})
+
+
+def _look_at_stand_ins(vault: Vault, mark: _Mark, *, now: datetime) -> None:
+    """Before a pack goes that was moved for a backup: what stands in for it is in the vault now, with its lock.
+
+    Raises UnverifiedObjectError or UnavailableError; then nothing is condemned and nothing ordered.
+    """
+    for row, promised in stand_ins_for_backups(mark.unneeded | {candidate.id for candidate in mark.candidates}):
+        look_at(vault, row, until=min(promised, row.retain_until) if promised > now else None)
 
 
 def _apply(vault: Vault, run: RemovalRun, mark: _Mark, *, now: datetime) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -15,14 +16,17 @@ from agents.models import Server
 from backups.forms import NoteForm
 from backups.lock_coverage import locked_until
 from backups.models import Backup, Job
+from backups.outside import restore_command
 from backups.services import remove_backups, set_note
-from backups.states import BACKUP_STATUS_CHOICES
+from backups.states import BACKUP_STATUS_CHOICES, BackupStatus, JobKind
+from backups.verifier import request_verification
+from backups.views.jobs import STATUS_STOP_POLLING, live_context
 from common.errors import BackupsiteError
 from definitions.models import Definition
 from tenants.access import get_for_user, may
 from tenants.models import Person
 from tenants.roles import Action
-from tenants.views import STATUS_WRONG_INPUT, paginate, portal_page, show_error
+from tenants.views import STATUS_WRONG_INPUT, back_with_error, paginate, portal_page, show_error
 from vaults.custody import restore_needs_customer_key
 
 SHOWN_JOBS = 10
@@ -84,6 +88,48 @@ def backup_note(request: HttpRequest, pk: UUID) -> HttpResponse:
     return _show(request, backup, form, status=STATUS_WRONG_INPUT)
 
 
+@require_POST
+@portal_page
+def backup_verify(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """Ask for a check with keys; its progress is on the backup's page."""
+    backup = _backup(request.user, Action.RUN, pk)
+    try:
+        request_verification(backup=backup, actor=request.user, now=timezone.now())
+    except BackupsiteError as error:
+        return back_with_error(request, error, otherwise=reverse("backup-detail", args=[pk]))
+    return redirect("backup-detail", pk)
+
+
+@require_GET
+@portal_page
+def backup_check(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """How the last check is getting on: asked for again while it is active."""
+    context = _check_context(request, _backup(request.user, Action.VIEW, pk))
+    if context["unchanged"]:
+        return HttpResponse(status=204)
+    return render(request, "backups/_verify.html", context, status=200 if context["is_live"] else STATUS_STOP_POLLING)
+
+
+def _check_context(request: HttpRequest, backup: Backup) -> dict[str, Any]:
+    """The last check of the backup, with its pace; one that began before this page was asked for may have ended."""
+    person = request.user
+    checks = Job.objects.for_user(person).filter(backup=backup, kind=JobKind.VERIFY).order_by("-created_at", "-pk")
+    live = live_context(request, checks[:1])
+    check, pace = live.pop("jobs")[0] if live["jobs"] else (None, None)
+    return {
+        **live,
+        "backup": backup,
+        "check": check,
+        "pace": pace,
+        "may_cancel": check is not None and check.is_active() and may(person, Action.CANCEL, check),
+        "may_verify": _can_be_checked(backup) and not live["is_live"] and may(person, Action.RUN, backup),
+    }
+
+
+def _can_be_checked(backup: Backup) -> bool:
+    return backup.removed_at is None and backup.status in {BackupStatus.OK, BackupStatus.RESTORE}
+
+
 @require_http_methods(["GET", "POST"])
 @portal_page
 def backup_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
@@ -104,13 +150,17 @@ def backup_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
 def _show(request: HttpRequest, backup: Backup, form: NoteForm, *, status: int = 200) -> HttpResponse:
     person = request.user
     jobs = Job.objects.for_user(person).filter(backup=backup).select_related("disk__server")
+    sees_vault = may(person, Action.VIEW, backup.vault)
+    needs_customer = backup.manifest is not None and restore_needs_customer_key(backup.manifest)
     context = {
-        "backup": backup,
-        "sees_vault": may(person, Action.VIEW, backup.vault),
+        **_check_context(request, backup),
+        "sees_vault": sees_vault,
         "form": form,
         "locked_until": locked_until(backup),
-        "customer_key": backup.manifest is not None and restore_needs_customer_key(backup.manifest),
-        "shown_damage": backup.damage[:SHOWN_RANGES],
+        "customer_key": needs_customer,
+        "outside_command": restore_command(backup, names_vault=sees_vault) if needs_customer else "",
+        "shown_damage": backup.damaged_ranges[:SHOWN_RANGES],
+        "shown_files": backup.damaged_files[:SHOWN_RANGES],
         "more_damage": len(backup.damage) - SHOWN_RANGES,
         "jobs": jobs.order_by("-created_at", "-pk")[:SHOWN_JOBS],
         "may_edit": may(person, Action.EDIT, backup),

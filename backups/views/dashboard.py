@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Exists, OuterRef, Sum
+from django.db.models import Count, Exists, OuterRef, Q, Sum
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -16,7 +16,7 @@ from django.views.decorators.http import require_GET
 
 from agents.models import Disk, Node, Server
 from backups.models import Backup, Job
-from backups.states import BackupHealth, BackupStatus, JobState
+from backups.states import ON_A_NODE, BackupHealth, BackupStatus, JobKind, JobState
 from backups.views.jobs import STATUS_STOP_POLLING, live_context
 from definitions.models import Definition
 from tenants.access import may_create
@@ -89,9 +89,10 @@ def _damage_concerns(person: Person) -> Iterator[Concern]:
     for backup in backups.order_by("-created_at", "-pk")[:SHOWN_PER_REASON]:
         text = f"{backup.name} of {backup.server_name}: {backup.damaged_bytes:,} bytes of it cannot be restored."
         yield Concern("Backup damaged", text, _to("backup-detail", backup))
-    alarms = Alarm.objects.for_user(person).standing().select_related("vault").order_by("-created_at", "-pk")
+    alarms = Alarm.objects.for_user(person).needing_a_person().select_related("vault").worst_first()
     for alarm in alarms[:SHOWN_PER_REASON]:
-        yield Concern(f"Alarm: {alarm.code.replace('_', ' ')}", f"{alarm.vault.name}: {alarm.message}")
+        title = f"{alarm.get_severity_display().capitalize()}: {alarm.code.replace('_', ' ')}"
+        yield Concern(title, f"{alarm.vault.name}: {alarm.message}", _to("vault-detail", alarm.vault))
 
 
 def _key_concerns(person: Person) -> Iterator[Concern]:
@@ -103,7 +104,8 @@ def _key_concerns(person: Person) -> Iterator[Concern]:
 
 def _concerns(person: Person, now: datetime) -> Iterator[Concern]:
     for job in _unanswered_failures(person, now):
-        yield Concern(f"{job.kind.capitalize()} failed", f"{job.disk}: {job.message}", _to("job-detail", job))
+        text = f"{job.disk or job.backup_name}: {job.message}"
+        yield Concern(f"{job.kind.capitalize()} failed", text, _to("job-detail", job))
     for disk in (
         Disk.objects.for_user(person).exclude(incomplete_since=None).select_related("server")[:SHOWN_PER_REASON]
     ):
@@ -116,18 +118,23 @@ def _concerns(person: Person, now: datetime) -> Iterator[Concern]:
         text = f"{definition} should have run. Does the scheduler run?"
         yield Concern("Backup overdue", text, _to("definition-detail", definition))
     for vault in Vault.objects.for_user(person).filter(status=Vault.Status.REFUSED)[:SHOWN_PER_REASON]:
-        yield Concern("Vault refused", f"{vault.name}: {vault.refusal}")
+        yield Concern("Vault refused", f"{vault.name}: {vault.refusal}", _to("vault-detail", vault))
     yield from _key_concerns(person)
     for node in Node.objects.for_user(person).filter(status=Node.Status.OFFLINE)[:SHOWN_PER_REASON]:
         yield Concern("Node offline", f"The worker of {node.name} does not report. Jobs there wait for it.")
 
 
 def _unanswered_failures(person: Person, now: datetime) -> Any:
-    """Failures of the last days that no later success of the same work has answered."""
+    """Failures of the last days that no later success of the same work has answered.
+
+    A check that found damage has not failed at its work: the backup is listed as damaged.
+    """
+    same_work = Q(disk=OuterRef("disk"), kind__in=ON_A_NODE) | Q(backup=OuterRef("backup"), kind=JobKind.VERIFY)
     later = Job.objects.filter(
-        disk=OuterRef("disk"), kind=OuterRef("kind"), state=JobState.OK, created_at__gt=OuterRef("created_at")
+        same_work, kind=OuterRef("kind"), state=JobState.OK, created_at__gt=OuterRef("created_at")
     )
     failed = Job.objects.for_user(person).filter(state=JobState.FAILED, finished_at__gte=now - FAILURES_MATTER_FOR)
+    failed = failed.exclude(kind=JobKind.VERIFY, code="backup_damaged")
     unanswered = failed.exclude(Exists(later)).select_related("disk__server")
     return unanswered.order_by("-created_at", "-pk")[:SHOWN_PER_REASON]
 

@@ -14,12 +14,13 @@ from django.views.decorators.http import require_http_methods
 from agents.models import Disk
 from backups.forms import RestoreForm
 from backups.models import Backup
-from backups.services import request_restore, restore_choices, restore_warning
+from backups.services import crosses_owners, request_restore, restore_choices, restore_warning
 from backups.states import BackupStatus
 from common.errors import BackupsiteError
 from tenants.access import get_for_user
 from tenants.models import Person
 from tenants.roles import Action
+from tenants.sign_in.confirming import ask_to_confirm
 from tenants.views import STATUS_WRONG_INPUT, portal_page, show_error
 
 # More than that in one list helps nobody: there is a search by name.
@@ -39,6 +40,8 @@ def backup_restore(request: HttpRequest, pk: UUID) -> HttpResponse:
     target = get_for_user(_DISKS.all(), person=person, action=Action.RESTORE, pk=chosen)
     form = RestoreForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
+        if crosses_owners(backup=backup, target=target):
+            ask_to_confirm(request)
         try:
             job = request_restore(
                 backup=backup,

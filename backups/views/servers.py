@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Exists, OuterRef, Subquery
+from django.db.models import OuterRef, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -19,6 +19,7 @@ from definitions.models import Definition
 from tenants.access import get_for_user, may, tenants_for_new
 from tenants.roles import Action
 from tenants.views import paginate, portal_page
+from vaults.key_modes import key_mode_of
 
 SHOWN_BACKUPS = 20
 
@@ -39,8 +40,10 @@ def _with_protection(servers: Any) -> Any:
     good = Backup.objects.in_catalogue().filter(
         server=OuterRef("pk"), status__in=[BackupStatus.OK, BackupStatus.RESTORE]
     )
+    active = Definition.objects.filter(disk__server=OuterRef("pk"), active=True)
     return servers.select_related("tenant").annotate(
-        is_protected=Exists(Definition.objects.filter(disk__server=OuterRef("pk"), active=True)),
+        # Not EXISTS: for a page of fifty the database would collect the definitions of all servers.
+        protected_by=Subquery(active.values("pk")[:1]),
         last_good_at=Subquery(good.order_by("-created_at").values("created_at")[:1]),
     )
 
@@ -56,6 +59,7 @@ def server_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     context = {
         "server": server,
         "space": usage_of(server, now=timezone.now()),
+        "key_mode": key_mode_of(server.tenant_id),
         "sees_node": may(person, Action.VIEW, server.node),
         "disks": Disk.objects.for_user(person).filter(server=server).order_by("number"),
         "definitions": definitions.order_by("name", "pk"),

@@ -47,7 +47,8 @@ def run_main_job(stack: Stack, terminal: Terminal, smoke: bool) -> MainJobResult
     """Run the main job. The demo runs it once per data folder; the smoke test every time. Raises StackError."""
     demo_disk.check_tools()
     with terminal.step("tenant, servers, persons") as step:
-        rows = json.loads(stack.run_manage("demo_rows", "--disk-size-bytes", str(demo_disk.DISK_SIZE_BYTES)))
+        size = str(demo_disk.DISK_SIZE_BYTES)
+        rows = json.loads(stack.run_manage("demo_rows", "--disk-size-bytes", size, role="manage"))
         step.note = f"{rows['tenant']}, {rows['company']}, {rows['vault']}"
     logins = tuple(Login(**login) for login in rows["logins"])
     done = stack.settings.data / _DONE_MARK

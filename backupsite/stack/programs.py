@@ -1,7 +1,7 @@
 """The service's own processes: what each is started with, and the only secrets each is told.
 
 The table `_SECRETS_OF_ROLE` is the whole rule: web, node and beat hold no storage key and no master key; the only
-process that can delete holds nothing else.
+process that can delete holds nothing else; the portal alone holds what makes its sessions.
 """
 
 from __future__ import annotations
@@ -24,19 +24,31 @@ WEB_THREADS = 8
 READY_SECONDS = 90.0
 MASTER_KEY = "master_key"
 REAPER_KEY = "reaper"
+NOTICE_KEY = "notice_key"
+SECRET_KEY, MFA_KEY, PORTAL_SIGNER_KEY = "secret_key", "mfa_key", "portal_signer_key"
+TOKEN_PEPPERS = "token_peppers"  # noqa: S105  # the name of a setting
 _SECRETS_OF_ROLE: Mapping[str, tuple[str, ...]] = {
-    "web": (),
-    "signer": (MASTER_KEY, "signer"),
+    # What makes sessions and opens second factors is with the portal alone.
+    "web": (SECRET_KEY, MFA_KEY, PORTAL_SIGNER_KEY, TOKEN_PEPPERS),
+    "signer": (MASTER_KEY, PORTAL_SIGNER_KEY, "signer"),
     "control": (MASTER_KEY, "keeper", "provisioner", "copier"),
     "checks": (MASTER_KEY, "keeper"),
     "node": (),
     "beat": (),
     "reaper": (REAPER_KEY,),
+    # Speaks to addresses that tenants give: it opens the secrets of their webhooks, and no backup.
+    "notices": (NOTICE_KEY,),
+    # One-off commands that make a token.
+    "manage": (TOKEN_PEPPERS,),
 }
+# The person's own setting with secrets in it: handed on to the portal.
+OIDC_PROVIDERS = "BACKUPSITE_OIDC_PROVIDERS"
 # What must not leak from the launcher's own environment into a process: keys, and settings made for other programs.
 _DROPPED_PREFIXES = (
     *("AWS_", "WEED_", "DJANGO_", "CELERY_", "GUNICORN_"),
-    *("BACKUPSITE_S3_", "BACKUPSITE_MASTER_KEY", "BACKUPSITE_ROLE", "BACKUPSITE_NODE"),
+    *("BACKUPSITE_S3_", "BACKUPSITE_MASTER_KEY", "BACKUPSITE_ROLE", "BACKUPSITE_NODE", "BACKUPSITE_NOTICE_KEY"),
+    *("BACKUPSITE_SECRET_KEY", "BACKUPSITE_MFA_KEY", "BACKUPSITE_PORTAL_SIGNER_KEY", OIDC_PROVIDERS),
+    "BACKUPSITE_TOKEN_PEPPERS",
 )
 
 
@@ -63,7 +75,8 @@ class Programs:
             self._worker("checks", "checks", queue="checks", name="checks@local", concurrency=1),
             self._worker("node", "node", queue="node.local", name="node-local@local", concurrency=2),
             self._beat(),
-            self._reaper(),
+            self._one_process("reaper", "reaper"),
+            self._one_process("notices", "notices"),
         )
 
     def environment(self, role: str, *, with_reaper: bool = False) -> dict[str, str]:
@@ -77,7 +90,6 @@ class Programs:
                 "BACKUPSITE_ROLE": role,
                 "BACKUPSITE_DATA": str(settings.data),
                 "BACKUPSITE_PORT": str(settings.port),
-                "BACKUPSITE_SECRET_KEY": self.secrets.django_secret_key,
                 "BACKUPSITE_DATABASE_URL": settings.effective_database_url,
                 "BACKUPSITE_BROKER_URL": self.broker_url,
                 "BACKUPSITE_PORTAL_URL": settings.portal_url,
@@ -88,6 +100,9 @@ class Programs:
                     if role == "node"
                     else {}
                 ),
+                # The demo is to be looked at; an installation for others sets `required`.
+                "BACKUPSITE_ADMIN_MFA": kept.get("BACKUPSITE_ADMIN_MFA") or "advised",
+                **({OIDC_PROVIDERS: self.outside.get(OIDC_PROVIDERS, "")} if role == "web" else {}),
                 # A worker says that it is ready at this level.
                 "BACKUPSITE_LOG_LEVEL": "DEBUG" if kept.get("BACKUPSITE_LOG_LEVEL") == "DEBUG" else "INFO",
                 # A task of hours cannot be waited for: SIGTERM is the soft stop of the settings, not "finish first".
@@ -99,9 +114,17 @@ class Programs:
 
     def _told(self, names: tuple[str, ...]) -> dict[str, str]:
         told: dict[str, str] = {}
+        single = {
+            MASTER_KEY: self.secrets.master_key,
+            NOTICE_KEY: self.secrets.notice_key,
+            SECRET_KEY: self.secrets.django_secret_key,
+            MFA_KEY: self.secrets.mfa_key,
+            PORTAL_SIGNER_KEY: self.secrets.portal_signer_key,
+            TOKEN_PEPPERS: self.secrets.token_peppers,
+        }
         for name in names:
-            if name == MASTER_KEY:
-                told["BACKUPSITE_MASTER_KEY"] = self.secrets.master_key
+            if name in single:
+                told[f"BACKUPSITE_{name.upper()}"] = single[name]
                 continue
             told[f"BACKUPSITE_S3_{name.upper()}_ACCESS_KEY"] = self.secrets.s3[name].access_key
             told[f"BACKUPSITE_S3_{name.upper()}_SECRET_KEY"] = self.secrets.s3[name].secret_key
@@ -129,12 +152,12 @@ class Programs:
         )
         return replace(spec, ready=log_says(rf"{name} ready\."))
 
-    def _reaper(self) -> ChildSpec:
-        # One process, no pool and no heartbeat: it costs the least memory, and nothing waits for its orders.
-        what = ("worker", "-Q", "reaper", "-n", "reaper@local", "--pool", "solo", "--loglevel", "INFO")
+    def _one_process(self, role: str, queue: str) -> ChildSpec:
+        # One process, no pool and no heartbeat: it costs the least memory, and nobody waits for its answer.
+        what = ("worker", "-Q", queue, "-n", f"{role}@local", "--pool", "solo", "--loglevel", "INFO")
         light = ("--without-mingle", "--without-gossip", "--without-heartbeat")
-        spec = self._python("reaper", "reaper", "-m", "celery", "-A", "backupsite", *what, *light)
-        return replace(spec, ready=log_says(r"reaper@local ready\."))
+        spec = self._python(role, role, "-m", "celery", "-A", "backupsite", *what, *light)
+        return replace(spec, ready=log_says(rf"{role}@local ready\."))
 
     def _beat(self) -> ChildSpec:
         scheduler = ("-S", "django_celery_beat.schedulers:DatabaseScheduler", "--pidfile=", "--loglevel", "INFO")

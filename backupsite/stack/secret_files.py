@@ -29,6 +29,10 @@ class S3Credential:
 class StackSecrets:
     django_secret_key: str
     master_key: str
+    notice_key: str
+    mfa_key: str
+    portal_signer_key: str
+    token_peppers: str
     s3: dict[str, S3Credential]
 
 
@@ -42,6 +46,12 @@ def load_or_make(directory: Path) -> StackSecrets:
     return StackSecrets(
         master_key=_kept(directory / MASTER_KEY_NAME, lambda: base64.b64encode(secrets.token_bytes(32)).decode()),
         django_secret_key=_kept(directory / "django_secret_key", lambda: secrets.token_urlsafe(64)),
+        notice_key=_kept(directory / "notice_key", lambda: base64.b64encode(secrets.token_bytes(32)).decode()),
+        mfa_key=_kept(directory / "mfa_key", lambda: base64.b64encode(secrets.token_bytes(32)).decode()),
+        portal_signer_key=_kept(directory / "portal_signer_key", lambda: secrets.token_urlsafe(64)),
+        token_peppers=_kept(
+            directory / "token_peppers", lambda: "1:" + base64.b64encode(secrets.token_bytes(32)).decode()
+        ),
         s3={name: _credential(directory, name) for name in S3_IDENTITIES},
     )
 

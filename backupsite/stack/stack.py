@@ -65,12 +65,14 @@ class Stack:
         return Programs(settings=self.settings, secrets=self.secrets, broker_url=self.broker_url, outside=os.environ)
 
     def child(self, name: str) -> Child:
-        """One of weed, broker, web, signer, control, checks, node, beat, reaper: pid, stop, kill, start, restart."""
+        """One of weed, broker, web, signer, control, checks, node, beat, reaper, notices: pid, stop, kill, start."""
         if name not in self._children:
             raise StackError(f"there is no process {name!r}; there are {', '.join(self._children)}")
         return self._children[name]
 
-    def run_manage(self, *arguments: str, with_reaper: bool = False, timeout_seconds: float = 120.0) -> str:
+    def run_manage(
+        self, *arguments: str, role: str = "control", with_reaper: bool = False, timeout_seconds: float = 120.0
+    ) -> str:
         """The standard output of a `manage.py` command against the running stack. Raises StackError when it fails."""
         programs = self.programs
         try:
@@ -80,7 +82,7 @@ class Stack:
                 capture_output=True,
                 text=True,
                 cwd=PROJECT_ROOT,
-                env=programs.environment("control", with_reaper=with_reaper),
+                env=programs.environment(role, with_reaper=with_reaper),
                 timeout=timeout_seconds,
                 check=False,
             )
@@ -197,6 +199,7 @@ _TITLES = {
     "node": "node worker",
     "beat": "clock",
     "reaper": "reaper",
+    "notices": "sender of notices",
 }
 
 

@@ -34,6 +34,9 @@ _COLOURS = {
     "refused": "red",
     "offline": "red",
     "unprotected": "orange",
+    "critical": "red",
+    "warning": "orange",
+    "info": "blue",
 }
 
 

@@ -120,6 +120,15 @@ def _add_restore(commands_of: argparse._SubParsersAction[_StrictParser]) -> None
     parser.add_argument("--force", action="store_true", help="overwrite what the target holds")
     parser.add_argument("--yes", action="store_true", help="do not ask for the target's name to be typed")
     parser.add_argument("--resume", action="store_true", help="write only what differs on the target")
+    parser.add_argument(
+        "--trust-mtime", action="store_true", help="with --resume of a file tree: same size and time is the same file"
+    )
+    parser.add_argument(
+        "--delete-extra",
+        action="store_true",
+        help="with --resume of a file tree: remove what the backup does not have. That includes what was excluded "
+        "when it was made; only in directories that it could not read, or left out as a whole, nothing is removed",
+    )
     parser.add_argument("--fill-damaged", action="store_true", help="with --to -: zeros for what is damaged")
     parser.add_argument("--path", action="append", default=[], metavar="PATH", help="of a file tree: only this")
     _add_bucket_options(parser)

@@ -65,6 +65,8 @@ def run_restore(options: argparse.Namespace) -> int:
         resume=options.resume,
         fill_damaged=options.fill_damaged,
         paths=tuple(options.path),
+        trust_mtime=options.trust_mtime,
+        delete_extra=options.delete_extra,
     )
     check_order(order, confirm=(lambda _: True) if options.yes else _confirm)
     bucket, recovery_key = _bucket(options), _recovery_key(options)

@@ -201,6 +201,10 @@ def outcome_json(outcome: RestoreOutcome, target: str) -> dict[str, Any]:
         "size_bytes": outcome.size_bytes,
         **outcome.counters,
         "damaged_ranges": [{"offset": offset, "length": length} for offset, length in outcome.damaged],
+        "damaged_files": [
+            {"path": path, "ranges": [{"offset": offset, "length": length} for offset, length in ranges]}
+            for path, ranges in outcome.damaged_files
+        ],
         "lost": list(outcome.lost),
         "remarks": list(outcome.remarks),
     }

@@ -21,8 +21,9 @@ from engine.errors import DamagedError, EngineError, UnsupportedError
 from engine.manifest import CONTENT_DISK, CONTENT_STREAM, CONTENT_TREE, ManifestBody
 from engine.ranges import ByteRange
 from engine.relocations import Relocations
-from engine.restore import ProgressReport, RestoreKeys, StreamTarget, restore_disk
+from engine.restore import ProgressReport, RestoreKeys, RestoreResult, StreamTarget, restore_disk
 from engine.store.base import ObjectRef
+from engine.stream_place import restore_stream_in_place
 from engine.stream_restore import restore_stream
 from engine.targets import FileTarget, TargetError, open_target
 from engine.tree_restore import RestoreProblemKind, TreeDamagedError, TreeRestoreOptions, restore_tree
@@ -39,13 +40,19 @@ class NotConfirmedError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class RestoreOrder:
-    """What to do with the target. `resume`: what it holds already and is right is left alone. `paths`: of a tree."""
+    """What to do with the target. `resume`: what it holds already and is right is left alone. `paths`: of a tree.
+
+    `trust_mtime` and `delete_extra` are for the resume of a tree: what has the right size and time counts as right, and
+    what the backup does not have is removed.
+    """
 
     to: str
     force: bool = False
     resume: bool = False
     fill_damaged: bool = False
     paths: tuple[str, ...] = ()
+    trust_mtime: bool = False
+    delete_extra: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,8 @@ class RestoreOutcome:
     """What was restored, and what not.
 
     `damaged`: (offset, length) in bytes. `lost`: files or parts of a tree that could not be restored, one text each.
-    `remarks`: what a tree has otherwise than at the source, such as owners that only root may set. Counters are empty
+    `damaged_files`: of a tree, (offset, length) in each file that is damaged. `remarks`: what a tree has otherwise than
+    at the source, such as owners that only root may set. Counters are empty
     where a damaged disk or stream ended.
     """
 
@@ -62,6 +70,7 @@ class RestoreOutcome:
     damaged: tuple[ByteRange, ...] = ()
     lost: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    damaged_files: tuple[tuple[str, tuple[ByteRange, ...]], ...] = ()
     counters: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -130,18 +139,21 @@ def _check_content(body: ManifestBody, order: RestoreOrder) -> None:
         raise UnsupportedError(f"this backup is a {content}: a newer program can restore it", code="other_content")
     wrong = {
         "--to -": content == CONTENT_TREE and order.to == STANDARD_OUTPUT,
-        "--resume": content != CONTENT_DISK and order.resume,
         "--path": content != CONTENT_TREE and bool(order.paths),
-        "--fill-damaged": order.fill_damaged and (content == CONTENT_TREE or _is_disk_in_place(content, order)),
+        "--fill-damaged": order.fill_damaged and (content == CONTENT_TREE or _is_in_place(content, order)),
+        "--trust-mtime": order.trust_mtime and not (content == CONTENT_TREE and order.resume),
+        "--delete-extra": order.delete_extra and not (content == CONTENT_TREE and order.resume),
     }
     for option, is_wrong in wrong.items():
         if is_wrong:
-            raise EngineError(f"{option} is not possible here: this backup is a {content}", code="bad_option")
+            needed = " and needs --resume" if option in {"--trust-mtime", "--delete-extra"} else ""
+            message = f"{option} is not possible here{needed}: this backup is a {content}"
+            raise EngineError(message, code="bad_option")
 
 
-def _is_disk_in_place(content: str, order: RestoreOrder) -> bool:
+def _is_in_place(content: str, order: RestoreOrder) -> bool:
     # In a file or on a disk damage is left untouched; zeros would look like data.
-    return content == CONTENT_DISK and order.to != STANDARD_OUTPUT
+    return order.to != STANDARD_OUTPUT and (content == CONTENT_DISK or order.resume)
 
 
 def _source(bucket: Bucket, domain: OpenDomain, body: ManifestBody, ref: ObjectRef) -> _Source:
@@ -167,16 +179,21 @@ def _restore_disk(source: _Source, order: RestoreOrder, progress: ProgressReport
             )
         except DamagedError as error:
             return RestoreOutcome(source.ref.sha256, source.body.size_bytes, tuple(error.ranges))
-    counters = {
+    return RestoreOutcome(source.ref.sha256, source.body.size_bytes, counters=_counters(result))
+
+
+def _counters(result: RestoreResult) -> dict[str, int]:
+    return {
         "written_bytes": result.written_bytes,
         "zeroed_bytes": result.zeroed_bytes,
         "same_bytes": result.same_bytes,
         "fetched_bytes": result.fetched_bytes,
     }
-    return RestoreOutcome(source.ref.sha256, source.body.size_bytes, counters=counters)
 
 
 def _restore_stream(source: _Source, order: RestoreOrder, progress: ProgressReport, cancel: Cancel) -> RestoreOutcome:
+    if order.resume:
+        return _resume_stream(source, order, progress, cancel)
     with _stream_file(order.to) as file:
         try:
             result = restore_stream(
@@ -188,6 +205,20 @@ def _restore_stream(source: _Source, order: RestoreOrder, progress: ProgressRepo
     return RestoreOutcome(source.ref.sha256, source.body.size_bytes, counters=counters)
 
 
+def _resume_stream(source: _Source, order: RestoreOrder, progress: ProgressReport, cancel: Cancel) -> RestoreOutcome:
+    """Like a disk: in place, and what is right already is left alone."""
+    with _target(order, source.body.size_bytes) as target:
+        if isinstance(target, StreamTarget):
+            raise EngineError("standard output cannot be resumed", code="bad_option")
+        try:
+            result = restore_stream_in_place(
+                **source.common(), target=target, differential=True, progress=progress, cancel=cancel
+            )
+        except DamagedError as error:
+            return RestoreOutcome(source.ref.sha256, source.body.size_bytes, tuple(error.ranges))
+    return RestoreOutcome(source.ref.sha256, source.body.size_bytes, counters=_counters(result))
+
+
 def _restore_tree(source: _Source, order: RestoreOrder, progress: ProgressReport, cancel: Cancel) -> RestoreOutcome:
     with contextlib.suppress(FileExistsError, FileNotFoundError):
         Path(order.to).mkdir(mode=0o700)
@@ -196,7 +227,12 @@ def _restore_tree(source: _Source, order: RestoreOrder, progress: ProgressReport
             **source.common(),
             target=order.to,
             select=[os.fsencode(path) for path in order.paths],
-            options=TreeRestoreOptions(overwrite=order.force),
+            options=TreeRestoreOptions(
+                overwrite=order.force,
+                differential=order.resume,
+                trust_mtime=order.trust_mtime,
+                delete_extra=order.delete_extra,
+            ),
             progress=progress,
             cancel=cancel,
         )
@@ -212,7 +248,14 @@ def _restore_tree(source: _Source, order: RestoreOrder, progress: ProgressReport
         size_bytes=source.body.size_bytes,
         lost=(*lost, *(f"{_shown(problem.path)}: {problem.reason}" for problem in not_made)),
         remarks=tuple(f"{_shown(problem.path)}: {problem.kind}: {problem.reason}" for problem in others),
-        counters={"entries": result.entry_count, "written_bytes": result.written_bytes},
+        damaged_files=tuple(ranges),
+        counters={
+            "entries": result.entry_count,
+            "written_bytes": result.written_bytes,
+            "same_bytes": result.same_bytes,
+            "same_files": result.same_files,
+            "deleted": result.deleted_count,
+        },
     )
 
 

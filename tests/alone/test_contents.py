@@ -14,6 +14,7 @@ from engine.alone.catalogue import open_domain, read_manifests
 from engine.alone.checking import check_domain
 from engine.alone.layout import DomainPlace
 from engine.alone.listing import list_domain
+from engine.alone.output import outcome_json
 from engine.alone.restoring import NotConfirmedError, RestoreOrder, RestoreOutcome, check_order, restore_backup
 from engine.backup import WriteContext
 from engine.crypto import RandomBytes
@@ -197,9 +198,12 @@ def test_all_kinds_are_listed_and_checked(content: str, tmp_path: Path) -> None:
     [
         ("disk", {"fill_damaged": True}),
         ("disk", {"paths": ("etc",)}),
-        ("stream", {"resume": True}),
+        ("disk", {"trust_mtime": True, "resume": True}),
         ("stream", {"paths": ("etc",)}),
-        ("tree", {"resume": True}),
+        ("stream", {"fill_damaged": True, "resume": True}),
+        ("stream", {"delete_extra": True, "resume": True}),
+        ("tree", {"delete_extra": True}),
+        ("tree", {"trust_mtime": True}),
         ("tree", {"fill_damaged": True}),
         ("tree", {"to": "-"}),
     ],
@@ -241,6 +245,57 @@ def test_a_restore_that_was_cut_goes_on(tmp_path: Path) -> None:
 
     assert outcome.is_complete
     assert target.read_bytes() == DATA
+
+
+def test_a_stream_that_was_cut_goes_on_and_gets_its_size(tmp_path: Path) -> None:
+    target = tmp_path / "dump"
+    target.write_bytes(DATA[:2_000_000] + b"changed" + bytes(3_000_000))
+
+    outcome = restore(stream_vault(), target, resume=True, force=True)
+
+    assert target.read_bytes() == DATA
+    assert outcome.counters["same_bytes"] > 1_500_000
+    assert sum(outcome.counters[name] for name in ("same_bytes", "written_bytes", "zeroed_bytes")) == len(DATA)
+
+
+def test_damage_of_a_resumed_stream_leaves_the_target_as_it_is(tmp_path: Path) -> None:
+    target = tmp_path / "dump"
+    target.write_bytes(b"\xa5" * len(DATA))
+
+    outcome = restore(with_damage(stream_vault()), target, resume=True, force=True)
+
+    expected = bytearray(DATA)
+    for offset, length in outcome.damaged:
+        expected[offset : offset + length] = b"\xa5" * length
+    assert outcome.damaged and target.read_bytes() == expected
+
+
+def test_a_tree_that_is_there_in_part_is_completed(tmp_path: Path) -> None:
+    bucket = tree_vault(tmp_path / "source")
+    target = tmp_path / "target"
+    restore(bucket, target)
+    (target / "etc" / "hosts").unlink()
+    (target / "extra").write_text("extra")
+
+    kept = restore(bucket, target, resume=True, force=True)
+    assert kept.is_complete and (target / "extra").exists()
+    assert (kept.counters["same_files"], kept.counters["written_bytes"]) == (1, 20)
+
+    trusted = restore(bucket, target, resume=True, force=True, trust_mtime=True, delete_extra=True)
+    assert (trusted.counters["same_files"], trusted.counters["deleted"]) == (2, 1)
+    assert not (target / "extra").exists()
+
+
+def test_the_damaged_ranges_of_a_file_are_told_to_programs(tmp_path: Path) -> None:
+    bucket = with_damage(tree_vault(tmp_path / "source"))
+
+    outcome = restore(bucket, tmp_path / "target")
+
+    [(path, ranges)] = outcome.damaged_files
+    shown = outcome_json(outcome, "target")["damaged_files"]
+    assert path == "big" and shown == [
+        {"path": "big", "ranges": [{"offset": offset, "length": length} for offset, length in ranges]}
+    ]
 
 
 def test_a_target_in_use_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import uuid
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ from agents.models import Disk, Node, Server, Storage
 from backups.models import Backup, Job
 from definitions.models import Definition
 from tenants.models import Tenant
-from tests.factories import make_node, make_person
+from tests.factories import make_backup, make_node, make_person
 from tests.worlds import Estate, World
 from vaults.models import Alarm, TenantKey, Vault
 
@@ -29,7 +32,13 @@ RESOURCES = (
     "jobs",
     "restores",
 )
+# Lists that grow count only when they are asked to.
+BY_CURSOR = {"alarms", "servers", "disks", "definitions", "backups", "jobs", "restores"}
 OF_SERVERS = {"servers", "disks", "definitions", "backups", "jobs", "restores"}
+
+
+def counted(resource: str) -> str:
+    return f"/api/v1/{resource}/" + ("?count=true" if resource in BY_CURSOR else "")
 
 
 def ids_of(estate: Estate, resource: str) -> set[str]:
@@ -79,7 +88,7 @@ def visible(world: World, name: str, resource: str) -> set[str]:
 @pytest.mark.parametrize("resource", RESOURCES)
 @pytest.mark.parametrize("name", ["super", "admin_a", "admin_b", "owner_a1", "owner_a2"])
 def test_a_list_and_its_count_hold_exactly_what_is_visible(world: World, name: str, resource: str) -> None:
-    answer = world.client(name).get(f"/api/v1/{resource}/").json()
+    answer = world.client(name).get(counted(resource)).json()
 
     assert {row["id"] for row in answer["results"]} == visible(world, name, resource)
     assert answer["count"] == len(visible(world, name, resource)) == len(answer["results"])
@@ -95,6 +104,54 @@ def test_nothing_of_another_tenant_is_in_the_text(world: World, name: str, resou
             assert key not in text
     assert world.theirs.server.name not in text
     assert world.theirs.tenant.name not in text
+
+
+SEARCHED = ("tenants", "vaults", "alarms", "nodes", "storages", "servers", "disks", "definitions", "backups", "jobs")
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+@pytest.mark.parametrize("name", ["admin_a", "owner_a1", "owner_a2"])
+def test_an_export_holds_exactly_what_is_visible(world: World, name: str, resource: str) -> None:
+    answer = world.client(name).get(f"/api/v1/{resource}/?format=csv")
+    text = b"".join(answer.streaming_content).decode()
+
+    assert {row["id"] for row in csv.DictReader(io.StringIO(text))} == visible(world, name, resource)
+    assert not [key for hidden in RESOURCES for key in ids_of(world.theirs, hidden) if key in text]
+
+
+@pytest.mark.parametrize("resource", SEARCHED)
+@pytest.mark.parametrize("name", ["admin_a", "owner_a1", "owner_a2"])
+def test_a_search_finds_nothing_that_is_hidden(world: World, name: str, resource: str) -> None:
+    """`e` is in nearly every name; the names of the others' things are in nothing that is one's own."""
+    client, everything = world.client(name), visible(world, name, resource)
+
+    found = {row["id"] for row in client.get(f"/api/v1/{resource}/?search=e").json()["results"]}
+    assert found <= everything
+    for text in (world.theirs.server.name, world.theirs.tenant.name, world.theirs.definition.name):
+        assert client.get(f"/api/v1/{resource}/", {"search": text}).json()["results"] == []
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+@pytest.mark.parametrize("name", ["admin_a", "owner_a1", "owner_a2"])
+def test_an_ordering_shows_neither_more_nor_less(world: World, name: str, resource: str) -> None:
+    client = world.client(name)
+    for ordering in ("created_at", "-created_at"):
+        answer = client.get(f"/api/v1/{resource}/?ordering={ordering}").json()
+
+        assert {row["id"] for row in answer["results"]} == visible(world, name, resource)
+
+
+def test_pages_together_hold_exactly_what_is_visible(world: World) -> None:
+    for _ in range(5):
+        make_backup(world.ours.server)
+        make_backup(world.theirs.server)
+    address, seen = "/api/v1/backups/?limit=2", []
+    while address:
+        body = world.client("owner_a1").get(address).json()
+        seen.extend(row["id"] for row in body["results"])
+        address = body["next"]
+
+    assert sorted(seen) == sorted(visible(world, "owner_a1", "backups"))
 
 
 FILTERS = [
@@ -120,12 +177,14 @@ FILTERS = [
 
 @pytest.mark.parametrize(("resource", "parameter", "value"), FILTERS, ids=[f"{row[0]}-{row[1]}" for row in FILTERS])
 def test_a_filter_by_a_foreign_id_finds_nothing(world: World, resource: str, parameter: str, value: Any) -> None:
-    address = f"/api/v1/{resource}/?{parameter}="
+    address = counted(resource) + ("&" if "?" in counted(resource) else "?") + f"{parameter}="
 
-    foreign = world.client("admin_a").get(f"{address}{value(world.theirs)}").json()
+    foreign = world.client("admin_a").get(f"{address}{value(world.theirs)}")
+    missing = world.client("admin_a").get(f"{address}{uuid.uuid4()}")
     own = world.client("admin_a").get(f"{address}{value(world.ours)}").json()
 
-    assert (foreign["count"], foreign["results"]) == (0, [])
+    assert (foreign.json()["count"], foreign.json()["results"]) == (0, [])
+    assert foreign.content == missing.content
     assert own["count"] >= 1
     assert {row["id"] for row in own["results"]} <= ids_of(world.ours, resource)
 
@@ -153,7 +212,7 @@ def test_removed_backups_are_listed_only_when_asked_for_and_still_only_own_ones(
     Backup.objects.update(removed_at=timezone.now())
     client = world.client("admin_a")
 
-    assert client.get("/api/v1/backups/").json()["count"] == 0
+    assert client.get("/api/v1/backups/?count=true").json()["count"] == 0
     assert [row["id"] for row in client.get("/api/v1/backups/?removed=true").json()["results"]] == [
         str(world.ours.backup.pk)
     ]
@@ -161,9 +220,9 @@ def test_removed_backups_are_listed_only_when_asked_for_and_still_only_own_ones(
 
 def test_losing_a_grant_hides_everything_at_once(world: World) -> None:
     client = world.client("admin_a")
-    assert client.get("/api/v1/servers/").json()["count"] == 2
+    assert client.get("/api/v1/servers/?count=true").json()["count"] == 2
 
     world.ours.tenant.user_grants.all().delete()
 
-    assert client.get("/api/v1/servers/").json()["count"] == 0
+    assert client.get("/api/v1/servers/?count=true").json()["count"] == 0
     assert client.get(f"/api/v1/servers/{world.ours.server.pk}/").status_code == 404

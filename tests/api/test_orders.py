@@ -142,10 +142,10 @@ def test_jobs_are_filtered(world: World) -> None:
     make_job(world.ours.server, state="failed", code="broken")
     client = world.client("admin_a")
 
-    assert client.get("/api/v1/jobs/?state=failed").json()["count"] == 1
-    assert client.get("/api/v1/jobs/?kind=restore").json()["count"] == 1
-    assert client.get("/api/v1/jobs/?kind=backup").json()["count"] == 2
-    assert client.get(f"/api/v1/jobs/?disk={disk_of(world.ours.other_server).pk}").json()["count"] == 0
+    assert client.get("/api/v1/jobs/?count=true&state=failed").json()["count"] == 1
+    assert client.get("/api/v1/jobs/?count=true&kind=restore").json()["count"] == 1
+    assert client.get("/api/v1/jobs/?count=true&kind=backup").json()["count"] == 2
+    assert client.get(f"/api/v1/jobs/?count=true&disk={disk_of(world.ours.other_server).pk}").json()["count"] == 0
     assert client.get(f"/api/v1/restores/{world.ours.job.pk}/").status_code == 404
     assert Job.objects.get(pk=world.ours.job.pk).kind == "backup"
 

@@ -71,9 +71,9 @@ def test_alarms_that_stand_and_those_that_did(world: World) -> None:
     world.ours.alarm.cleared_at = timezone.now()
     world.ours.alarm.save()
 
-    assert get(world, "alarms/")["count"] == 0
-    assert get(world, "alarms/?cleared=true")["count"] == 1
-    assert get(world, f"alarms/?cleared=true&vault={world.theirs.vault.pk}")["count"] == 0
+    assert get(world, "alarms/?count=true")["count"] == 0
+    assert get(world, "alarms/?count=true&cleared=true")["count"] == 1
+    assert get(world, f"alarms/?count=true&cleared=true&vault={world.theirs.vault.pk}")["count"] == 0
 
 
 def test_a_backup_tells_its_health_and_what_is_damaged(world: World, pack: StoredObject) -> None:
@@ -98,17 +98,30 @@ def test_a_pending_backup_has_no_lock(world: World) -> None:
     assert get(world, f"backups/{pending.pk}/")["locked_until"] is None
 
 
-def test_a_check_is_asked_for(world: World, monkeypatch: Any) -> None:
+def test_a_check_is_asked_for(world: World, monkeypatch: Any, django_capture_on_commit_callbacks: Any) -> None:
     sent: list[Any] = []
-    monkeypatch.setattr("backups.queue._send", lambda task, **options: sent.append((task, options["backup_id"])))
+    monkeypatch.setattr("backups.queue.hint_job", lambda job: sent.append(str(job.pk)))
     address = f"/api/v1/backups/{world.ours.backup.pk}/verify/"
 
     assert world.client("owner_a1").post(address).status_code == 403
     assert world.client("admin_b").post(address).status_code == 404
-    answer = world.client("admin_a").post(address)
+    with django_capture_on_commit_callbacks(execute=True):
+        answer = world.client("admin_a").post(address)
 
-    assert (answer.status_code, answer.json()["id"]) == (202, str(world.ours.backup.pk))
-    assert sent == [("backups.tasks.deep_verify", str(world.ours.backup.pk))]
+    job = answer.json()
+    assert (answer.status_code, answer.headers["Location"]) == (202, f"/api/v1/jobs/{job['id']}/")
+    assert (job["kind"], job["state"], job["backup"]) == ("verify", "pending", str(world.ours.backup.pk))
+    assert (job["requested_by"], job["node"], job["total_bytes"]) == ("admin_a", None, world.ours.backup.size_bytes)
+    assert sent == [job["id"]]
+
+
+def test_two_clicks_ask_for_one_check(world: World) -> None:
+    address = f"/api/v1/backups/{world.ours.backup.pk}/verify/"
+    first = world.client("admin_a").post(address).json()["id"]
+
+    assert world.client("super").post(address).json()["id"] == first
+    assert world.client("admin_a").post(f"/api/v1/jobs/{first}/cancel/").json()["state"] == "canceled"
+    assert world.client("admin_a").post(address).json()["id"] != first
 
 
 @pytest.mark.parametrize("change", [{"removed_at": timezone.now()}, {"status": "lost"}])

@@ -32,9 +32,24 @@ def test_it_is_openapi_31_and_every_operation_names_the_error_shape(schema: dict
 def test_filters_are_described(schema: dict[str, dict[str, dict]]) -> None:
     parameters = schema["paths"]["/api/v1/backups/"]["get"]["parameters"]
 
-    assert {"server", "disk", "definition", "status", "tenant", "removed", "limit", "offset"} == {
-        parameter["name"] for parameter in parameters
-    }
+    named = {parameter["name"]: parameter for parameter in parameters}
+    assert {"server", "status", "removed", "size_min", "created_before", "search", "ordering", "cursor"} <= set(named)
+    assert "offset" not in named
+    assert named["status"]["schema"]["items"]["enum"] == ["pending", "ok", "restore", "lost"]
+    assert (named["status"]["style"], named["status"]["explode"]) == ("form", False)
+    assert "-created_at" in named["ordering"]["schema"]["enum"]
+
+
+def test_what_may_be_answered_and_sent_is_said(schema: dict[str, dict[str, dict]]) -> None:
+    paths = schema["paths"]
+    change = paths["/api/v1/definitions/{id}/"]["patch"]
+    action = paths["/api/v1/definitions/{id}/backup-now/"]["post"]
+
+    assert {"400", "401", "403", "404", "409", "412", "415", "428", "429"} <= set(change["responses"])
+    assert "If-Match" in {parameter["name"] for parameter in change["parameters"]}
+    assert "Idempotency-Key" in {parameter["name"] for parameter in action["parameters"]}
+    assert "text/csv" in paths["/api/v1/backups/"]["get"]["responses"]["200"]["content"]
+    assert schema["components"]["schemas"]["NewDefinitionRequest"]["additionalProperties"] is False
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing_inline(db: None) -> None:

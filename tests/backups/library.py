@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from backups.accounting import account_commit
 from backups.models import Backup
 from backups.states import BackupStatus
 from engine.backup import BackupBase, WriteContext, WriteResult
+from engine.chunking import ChunkSizes
 from engine.crypto import (
     DomainKeys,
     TenantKeyPair,
@@ -32,6 +35,8 @@ from engine.crypto import (
 from engine.envelope import parse_envelope
 from engine.store.base import ObjectRef
 from engine.store.memory import ModelStore
+from engine.stream_writer import write_stream_backup
+from engine.tree_writer import write_tree_backup
 from engine.writer import write_disk_backup
 from tests.engine.support import BLOCK_SIZE, ImageSource, seeded_bytes
 from tests.factories import disk_of, make_backup, make_server
@@ -42,6 +47,7 @@ from vaults.models import Domain, Envelope, ObjectUse, StoredObject, TenantKey, 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 FAN_OUT = 4
 LEAF_BYTES = FAN_OUT * BLOCK_SIZE
+SMALL_CHUNKS = ChunkSizes(64, 256, 1024)
 
 
 @dataclass
@@ -111,6 +117,21 @@ class Library:
             context=self._context(**context),
         )
         return self._commit(result, len(image))
+
+    def write_tree(self, root: Path, **context: Any) -> Backup:
+        """A good backup of a file tree, in small chunks."""
+        self.sequence += 1
+        settings = self._context(**context)
+        result = write_tree_backup(root=root, sink=self.bucket, base=None, context=settings, sizes=SMALL_CHUNKS)
+        return self._commit(result.write, result.write.stats.scanned_bytes)
+
+    def write_stream(self, data: bytes, **context: Any) -> Backup:
+        """A good backup of a byte stream, in small chunks."""
+        self.sequence += 1
+        settings = self._context(**context)
+        source = io.BytesIO(data)
+        result = write_stream_backup(source=source, sink=self.bucket, base=None, context=settings, sizes=SMALL_CHUNKS)
+        return self._commit(result, len(data))
 
     def _context(self, **changes: Any) -> WriteContext:
         context = WriteContext(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from agents.models import Disk, Server
-from backups.accounting import Usage, account_commit, account_removal, hold_accounts, recompute, usage_of
+from backups.accounting import Usage, account_commit, account_removal, add_uses, hold_accounts, recompute, usage_of
 from backups.models import Backup, Job, Session
 from backups.states import JobKind, JobState
 from tests.factories import make_backup, make_disk, make_server, make_tenant
@@ -191,6 +191,21 @@ def test_wrong_figures_are_found_and_corrected(home: Home) -> None:
     assert recompute(home.domain.pk) == 0
 
 
+def test_what_a_rotation_adds_is_counted_at_once(home: Home) -> None:
+    disk = home.disks[0]
+    one, two, removed = (commit(home, disk, []) for _ in range(3))
+    remove([removed])
+    envelope = make_object(home, disk, size_bytes=30, kind="k")
+
+    add_uses(envelope.pk, [one.manifest_id, removed.manifest_id])
+    assert (figures(one), figures(two), figures(removed)) == ((37, 0), (7, 0), (0, 0))
+    for _ in range(2):
+        add_uses(envelope.pk, [one.manifest_id, two.manifest_id])
+        assert figures(one) == figures(two) == (7, 30)
+
+    assert recompute(home.domain.pk) == 0
+
+
 def test_the_number_of_statements_does_not_grow_with_the_objects(home: Home) -> None:
     disk = home.disks[0]
     counts = []
@@ -257,6 +272,22 @@ class Accounts(RuleBasedStateMachine):
             StoredObject.objects.filter(pk=pk).update(status="deleted")
             ObjectUse.objects.filter(manifest_id=pk).delete()
             del self.objects[pk]
+
+    @precondition(lambda self: self.needs)
+    @rule(data=st.data(), size=st.integers(1, 50), fresh=st.booleans())
+    def rotation(self, data: st.DataObject, size: int, fresh: bool) -> None:
+        """Manifests need another envelope, new or of an earlier round; those of removed backups need it as well."""
+        known = sorted(pk for pk, (row, _) in self.objects.items() if row.kind == "k")
+        if fresh or not known:
+            row = make_object(self.home, self.home.disks[0], size_bytes=size, kind="k")
+            self.objects[row.pk] = (row, self.home.disks[0])
+        else:
+            row = self.objects[data.draw(st.sampled_from(known))][0]
+        chosen = data.draw(st.sets(st.sampled_from(sorted(self.backups)), min_size=1, max_size=4))
+        there = [pk for pk in chosen if self.backups[pk].manifest_id in self.objects]
+        add_uses(row.pk, [self.backups[pk].manifest_id for pk in there])
+        for pk in set(there) & set(self.needs):
+            self.needs[pk].add(row.pk)
 
     @rule(disk=st.integers(0, 1), size=st.integers(1, 50))
     def orphan(self, disk: int, size: int) -> None:

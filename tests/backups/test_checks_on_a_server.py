@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
 
 import pytest
 from django.utils import timezone
@@ -12,7 +11,7 @@ from backups.checking import Outcome
 from backups.damage import review_damage
 from backups.lock_coverage import check_locks
 from backups.models import Backup
-from backups.verifier import deep_verify
+from backups.verifier import request_verification, verify_backup
 from tests.backups.conftest import MIB, Site
 from vaults.damage import Damage
 from vaults.models import Alarm, StoredObject
@@ -31,13 +30,14 @@ def test_what_a_backup_stored_is_read_opened_and_locked_and_what_is_not_there_is
     vault_id = str(site.vault.pk)
 
     result = scrub_vault(vault_id=vault_id, clock=timezone.now)
-    verdict = deep_verify(backup_id=backup.pk, clock=timezone.now, ends_at=timezone.now() + timedelta(minutes=5))
+    job = request_verification(backup=backup, actor=site.admin, now=timezone.now())
+    verdict = verify_backup(job_id=job.pk, clock=timezone.now)
     coverage = check_locks(site.vault, now=timezone.now())
 
     stored = StoredObject.objects.filter(status="stored")
     assert result.looked_at == stored.count() >= 6
     assert (result.damaged, result.put_off) == ([], 0)
-    assert verdict.outcome == Outcome.VERIFIED, verdict.message
+    assert verdict is not None and verdict.outcome == Outcome.VERIFIED, verdict
     assert coverage.is_kept and coverage.backup_count == 2
     assert not Alarm.objects.filter(
         vault=site.vault, code__in=["damaged_objects", "locks_short", "keeper_down"]

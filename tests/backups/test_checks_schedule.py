@@ -13,6 +13,7 @@ from backups.beat import write_periodic_tasks
 from backups.models import Backup
 from backups.scrubbing import scrub_everywhere
 from backups.states import BackupHealth
+from backups.verifier import request_verification
 from common.errors import UnavailableError
 from tests.backups.library import Library, library
 from tests.engine.support import noise
@@ -94,8 +95,9 @@ def test_a_task_runs(library: Library, task: str, monkeypatch: Any) -> None:
 
 def test_the_task_of_a_check_verifies(library: Library) -> None:
     backup = library.write(noise(2000))
+    job = request_verification(backup=backup, actor=None, now=library.now)
 
-    tasks.deep_verify(backup_id=str(backup.pk), asked_at=library.now.isoformat(), unknown="later version")
+    tasks.verify_backup(job_id=str(job.pk), unknown="later version")
 
     assert library.fresh(backup).health == BackupHealth.VERIFIED
     assert not StoredObject.objects.exclude(damage="").exists()

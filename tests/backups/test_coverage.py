@@ -15,7 +15,7 @@ from django.core.management import CommandError, call_command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backups.lock_coverage import KEEPER_ALARM, SHORT_ALARM, check_locks, coverage_of
+from backups.lock_coverage import KEEPER_ALARM, MARGIN_ALARM, SHORT_ALARM, check_locks, coverage_of
 from backups.models import Backup, Job
 from backups.states import JobState
 from backups.transitions import end_job
@@ -65,7 +65,7 @@ def test_one_object_that_is_locked_a_second_too_short_is_named(library: Library,
     assert (coverage.violation_count, violation.key, violation.backup_id) == (1, row.key, backup.pk)
     assert (violation.locked_until, violation.promised_until) == (short, backup.immutable_until)
     assert coverage.least_slack == timedelta(seconds=-1)
-    assert standing(library.vault)[SHORT_ALARM].startswith("Critical")
+    assert standing(library.vault)[SHORT_ALARM].startswith("1 objects are not locked")
     assert row.key in standing(library.vault)[SHORT_ALARM]
 
 
@@ -108,7 +108,8 @@ def test_a_quarter_of_the_margin_left_raises_the_alarm_and_more_clears_it(librar
 
         check_locks(library.vault, now=library.now)
 
-        assert (SHORT_ALARM in standing(library.vault)) == is_told
+        assert (MARGIN_ALARM in standing(library.vault)) == is_told
+        assert SHORT_ALARM not in standing(library.vault)
 
 
 def test_a_promise_that_is_over_raises_no_alarm(library: Library) -> None:

@@ -14,15 +14,17 @@ from django.utils import timezone
 
 from agents import protocol
 from backups import runner
-from backups.models import Backup, Session
+from backups.models import Backup, Job, Session
 from backups.services import request_backup
-from backups.transitions import claim_job
-from engine.recovery import RecoveryKey
+from backups.states import JobState
+from backups.transitions import claim_job, end_session_job
+from engine.crypto import generate_tenant_key
+from engine.recovery import RecoveryKey, answer_challenge, decode_challenge
 from tests.backups.conftest import MIB, Site
-from vaults.custody import private_key_of, session_data_keys, sessions_of
-from vaults.models import StoredObject, TenantKey
+from vaults.custody import fingerprint, private_key_of, session_data_keys, sessions_of
+from vaults.models import Envelope, StoredObject, TenantKey
 from vaults.own_objects import NO_SESSION
-from vaults.recovery_keys import show_recovery_key
+from vaults.recovery_keys import finish_test, register_customer_key, show_recovery_key, start_test
 from vaults.rotation import RETIRED_KEPT, rewrap, rotate_managed_key, sessions_left
 
 pytestmark = pytest.mark.stack
@@ -150,3 +152,42 @@ def test_a_session_that_was_open_during_the_change_is_committed(site: Site) -> N
     assert len(data_keys_of(backup)) == 1
     old.refresh_from_db()
     assert old.status == "retired"
+
+
+def take_over(site: Site) -> TenantKey:
+    """A customer's own key, brought and tested."""
+    pair = generate_tenant_key()
+    key = register_customer_key(site.tenant, public_key=pair.public.hex(), actor=site.admin)
+    answer = answer_challenge(RecoveryKey(pair.private, bytes(32)), decode_challenge(start_test(key)))
+    return finish_test(key, answer=answer, actor=site.admin, now=timezone.now())
+
+
+def recipients_of(backup: Backup) -> set[str]:
+    envelopes = Envelope.objects.filter(stored_object__used_by__manifest=backup.manifest)
+    return set(envelopes.values_list("recipient", flat=True))
+
+
+def test_a_customers_new_key_opens_every_new_backup_alone(site: Site) -> None:
+    disk = site.server("web01", content=os.urandom(2 * MIB))
+    definition = site.definition(disk)
+    take_over(site)
+    assert site.back_up(definition).state == "ok"
+    cut = request_backup(definition=definition, actor=site.admin, now=timezone.now())
+    runner.run_job(job_id=str(cut.pk))
+    assert Session.objects.get(job=cut).base is not None
+    _fail(cut)
+
+    newer = take_over(site)
+    job = site.back_up(definition)
+
+    assert job.state == "ok", job.message
+    assert job.sessions.get().base is None
+    assert job.backup is not None
+    assert recipients_of(job.backup) == {fingerprint(newer)}
+
+
+def _fail(job: Job) -> None:
+    """The attempt ends here; what it stored could be taken up by the next one."""
+    job.refresh_from_db()
+    holder = job.sessions.get()
+    assert end_session_job(holder, state=JobState.FAILED, code="cut", message="Cut off.", now=timezone.now())

@@ -13,14 +13,12 @@ from backups.checking import Outcome, Verdict
 from backups.content import open_content
 from backups.models import Backup
 from backups.states import BackupHealth
-from common.errors import ConflictError
 from engine.crypto import DomainKeys, SessionKeys, generate_tenant_key
 from engine.envelope import seal_envelope
 from engine.hashing import sha256_hex
 from engine.store.base import ObjectKind, object_key
 from tests.backups.library import Library, library
 from tests.engine.support import BLOCK_SIZE, noise
-from tests.factories import make_backup
 from vaults.damage import Damage, healing_list
 from vaults.models import StoredObject, TenantKey
 
@@ -30,8 +28,11 @@ IMAGE = noise(60 * BLOCK_SIZE) + bytes(20 * BLOCK_SIZE) + noise(5 * BLOCK_SIZE +
 
 
 def verify(library: Library, backup: Backup, **options: Any) -> Verdict:
-    options = {"ends_at": library.now + timedelta(hours=1), **options}
-    return verifier.deep_verify(backup_id=backup.pk, clock=library.clock, **options)
+    """One check from request to end. No beat comes in between: no other thread sees the rows of a test."""
+    job = verifier.request_verification(backup=library.fresh(backup), actor=None, now=library.now)
+    verdict = verifier.verify_backup(job_id=job.pk, clock=library.clock, beat_seconds=3600, **options)
+    assert verdict is not None
+    return verdict
 
 
 def damage_of(row: StoredObject) -> str:
@@ -230,56 +231,6 @@ def test_a_lost_tenant_key_is_blamed_on_envelopes_that_nobody_opens(library: Lib
     assert library.fresh(backup).health == BackupHealth.DAMAGED
 
 
-# --- bounds -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_check_ends_when_its_time_is_over(library: Library) -> None:
-    backup = library.write(IMAGE)
-
-    assert verify(library, backup, ends_at=library.now).outcome == Outcome.CANCELED
-    assert library.fresh(backup).verified_at is None
-
-
-def test_a_check_ends_when_the_backup_is_removed(library: Library, monkeypatch: Any) -> None:
-    backup = library.write(IMAGE)
-    whole = library.client.get_object
-
-    def reading(**options: Any) -> Any:
-        library.now += timedelta(seconds=11)
-        return whole(**options)
-
-    monkeypatch.setattr(library.client, "get_object", reading)
-    look_around = verifier.Watch.look_around
-
-    def removed(watch: Any, progress: Any) -> None:
-        Backup.objects.filter(pk=backup.pk).update(removed_at=library.now)
-        look_around(watch, progress)
-
-    monkeypatch.setattr(verifier.Watch, "look_around", removed)
-
-    assert verify(library, backup, ends_at=library.now + timedelta(days=9)).outcome == Outcome.CANCELED
-    assert library.fresh(backup).verified_at is None
-
-
-def test_a_request_that_a_check_has_answered_is_passed_over(library: Library) -> None:
-    backup = library.write(IMAGE)
-    asked_at = library.now - timedelta(minutes=1)
-
-    assert verify(library, backup, asked_at=asked_at).outcome == Outcome.VERIFIED
-    assert verify(library, backup, asked_at=asked_at).outcome == Outcome.SKIPPED
-
-
-def test_only_good_backups_are_checked(library: Library) -> None:
-    backup = library.write(IMAGE)
-    Backup.objects.filter(pk=backup.pk).update(removed_at=library.now)
-
-    assert verify(library, backup).outcome == Outcome.SKIPPED
-    with pytest.raises(ConflictError):
-        verifier.request_verification(backup=library.fresh(backup), now=library.now)
-    with pytest.raises(ConflictError):
-        verifier.request_verification(backup=make_backup(library.server, status="pending"), now=library.now)
-
-
 # --- which are due ----------------------------------------------------------------------------------------------------
 
 
@@ -299,15 +250,3 @@ def test_the_newest_of_a_disk_is_due_a_month_after_the_last_check_of_any(library
     assert verifier.backups_to_verify(now=now) == [second.pk]
     Backup.objects.filter(pk=second.pk).update(removed_at=now)
     assert verifier.backups_to_verify(now=now) == [first.pk]
-
-
-def test_the_daily_run_asks_for_what_is_due(library: Library, monkeypatch: Any) -> None:
-    backup = library.write(IMAGE)
-    sent: list[Any] = []
-    monkeypatch.setattr("backups.queue._send", lambda task, **options: sent.append((task, options)))
-
-    assert verifier.request_due_verifications(now=library.now) == 1
-
-    [(task, options)] = sent
-    assert task == "backups.tasks.deep_verify"
-    assert (options["queue"], options["backup_id"]) == ("checks", str(backup.pk))

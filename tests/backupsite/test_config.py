@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ KEY = base64.b64encode(b"k" * 32).decode()
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BACKUPSITE_DATA", str(tmp_path))
+    for name in ("MFA_KEY", "PORTAL_SIGNER_KEY", "TOKEN_PEPPERS"):
+        monkeypatch.delenv(f"BACKUPSITE_{name}", raising=False)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,10 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("BACKUPSITE_GATE_URL", "ftp://gate"),
         ("BACKUPSITE_MASTER_KEY", "c2hvcnQ="),
         ("BACKUPSITE_LEASE_SECONDS", "0"),
+        ("BACKUPSITE_NOTICE_KEY", "c2hvcnQ="),
+        ("BACKUPSITE_EMAIL_URL", "http://user:c2hvcnQ=@host"),
+        ("BACKUPSITE_EMAIL_FROM", "nobody"),
+        ("BACKUPSITE_WEBHOOK_NETWORKS", "10.0.0.1/8"),
     ],
 )
 def test_a_wrong_setting_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -46,7 +53,6 @@ def test_a_wrong_setting_is_named_without_its_value(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("role", ["signer", "control"])
 def test_a_process_that_opens_keys_needs_the_master_key(monkeypatch: pytest.MonkeyPatch, role: str) -> None:
     monkeypatch.setenv("BACKUPSITE_ROLE", role)
-    monkeypatch.setenv("BACKUPSITE_SECRET_KEY", "s" * 50)
 
     with pytest.raises(ConfigurationError, match="master_key"):
         load_config()
@@ -64,13 +70,87 @@ def test_the_process_that_can_delete_holds_nothing_else(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, complaint: str
 ) -> None:
     monkeypatch.setenv("BACKUPSITE_ROLE", "reaper")
-    monkeypatch.setenv("BACKUPSITE_SECRET_KEY", "s" * 50)
     monkeypatch.setenv("BACKUPSITE_S3_REAPER_ACCESS_KEY", "r")
     assert load_config().role == "reaper"
 
     monkeypatch.setenv(name, value)
 
     with pytest.raises(ConfigurationError, match=complaint):
+        load_config()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("BACKUPSITE_NOTICE_KEY", None, "notice_key is needed"),
+        ("BACKUPSITE_MASTER_KEY", KEY, "no other key: master_key"),
+        ("BACKUPSITE_S3_REAPER_ACCESS_KEY", "k", "no other key: reaper"),
+    ],
+)
+def test_the_process_that_speaks_to_strangers_holds_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str | None, complaint: str
+) -> None:
+    for held in [held for held in os.environ if held.startswith("BACKUPSITE_") and held != "BACKUPSITE_DATA"]:
+        monkeypatch.delenv(held)
+    monkeypatch.setenv("BACKUPSITE_ROLE", "notices")
+    monkeypatch.setenv("BACKUPSITE_NOTICE_KEY", KEY)
+    assert load_config().notice_key_bytes == b"k" * 32
+
+    if value is None:
+        monkeypatch.delenv(name)
+    else:
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError, match=complaint):
+        load_config()
+
+
+PORTAL = {"SECRET_KEY": "s" * 50, "MFA_KEY": KEY, "PORTAL_SIGNER_KEY": "p" * 50, "TOKEN_PEPPERS": f"1:{KEY}"}
+
+
+@pytest.mark.parametrize("missing", PORTAL)
+def test_the_portal_needs_its_secrets(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    monkeypatch.setenv("BACKUPSITE_ROLE", "web")
+    for name, value in PORTAL.items():
+        monkeypatch.setenv(f"BACKUPSITE_{name}", value)
+    assert load_config().django_secret_key == "s" * 50
+    monkeypatch.delenv(f"BACKUPSITE_{missing}")
+
+    with pytest.raises(ConfigurationError, match=f"{missing.lower()} is needed by the role web"):
+        load_config()
+
+
+@pytest.mark.parametrize("name", [*PORTAL, "OIDC_PROVIDERS"])
+@pytest.mark.parametrize("role", ["node", "beat"])
+def test_other_processes_may_not_hold_them(monkeypatch: pytest.MonkeyPatch, role: str, name: str) -> None:
+    monkeypatch.setenv("BACKUPSITE_ROLE", role)
+    assert load_config().role == role
+    provider = '[{"id": "c", "name": "C", "issuer": "https://i.example", "client_id": "b", "client_secret": "geheim"}]'
+    monkeypatch.setenv(f"BACKUPSITE_{name}", PORTAL.get(name, provider))
+
+    with pytest.raises(ConfigurationError, match=f"the role {role} may not hold {name.lower()}") as caught:
+        load_config()
+
+    assert "geheim" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ADMIN_MFA", "never"),
+        ("ADMIN_MFA_GRACE_DAYS", "-1"),
+        ("SESSION_HOURS", "48"),
+        ("ADMIN_IDLE_MINUTES", "0"),
+        ("MFA_KEY", "c2hvcnQ="),
+        ("OIDC_PROVIDERS", "[1]"),
+        ("TOKEN_PEPPERS", "1:c2hvcnQ="),
+        ("TOKEN_MAX_DAYS", "0"),
+    ],
+)
+def test_wrong_settings_of_sign_in_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"BACKUPSITE_{name}", value)
+
+    with pytest.raises(ConfigurationError, match=f"BACKUPSITE_{name}"):
         load_config()
 
 

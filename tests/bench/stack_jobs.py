@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def _measure(stack: Stack) -> dict[str, Any]:
-    rows = json.loads(stack.run_manage("demo_rows", "--disk-size-bytes", str(demo_disk.DISK_SIZE_BYTES)))
+    rows = json.loads(stack.run_manage("demo_rows", "--disk-size-bytes", str(demo_disk.DISK_SIZE_BYTES), role="manage"))
     source, target = (Path(rows["disks"][name]["path"]) for name in ("web01", "web02"))
     demo_disk.make_source(source)
     demo_disk.make_target(target)

@@ -76,7 +76,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def _prepared(stack: Stack) -> Running:
-    rows = json.loads(stack.run_manage("demo_rows", "--disk-size-bytes", str(DISK_MIB * MIB)))
+    rows = json.loads(stack.run_manage("demo_rows", "--disk-size-bytes", str(DISK_MIB * MIB), role="manage"))
     api = DemoApi(portal_url=stack.settings.portal_url, token=rows["token"])
     vault_path = f"vaults/{rows['vault_id']}/"
     api.wait(

@@ -36,6 +36,7 @@ def write_stream(
     sink: Any = None,
     sizes: ChunkSizes = SMALL,
     cancel: Any = lambda: False,
+    resume: Any = (),
     **changes: Any,
 ) -> WriteResult:
     vault.sequence += 1
@@ -46,6 +47,8 @@ def write_stream(
         context=vault.context(**changes),
         sizes=sizes,
         cancel=cancel,
+        resume=resume,
+        resume_source=vault.store,
     )
 
 
@@ -85,6 +88,7 @@ def write_tree(
     options: TreeOptions | None = None,
     now_ns: int = NEVER_FRESH,
     cancel: Any = lambda: False,
+    resume: Any = (),
     **changes: Any,
 ) -> TreeWriteResult:
     """`now_ns` is far in the future unless a test says otherwise: nothing counts as changed just now."""
@@ -98,6 +102,8 @@ def write_tree(
         sizes=sizes,
         now_ns=lambda: now_ns,
         cancel=cancel,
+        resume=resume,
+        resume_source=vault.store,
     )
 
 

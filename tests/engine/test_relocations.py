@@ -591,7 +591,7 @@ def test_a_sound_record_with_another_content_id_is_not_taken_whoever_names_it() 
             return [location]
 
     sealers = session_sealers(body, vault.keys_for(result.manifest), [])
-    fetcher = Fetcher(object_source=vault.store, sealers=sealers, locator=LyingLocator())  # type: ignore[arg-type]
+    fetcher = Fetcher(object_source=vault.store, sealers=sealers, locator=LyingLocator())
     places = tuple(BlockPlace(0, entry, location) for entry in (wanted, other))
 
     found = fetcher.run(Fetch(location.pack, other.offset, other.record_length, places))

@@ -216,7 +216,7 @@ def test_a_source_pack_that_is_not_what_its_name_says_is_refused(place: int) -> 
 def test_a_map_entry_that_the_packs_table_does_not_have_is_refused(change: Any) -> None:
     vault, (first, _) = _chain()
     source = live_records(vault, first.manifest)[0]
-    entries = [change(source.live[0]), *source.live[1:]]  # type: ignore[index]
+    entries = [change(source.live[0]), *source.live[1:]]
     before = _stores(vault)
 
     with pytest.raises(IntegrityError, match="table"):

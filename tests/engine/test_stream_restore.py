@@ -135,7 +135,7 @@ def test_one_bad_read_is_no_damage() -> None:
         def __init__(self) -> None:
             self.spoiled: set[str] = set()
 
-        def get(self, ref, *, offset=0, length=None):  # type: ignore[no-untyped-def]
+        def get(self, ref, *, offset=0, length=None):
             found = vault.store.get(ref, offset=offset, length=length)
             if "/m/" in ref.key or "/k/" in ref.key or ref.key in self.spoiled:
                 return found
@@ -176,7 +176,7 @@ def test_short_writes_of_a_pipe_lose_nothing() -> None:
     result = write_stream(vault, data)
 
     class Slow(io.BytesIO):
-        def write(self, data: bytes | memoryview, /) -> int:  # type: ignore[override]
+        def write(self, data: bytes | memoryview, /) -> int:
             return super().write(bytes(data[:100]))
 
     assert read_stream(vault, result, output=Slow()) == data

@@ -135,7 +135,7 @@ class _Joined(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+    def readinto(self, buffer: bytearray) -> int:
         while self._parts and not self._parts[0]:
             self._parts.pop(0)
         if not self._parts:
@@ -329,7 +329,7 @@ def test_chunks_of_distrusted_packs_are_stored_anew() -> None:
 
     assert packs[0] not in {entry.sha256.hex() for entry in vault.open(second.manifest).body.packs}
     assert second.stats.healed_blocks == len(moved) > 10
-    assert all(old.content_id == new.content_id for old, new in moved)  # type: ignore[attr-defined]
+    assert all(old.content_id == new.content_id for old, new in moved)
     assert read_stream(vault, second) == data
 
 

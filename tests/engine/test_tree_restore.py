@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-import engine.tree_place
+import engine.tree_prune
 from engine.backup import WriteContext
 from engine.crypto import DomainKeys
 from engine.errors import CanceledError, FormatError, IntegrityError, KeyMismatchError, StoreError, UnsupportedError
@@ -650,4 +650,4 @@ def test_no_temporary_name_is_ever_followed(source: Path, target: Path, tmp_path
 
     assert (tmp_path / "outside").read_bytes() == b"untouched"
     assert (target / "file").read_bytes() == b"new"
-    assert engine.tree_place._TEMPORARY_PREFIX == b".backupsite-restore-"
+    assert engine.tree_prune.TEMPORARY_PREFIX == b".backupsite-restore-"

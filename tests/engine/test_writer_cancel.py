@@ -179,7 +179,7 @@ def test_while_planning_over_endless_extents(hang: Hang) -> None:
     size = 1 << 60
 
     class Scattered(ImageSource):
-        size_bytes = size  # type: ignore[assignment]
+        size_bytes = size
 
         def extents(self) -> Any:
             for number in range(1 << 40):

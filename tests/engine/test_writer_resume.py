@@ -419,7 +419,7 @@ def test_a_window_smaller_than_the_attempt_moves_along_with_the_image(monkeypatc
             seen.append(len(window))
             return original(content_id)
 
-        window.take = take  # type: ignore[method-assign]
+        window.take = take
         return window
 
     monkeypatch.setattr("engine.writer.ResumedBlocks", watched)

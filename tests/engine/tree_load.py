@@ -48,7 +48,7 @@ def main() -> None:
     source, target = folder / "source", folder / "target"
     make_files(source, count)
     target.mkdir()
-    vault = Vault(store=FolderStore(folder / "store"))  # type: ignore[arg-type]
+    vault = Vault(store=FolderStore(folder / "store"))
     steps = []
     started = time.perf_counter()
     first = write_tree(vault, source, sizes=ChunkSizes(), now_ns=NEVER_FRESH, pack_size=16 << 20)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import os
+from datetime import timedelta
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -15,10 +17,14 @@ from agents.models import Node
 from agents.program.signing import load_writer_key
 from agents.services import report_node
 from backups.describing import describe_domain
+from backups.lock_coverage import coverage_of
 from backups.models import Backup, Job
+from backups.moved_packs import moved_packs_of
 from backups.removal import rounds
+from backups.removal.repacking import repack_vault
 from backups.states import BackupStatus, JobState
 from backupsite.installation import write_fixed_rows
+from engine.alone.s3 import S3Bucket
 from engine.crypto import key_fingerprint
 from engine.recovery import RecoveryKey
 from tenants.models import Person, Tenant
@@ -137,3 +143,51 @@ def test_a_recovery_key_that_others_can_read_is_refused(site: Site, tmp_path: Pa
     path.chmod(0o644)
     with pytest.raises(CommandError, match="chmod 600"):
         call_command("rebuild_catalogue", "bucket", region="GRA", recovery_key_file=path)
+
+
+@pytest.mark.parametrize("is_covered", [True, False])
+def test_a_backup_whose_packs_were_moved_and_are_gone_is_rebuilt_through_relocations(
+    site: Site, settings, tmp_path: Path, is_covered: bool
+) -> None:
+    """No lock of a real server ends while a test waits: the bucket is listed without what would have been deleted."""
+    disk = site.server("web01", content=os.urandom(6 * MIB))
+    definition = site.definition(disk)
+    first = site.back_up(definition).backup
+    with open(site.path(disk), "r+b") as file:
+        file.write(os.urandom(4 * MIB))
+    second = site.back_up(definition).backup
+    content, manifest_key = site.path(disk).read_bytes(), second.manifest.key
+    Backup.objects.filter(pk=first.pk).update(removed_at=timezone.now())
+    StoredObject.objects.update(granted_at=timezone.now() - timedelta(days=3))
+    Vault.objects.update(reconciled_at=timezone.now())
+    assert repack_vault(vault_id=str(site.vault.pk), now=timezone.now()).moved_packs == 1
+    gone = {moved_packs_of(second.manifest).get().key, first.manifest.key}
+    if not is_covered:
+        gone.add(second.manifest.uses.get(needed__kind="r").needed.key)
+    describe_domain(second.manifest.domain_id)
+    key = _recovery_key(site.tenant)
+    _lose_the_database(site, settings)
+    real = S3Bucket.versions
+
+    def versions(bucket: S3Bucket, prefix: str):
+        return ([*group] for group in real(bucket, prefix) if group[0].key not in gone)
+
+    with mock.patch.object(S3Bucket, "versions", versions):
+        if not is_covered:
+            with pytest.raises(SystemExit):
+                _rebuild(site, key, tmp_path)
+            assert not Backup.objects.exists()
+            return
+        _rebuild(site, key, tmp_path)
+        _rebuild(site, key, tmp_path)
+
+    backup = Backup.objects.get(manifest__key=manifest_key)
+    assert [row.status for row in moved_packs_of(backup.manifest)] == ["deleted"]
+    assert not coverage_of(backup.vault, now=timezone.now()).violation_count
+    tenant = Tenant.objects.get(title="Acme")
+    admin = Person.objects.create(username="root", is_superuser=True)
+    again = Site(site.data, tenant, tenant.vaults.get(), Node.objects.get(name="local"), admin)
+    target = again.server("web02")
+    job = again.restore(backup, target)
+    assert job.state == JobState.OK, job.message
+    assert again.path(target).read_bytes() == content

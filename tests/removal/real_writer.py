@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import threading
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 import msgspec
+from django.db.models import Q
 
+from agents.program.healing import HealedBlocks
 from agents.protocol import CommitRequest, ObjectMessage
 from backups import committer, opening
 from backups.models import Backup, Job, Session
+from backups.moves import moves_for
 from backups.queue import create_backup_job
 from backups.resuming import resumable_sessions
 from backups.states import JobState
 from backups.transitions import claim_job, end_session_job, request_commit
 from engine.envelope import unwrap_envelope
 from engine.errors import StoreError
+from engine.relocations import Relocations, parse_relocations
 from engine.restore import RestoreKeys, restore_disk
 from engine.store.base import Buffer, ObjectRef
 from engine.store.memory import ModelStore
@@ -130,37 +135,46 @@ class Mover:
         def random_bytes(size: int) -> bytes:
             return hashlib.shake_128(seed + next(counter).to_bytes(8, "big")).digest(size)
 
-        return write_disk_backup(
+        healed = HealedBlocks()
+        context = WriteContext(
+            tenant=str(world.vault.tenant_id),
+            domain=str(world.domain.pk),
+            source_id=str(world.disk.pk),
+            sequence=session.sequence or 1,
+            created_at=now(),
+            domain_keys=world.domain_keys,
+            tenant_public_key=world.tenant_key.public,
+            writer_key=world.writer_key,
+            random_bytes=random_bytes,
+            block_size=BLOCK,
+            fan_out=16,
+            pack_size=PACK,
+            compression_level=None,
+            distrusted_packs=frozenset(opening._distrusted(session.base)),
+            on_moved=healed.add,
+        )
+        result = write_disk_backup(
             source=ImageSource(bytes(self.image)),
             sink=sink,
             base=base,
-            context=WriteContext(
-                tenant=str(world.vault.tenant_id),
-                domain=str(world.domain.pk),
-                source_id=str(world.disk.pk),
-                sequence=session.sequence or 1,
-                created_at=now(),
-                domain_keys=world.domain_keys,
-                tenant_public_key=world.tenant_key.public,
-                writer_key=world.writer_key,
-                random_bytes=random_bytes,
-                block_size=BLOCK,
-                fan_out=16,
-                pack_size=PACK,
-                compression_level=None,
-                distrusted_packs=frozenset(opening._distrusted(session.base)),
-            ),
+            context=context,
             resume=[
                 ResumableSession(_from_message(found.envelope), [_from_message(pack) for pack in found.packs])
                 for found in resumable_sessions(session, now())
             ],
             resume_source=reader,
         )
+        moved = healed.store(result, context=context, sink=sink)
+        return dataclasses.replace(result, new_objects=(*result.new_objects, *moved))
 
-    def restored(self, backup: Backup) -> bytes:
-        """What a restore of the backup gives, with keys from its envelopes alone."""
+    def restored(self, backup: Backup, *, relocations: list[Relocations] | None = None) -> bytes:
+        """What a restore of the backup gives, with keys from its envelopes and those of relocations alone.
+
+        With `relocations` as they were when the restore began, else as they are in the bucket now.
+        """
         world = self.world
-        rows = StoredObject.objects.filter(used_by__manifest=backup.manifest, kind="k")
+        leading = Q(used_by__manifest=backup.manifest) | Q(used_by__manifest__in=moves_for(backup.manifest))
+        rows = StoredObject.objects.filter(leading, kind="k").distinct()
         data_keys = {}
         for row in rows:
             opened = unwrap_envelope(
@@ -177,8 +191,23 @@ class Mover:
             keys=RestoreKeys(domain=world.domain_keys, data_keys=data_keys),
             trusted_writers=[world.writer_key.public],
             target=target,
+            relocations=self.relocations() if relocations is None else relocations,
         )
         return bytes(target.data)
+
+    def relocations(self) -> list[Relocations]:
+        """All that the bucket has, as a reader finds them who has no database."""
+        world = self.world
+        return [
+            parse_relocations(
+                versions[0].data,
+                tenant=str(world.vault.tenant_id),
+                domain=str(world.domain.pk),
+                map_key=world.domain_keys.map_key,
+            )
+            for key, versions in sorted(world.store._versions.items())
+            if "/r/" in key and versions
+        ]
 
 
 class _GrantingSink:

@@ -9,9 +9,11 @@ import pytest
 
 from agents.models import WriterKey
 from backups.models import Backup
-from backups.removal import rounds
+from backups.removal import adoption, rounds
 from backups.removal.claims import SEQUENCE_END
 from backups.states import JobState
+from backups.transitions import request_commit
+from engine.errors import FormatError, StoreError
 from tests import factories
 from tests.removal.forging import forge, forget, large_pack, put, put_relocation, relocation_key
 from tests.removal.world import World, advance, now, running
@@ -109,7 +111,7 @@ def test_a_reason_that_somebody_else_gave_is_neither_replaced_nor_cleared() -> N
         for _ in range(3):
             world.reconcile()
             assert _vault(world).removal_stopped == "I want to look first."
-        rounds.fence_after_database_restore()
+        rounds.fence_after_database_restore(now=now())
 
         assert _vault(world).removal_stopped == "I want to look first."
         assert not _stands("unknown_objects") and _vault(world).reconciled_at is None
@@ -157,6 +159,77 @@ def test_adopted_envelopes_are_recorded_even_when_the_pass_before_could_not() ->
         assert {envelope.stored_object.key for envelope in Envelope.objects.all()} == {
             key for key in keys if "/k/" in key
         }
+
+
+# --- sessions that ran when the database was copied -------------------------------------------------------------------
+
+
+def test_what_a_session_committed_that_the_copy_takes_for_running_is_adopted() -> None:
+    with running() as (world, clock):
+        first = _back_up(world)
+        world.reconcile()
+        writer = world.start_session()
+        world.put_pack(writer)
+        # Granted before the copy was made; stored, and committed, after it.
+        manifest, body = world._put_manifest(writer)
+
+        rounds.fence_after_database_restore(now=now())
+        world.reconcile()
+
+        job = writer.session.job
+        job.refresh_from_db()
+        assert (job.state, job.code) == (JobState.FAILED, "database_restored")
+        adopted = Backup.objects.get(manifest__key=manifest.key)
+        assert (adopted.status, adopted.sequence, adopted.disk) == ("ok", body.sequence, first.disk)
+        assert set(adopted.manifest.uses.values_list("needed__key", flat=True)) == {
+            ref.key for ref in body.needed_refs()
+        }
+        # Whoever still has the session gets nothing done with it.
+        assert not request_commit(writer.session, request={}, now=now())
+        for _ in range(20):
+            advance(clock, world, DAY * 3)
+            world.reconcile()
+            world.run_removal()
+            world.reap()
+            world.check()
+        assert RemovalRun.objects.filter(outcome="ok").exists()
+        assert _back_up(world).sequence > body.sequence
+
+
+def test_a_session_that_the_copy_takes_for_running_and_that_came_to_nothing_leaves_nothing() -> None:
+    with running() as (world, clock):
+        world.reconcile()
+        writer = world.start_session()
+        world.put_pack(writer)
+
+        assert rounds.fence_after_database_restore(now=now()) == 1
+        world.reconcile()
+        assert not _vault(world).removal_stopped and not Backup.objects.exists()
+        for _ in range(20):
+            advance(clock, world, DAY * 3)
+            world.reconcile()
+            world.run_removal()
+            world.reap()
+
+        assert not world.keys_in_store()
+
+
+def test_a_restore_and_what_ended_before_are_left_as_they_are_by_the_fence() -> None:
+    with running() as (world, _clock):
+        backup = _back_up(world)
+        writer = world.start_session()
+        world.put_pack(writer)
+        manifest, _ = world._put_manifest(writer)
+        world.fail(writer)
+        restore = factories.make_job(backup.server, kind="restore", backup=backup, state="running", lease_until=now())
+
+        rounds.fence_after_database_restore(now=now())
+        world.reconcile()
+
+        restore.refresh_from_db()
+        writer.session.job.refresh_from_db()
+        assert restore.state == JobState.RUNNING and writer.session.job.code == "crashed"
+        assert not Backup.objects.filter(manifest__key=manifest.key).exists()
 
 
 # --- relocations ------------------------------------------------------------------------------------------------------
@@ -389,3 +462,89 @@ def test_the_earliest_time_of_the_world_is_one_that_a_manifest_may_tell() -> Non
         world.reconcile()
 
         assert Backup.objects.get(manifest__key=key).created_at == datetime(2026, 2, 1, tzinfo=UTC)
+
+
+# --- what an object can be besides ------------------------------------------------------------------------------------
+
+
+def test_a_fault_of_the_program_with_one_object_is_told_without_its_text() -> None:
+    with running() as (world, _clock):
+        body = world.body_of(_back_up(world))
+        bad, good = forge(world, body, sequence=5), forge(world, body, sequence=6)
+        real = adoption.adopt_manifest
+
+        def faulty(vault, manifest, *, now):
+            if manifest.key == bad:
+                raise ValueError("secret")
+            return real(vault, manifest, now=now)
+
+        with mock.patch.object(adoption, "adopt_manifest", faulty):
+            world.reconcile()
+
+        assert f"{bad} could not be taken in (ValueError)" in _told() and "secret" not in _told()
+        assert Backup.objects.filter(manifest__key=good).exists()
+
+
+def test_many_unknown_objects_get_their_rows_in_parts() -> None:
+    with running() as (world, _clock):
+        keys = forget(_back_up(world, packs=5))
+
+        with mock.patch.object(adoption, "_ROWS_AT_ONCE", 2):
+            world.reconcile()
+
+        assert set(StoredObject.objects.values_list("key", flat=True)) == keys
+        assert Backup.objects.exclude(manifest=None).count() == 1
+
+
+def test_of_several_unknown_versions_the_oldest_counts() -> None:
+    with running() as (world, clock):
+        keys = forget(_back_up(world))
+        pack = next(key for key in keys if "/p/" in key)
+        first = world.store._versions[f"{world.vault.bucket}/{pack}"][0].version_id
+        advance(clock, world, timedelta(minutes=5))
+        put(world, pack, b"somebody else's")
+
+        world.reconcile()
+
+        assert StoredObject.objects.get(key=pack).version_id == first
+
+
+def test_an_etag_that_is_no_digest_is_not_taken_for_one() -> None:
+    assert adoption._md5_base64("d41d8cd98f00b204e9800998ecf8427e-2") == ""
+    assert adoption._md5_base64("d41d8cd98f00b204e9800998ecf8427e") == "1B2M2Y8AsgTpgAmY7PhCfg=="
+
+
+@pytest.mark.parametrize("what", ["bytes", "tenant", "size"])
+def test_a_manifest_that_is_not_what_its_name_says_is_told(what: str) -> None:
+    with running() as (world, _clock):
+        body = world.body_of(_back_up(world))
+        if what == "tenant":
+            key = forge(world, body, sequence=40, tenant="other", named={"tenant": body.tenant})
+        else:
+            key = forge(world, body, sequence=40)
+        version = world.store._versions[f"{world.vault.bucket}/{key}"][0]
+        if what == "bytes":
+            object.__setattr__(version, "data", version.data[:-1] + b"x")
+        limit = mock.patch.object(adoption, "OBJECT_SIZE_MAX", 10 if what == "size" else adoption.OBJECT_SIZE_MAX)
+
+        with limit:
+            world.reconcile()
+
+        assert key in _told() and not Backup.objects.filter(manifest__key=key).exists()
+        said = {"bytes": "not what its name says", "tenant": "another tenant", "size": "larger than any object"}
+        assert said[what] in _told()
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+def test_a_map_that_cannot_be_read_is_no_reason_to_take_a_manifest_for_whole(is_silent: bool) -> None:
+    """Its packs are not all there: whether relocations stand in for them cannot be said."""
+    with running() as (world, _clock):
+        body = world.body_of(_back_up(world))
+        key = forge(world, body, sequence=40, packs=[type(body.packs[0])(b"\7" * 32, 5, None, 1)])
+        error = StoreError("silent", transient=True) if is_silent else FormatError("a bad page")
+
+        with mock.patch.object(adoption, "find_cover", side_effect=error):
+            world.reconcile()
+
+        assert not Backup.objects.filter(manifest__key=key).exists()
+        assert _stands("reconciling_failed") == is_silent and _vault(world).removal_stopped

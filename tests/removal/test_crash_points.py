@@ -15,15 +15,18 @@ import pytest
 from django.db import transaction
 
 from backups.models import Backup
+from common.errors import BackupsiteError
+from engine.errors import EngineError
 from engine.store.memory import Fault
 from tests.removal.real_writer import BLOCK, IMAGE_BLOCKS, KillableStore, KilledError, Mover
 from tests.removal.world import World, advance, now, running
+from vaults.models import StoredObject
 
 pytestmark = [pytest.mark.django_db, pytest.mark.timeout(900)]
 
 FAILURES = ("killed before", "killed after", "reply lost")
 DAY = timedelta(days=1)
-LEAST_POINTS = {"first": 155, "second": 195, "removal": 100}
+LEAST_POINTS = {"first": 155, "second": 195, "removal": 100, "repack": 60}
 
 
 @contextmanager
@@ -163,3 +166,34 @@ def test_removal_comes_through_every_crash() -> None:
             _all_restore(world, mover, contents)
 
         _enumerate(world, mover, "removal", run, check)
+
+
+def test_a_repack_comes_through_every_crash() -> None:
+    """Wherever it ends, what it left goes, a later one does the work, and the old packs go only then."""
+    with _quiet_world() as (world, mover):
+        mover.back_up()
+        _change(mover, 0, 1, 3, 4, *range(9, 64))
+        second = mover.back_up()
+        contents = {second.sequence: bytes(mover.image)}
+        world.remove_backup(0)
+        world.wait(timedelta(days=3))
+        world.reconcile()
+
+        def run() -> None:
+            for _ in range(2):
+                try:
+                    world.repack()
+                except (KilledError, BackupsiteError, EngineError):
+                    """The next round tries again."""
+
+        def check() -> None:
+            _all_restore(world, mover, contents)
+            old = set(StoredObject.objects.filter(moved_from__manifest=second.manifest))
+            assert len(old) == 2
+            for _ in range(8):
+                _service(world, hours=168)
+            _all_restore(world, mover, contents)
+            assert {row.status for row in StoredObject.objects.filter(pk__in=[row.pk for row in old])} == {"deleted"}
+            assert world.keys_in_store() == world.keys_needed()
+
+        _enumerate(world, mover, "repack", run, check)

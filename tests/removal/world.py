@@ -24,8 +24,10 @@ from agents.models import WriterKey
 from agents.protocol import CommitRequest, ObjectMessage
 from backups import committer, opening
 from backups.models import Backup, Job, Session
+from backups.moved_packs import moved_packs_of, stand_ins
 from backups.queue import create_backup_job
 from backups.removal import rounds
+from backups.removal.repacking import RepackReport, repack_vault
 from backups.removal.run import NEEDED_ALARM, remove_unneeded
 from backups.states import BackupStatus, JobState
 from backups.transitions import claim_job, end_session_job, request_commit
@@ -263,6 +265,9 @@ class World:
     def reconcile(self) -> None:
         rounds.reconcile_everywhere(now=now())
 
+    def repack(self) -> RepackReport | None:
+        return repack_vault(vault_id=str(self.vault.pk), now=now())
+
     def reap(self) -> int:
         return reaper.reap(now=now())
 
@@ -298,15 +303,22 @@ class World:
 
     def check_whole(self, backup: Backup) -> None:
         assert backup.manifest is not None and backup.immutable_until is not None
-        refs = [(ref.key, ref.sha256, ref.version_id) for ref in self.body_of(backup).needed_refs()]
-        for key, sha256, version_id in [
-            *refs,
-            (backup.manifest.key, backup.manifest.sha256, backup.manifest.version_id),
-        ]:
+        for key, sha256, version_id in self._needs_of(backup):
             version = self._version_of(key, version_id)
             assert version.sha256 == sha256
             assert version.retain_until is not None
             assert version.retain_until >= backup.immutable_until, f"{key} is locked for less than was promised"
+
+    def _needs_of(self, backup: Backup) -> list[tuple[str, str, str | None]]:
+        """Key, hash and version of what the manifest names and, of packs that were moved for it, of what stands in."""
+        moved = list(moved_packs_of(backup.manifest))
+        moved_keys = {row.key for row in moved}
+        refs = [ref for ref in self.body_of(backup).needed_refs() if ref.key not in moved_keys]
+        rows = [backup.manifest, *stand_ins(backup.manifest, moved)]
+        assert not moved or len(rows) > 2, "packs were moved to nowhere"
+        return [(ref.key, ref.sha256, ref.version_id) for ref in refs] + [
+            (row.key, row.sha256, row.version_id) for row in rows
+        ]
 
     def keys_in_store(self) -> set[str]:
         return {key for key, versions in self.store._versions.items() if versions}
@@ -314,9 +326,10 @@ class World:
     def keys_needed(self) -> set[str]:
         needed = set()
         for backup in Backup.objects.in_catalogue().exclude(manifest=None).select_related("manifest"):
-            needed.add(f"{self.vault.bucket}/{backup.manifest.key}")
-            needed |= {f"{self.vault.bucket}/{ref.key}" for ref in self.body_of(backup).needed_refs()}
-        return needed
+            needed |= {key for key, _, _ in self._needs_of(backup)}
+        relocations = StoredObject.objects.filter(kind="r", key__in=needed)
+        needed |= set(StoredObject.objects.filter(used_by__manifest__in=relocations).values_list("key", flat=True))
+        return {f"{self.vault.bucket}/{key}" for key in needed}
 
 
 def _entry(row: StoredObject) -> ObjectEntry:
@@ -343,6 +356,20 @@ def running(store: ModelStore | None = None) -> Iterator[tuple[World, time_machi
             world.clock_now, world.move_clock_to = now, clock.move_to
             yield world, clock
         transaction.set_rollback(True)
+
+
+@contextmanager
+def committed_world() -> Iterator[World]:
+    """The same with real transactions, for threads with connections of their own; the clock is the machine's."""
+    store = ModelStore(now=now)
+    client = ModelClient(store, now=now)
+    config = settings.CONFIG.model_copy(update={"master_key": SecretStr(base64.b64encode(MASTER_KEY).decode())})
+    with (
+        mock.patch("vaults.storage.client_for", lambda *_: client),
+        mock.patch("backups.queue._send"),
+        mock.patch.object(settings, "CONFIG", config),
+    ):
+        yield World(store)
 
 
 def advance(clock: time_machine.Coordinates, world: World, by: timedelta) -> None:

@@ -22,6 +22,7 @@ from engine.crypto import key_fingerprint
 from engine.recovery import RecoveryKey, answer_challenge, decode_challenge
 from tenants.models import Person
 from tests.factories import make_person, make_server
+from tests.signing_in import confirm
 from tests.vaults.key_world import KeyWorld, key_world
 from vaults import key_client
 from vaults.custody import catalogue_key_of, private_key_of
@@ -355,6 +356,7 @@ def test_a_signer_that_is_away_is_said_as_such(keys: KeyWorld, admin: Person) ->
 def signed_in(person: Person) -> APIClient:
     client = APIClient()
     client.force_login(person)
+    confirm(client)
     return client
 
 

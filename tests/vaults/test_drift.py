@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backupsite.stack.weed import EmbeddedWeed
+from common.errors import ConflictError
+from tests.factories import make_person
 from tests.stack.conftest import s3_client
+from vaults.acceptance import accept_settings, digest_of
 from vaults.drift import ALARM, check_drift, check_drift_everywhere, differences, note_settings, read_settings
 from vaults.models import Alarm, Vault
 from vaults.provisioner import prepare_vault
@@ -96,6 +99,26 @@ def test_settings_that_cannot_be_read_any_more_are_an_alarm(ready: Vault, hold: 
     check_drift(vault_id=str(ready.pk), now=NOW)
 
     assert "cannot be read any more" in messages(ready)[0]
+
+
+@pytest.mark.stack
+def test_a_policy_that_is_meant_so_is_accepted_and_a_weaker_lock_never(ready: Vault, root: Any) -> None:
+    boss = make_person(superadmin=True)
+    policy = json.dumps(OPEN_POLICY).replace(":::*/*", f":::{ready.bucket}/*")
+    root.put_bucket_policy(Bucket=ready.bucket, Policy=policy)
+    check_drift(vault_id=str(ready.pk), now=NOW)
+    ready.refresh_from_db()
+
+    accept_settings(ready, digest=digest_of(ready), reason="a mirror reads it", actor=boss, now=NOW)
+    check_drift(vault_id=str(ready.pk), now=NOW)
+    assert messages(ready) == []
+
+    root.put_object_lock_configuration(Bucket=ready.bucket, ObjectLockConfiguration=SHORTER)
+    check_drift(vault_id=str(ready.pk), now=NOW)
+    ready.refresh_from_db()
+    with pytest.raises(ConflictError, match="GOVERNANCE"):
+        accept_settings(ready, digest=digest_of(ready), reason="cheaper", actor=boss, now=NOW)
+    assert "GOVERNANCE" in messages(ready)[0]
 
 
 def test_a_store_that_does_not_answer_concludes_nothing(db: None, control: None, vault: Vault) -> None:

@@ -20,18 +20,19 @@ from backups.services import request_backup
 from backups.transitions import claim_job
 from backupsite.stack.weed import EmbeddedWeed
 from engine.store.http import Grant, PutSpec
-from tests.backups.conftest import MIB, Site, site  # noqa: F401  # the fixture: a whole small installation
+from tests.backups.conftest import MIB, Site, site
 from tests.stack.conftest import s3_client
 from vaults.grants import GRANT_LIFETIME
 from vaults.probe_uploads import granted_key, send
 from vaults.tampering import UNSIGNED_EXTRAS, Upload, tampered
 
+__all__ = ["site"]
 pytestmark = pytest.mark.stack
 LEAST_VARIANTS = 25
 
 
 @pytest.fixture
-def session(site: Site, settings: Any) -> Iterator[tuple[SessionClient, BackupWork]]:  # noqa: F811
+def session(site: Site, settings: Any) -> Iterator[tuple[SessionClient, BackupWork]]:
     definition = site.definition(site.server("web01", content=os.urandom(MIB)))
     job = request_backup(definition=definition, actor=site.admin, now=timezone.now())
     claim = claim_job(job_id=job.pk, now=timezone.now())
@@ -57,7 +58,7 @@ def versions(weed: EmbeddedWeed, bucket: str, prefix: str) -> list[Any]:
 
 def test_every_tampering_is_refused_and_leaves_nothing(
     session: tuple[SessionClient, BackupWork],
-    site: Site,  # noqa: F811
+    site: Site,
     weed: EmbeddedWeed,
 ) -> None:
     client, work = session

@@ -6,6 +6,7 @@ import base64
 import os
 from collections.abc import Iterator
 from io import StringIO
+from typing import Any
 
 import pytest
 from django.apps import apps
@@ -35,11 +36,9 @@ def opened(world: KeyWorld) -> list[object]:
     return [private_key_of(world.key), catalogue_key_of(world.tenant.pk), domain_keys_of(domain)]
 
 
-def use(settings: object, key: bytes) -> None:
-    config = settings.CONFIG.model_copy(  # type: ignore[attr-defined]
-        update={"master_key": SecretStr(base64.b64encode(key).decode())}
-    )
-    settings.CONFIG = config  # type: ignore[attr-defined]
+def use(settings: Any, key: bytes) -> None:
+    master_key = SecretStr(base64.b64encode(key).decode())
+    settings.CONFIG = settings.CONFIG.model_copy(update={"master_key": master_key})
 
 
 def test_the_list_has_every_wrapped_column_of_every_model() -> None:

@@ -145,10 +145,10 @@ def test_every_upload_binds_all_of_it_at_whatever_time(now: datetime, data: byte
 
 @pytest.mark.parametrize("empty", ["md5_base64", "sha256_base64"])
 def test_an_upload_without_a_hash_is_not_signed(empty: str) -> None:
-    values = {"size_bytes": 4, "md5_base64": "a", "sha256_base64": "b", "retain_until": NOW} | {empty: ""}
+    values: dict[str, Any] = {"size_bytes": 4, "md5_base64": "a", "sha256_base64": "b", "retain_until": NOW, empty: ""}
 
     with pytest.raises(ValueError, match="may not leave these to its holder"):
-        presign_put(signing_key=KEY, now=NOW, place=PLACE, put=BoundPut(**values), lifetime=LIFETIME)  # type: ignore[arg-type]
+        presign_put(signing_key=KEY, now=NOW, place=PLACE, put=BoundPut(**values), lifetime=LIFETIME)
 
 
 def test_the_holder_is_told_the_headers_that_were_signed() -> None:

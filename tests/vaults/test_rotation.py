@@ -22,12 +22,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from backups.accounting import recompute
+from backups.models import Backup
 from common.errors import ConflictError, UnavailableError
 from engine.crypto import SessionKeys
 from engine.envelope import unwrap_envelope
 from engine.recovery import RecoveryKey, answer_challenge, decode_challenge
 from engine.store.memory import Fault
-from tests.factories import make_person
+from tests.factories import make_backup, make_person, make_server
 from tests.vaults.key_world import KeyWorld, Killed, key_world
 from vaults import rotation
 from vaults.custody import (
@@ -113,12 +115,15 @@ def test_a_change_that_is_asked_for_twice_is_made_once(keys: KeyWorld) -> None:
 
 
 def test_the_customers_key_is_not_replaced_by_the_service(keys: KeyWorld) -> None:
+    """And there is no way back to managed mode: the refusal says why, and changes nothing."""
     to_customer(keys)
+    before = list(TenantKey.objects.order_by("pk").values_list("pk", "mode", "status"))
 
-    with pytest.raises(ConflictError) as caught:
+    with pytest.raises(ConflictError, match="There is no way back") as caught:
         rotate(keys)
 
     assert caught.value.code == "customer_key"
+    assert list(TenantKey.objects.order_by("pk").values_list("pk", "mode", "status")) == before
 
 
 # --- the rounds -------------------------------------------------------------------------------------------------------
@@ -135,6 +140,25 @@ def test_earlier_sessions_open_with_the_new_key_after_a_round(keys: KeyWorld) ->
     assert (done, sessions_left(keys.tenant.pk)) == (Round(rewrapped=2), 0)
     opens_with_the_active_key_alone(keys)
     assert session_data_keys(keys.domain, list(keys.sessions)) == expected(keys)
+
+
+def test_the_figures_of_backups_are_right_after_every_statement_that_counts(keys: KeyWorld) -> None:
+    server = make_server(keys.tenant)
+    first = keys.back_up()
+    manifests = [first, keys.back_up(reused=keys.envelopes_of(first)), keys.back_up()]
+    for number, manifest in enumerate(manifests):
+        pending = make_backup(server, status="pending")
+        Backup.objects.filter(pk=pending.pk).update(status="ok", manifest=manifest, sequence=number + 1)
+    recompute(keys.domain.pk)
+    rotate(keys)
+
+    run_round(keys)
+
+    assert recompute(keys.domain.pk) == 0
+    made = StoredObject.objects.filter(session_id=NO_SESSION)
+    assert made.count() == 3
+    total = sum(backup.unique_bytes for backup in Backup.objects.all())
+    assert total > sum(manifest.size_bytes for manifest in manifests)
 
 
 def test_what_the_service_writes_is_in_the_ledger_and_locked(keys: KeyWorld) -> None:
@@ -163,7 +187,7 @@ def test_a_new_envelope_is_locked_long_enough_from_the_first_moment(keys: KeyWor
     assert "before put_object_retention" not in keys.places
 
 
-def test_the_ledger_comes_before_the_put(keys: KeyWorld) -> None:
+def test_the_ledger_comes_before_the_put(keys: KeyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     keys.back_up()
     rotate(keys)
     noted: list[str] = []
@@ -172,7 +196,7 @@ def test_the_ledger_comes_before_the_put(keys: KeyWorld) -> None:
         if place == "before put_object":
             noted.append(StoredObject.objects.get(session_id=NO_SESSION).status)
 
-    keys._around = around  # type: ignore[method-assign]
+    monkeypatch.setattr(keys, "_around", around)
     run_round(keys)
 
     assert noted == [StoredObject.Status.GRANTED]

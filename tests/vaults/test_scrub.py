@@ -15,12 +15,14 @@ from botocore.exceptions import ClientError, EndpointConnectionError, Incomplete
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backups.models import Backup
 from common.errors import UnavailableError
 from engine.store.memory import Fault
+from tests.factories import make_backup, make_server
 from tests.vaults.shelf import START, Shelf, shelf
 from vaults import scrub_alarms
 from vaults.damage import Damage, healing_list
-from vaults.models import Alarm, StoredObject, Vault
+from vaults.models import Alarm, ObjectUse, StoredObject, Vault
 from vaults.reading import stream_object
 from vaults.scrubber import ScrubLimits, ScrubResult, due_objects, look_again, scrub_vault
 from vaults.stripes import STRIPE_COUNT, is_due, stripe_began, stripe_of
@@ -487,7 +489,85 @@ def test_no_look_locks_longer_than_the_vault_promises_from_now(shelf: Shelf, day
     ).exists()
 
 
-def test_a_longer_promise_than_the_vaults_is_restored_step_by_step(shelf: Shelf) -> None:
+def promise(shelf: Shelf, row: StoredObject, *, days: float, begun: timedelta = timedelta(0), **fields: Any) -> Backup:
+    """A backup that needs the object and was promised so many days from `begun` after START."""
+    server = make_server(shelf.vault.tenant)
+    manifest = shelf.put(kind="m")
+    ObjectUse.objects.create(manifest=manifest, needed=row)
+    at = START + begun
+    return make_backup(server, manifest=manifest, finished_at=at, immutable_until=at + timedelta(days=days), **fields)
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["in the catalogue", "removed"])
+def test_a_longer_promise_of_a_backup_is_restored_at_once(shelf: Shelf, removed: bool) -> None:
+    """As a definition with years of immutability leaves it: ledger and promise agree, so nothing is left to steps."""
+    row = shelf.put(lock_days=3600)
+    promise(shelf, row, days=3595, removed_at=START if removed else None)
+    shorten(shelf, row, None)
+
+    scrub(shelf)
+
+    assert shelf.versions(row)[0].retain_until == row.retain_until
+
+
+def test_a_manifest_s_own_longer_promise_is_restored_at_once(shelf: Shelf) -> None:
+    row = shelf.put(kind="m", lock_days=400)
+    make_backup(
+        make_server(shelf.vault.tenant),
+        manifest=row,
+        finished_at=START,
+        immutable_until=START + timedelta(days=395),
+    )
+    shorten(shelf, row, None)
+
+    scrub(shelf)
+
+    assert shelf.versions(row)[0].retain_until == row.retain_until
+
+
+def test_neither_the_ledger_nor_a_promise_alone_makes_a_long_lock(shelf: Shelf) -> None:
+    by_ledger, by_promise = shelf.put(lock_days=1), shelf.put(lock_days=20)
+    promise(shelf, by_promise, days=3000)
+    for row in (by_ledger, by_promise):
+        shorten(shelf, row, None)
+    believe(by_ledger, START + timedelta(days=3000))
+
+    scrub(shelf)
+
+    bound = shelf.vault.lock_rule.lock_until(START)
+    assert shelf.versions(by_ledger)[0].retain_until == bound
+    assert shelf.versions(by_promise)[0].retain_until == START + timedelta(days=20)
+
+
+def test_a_promise_that_began_in_the_future_counts_for_nothing(shelf: Shelf) -> None:
+    """As a catalogue made again from a manifest that lies about its time might hold."""
+    row = shelf.put(lock_days=1)
+    promise(shelf, row, days=14, begun=timedelta(days=2000))
+    believe(row, START + timedelta(days=2014))
+
+    scrub(shelf)
+
+    assert shelf.versions(row)[0].retain_until == shelf.vault.lock_rule.lock_until(START)
+
+
+@given(ledger=st.integers(1, 3700), promised=st.integers(1, 3650))
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_lock_is_longer_than_both_ledger_and_rules_allow(shelf: Shelf, ledger: int, promised: int) -> None:
+    row = shelf.put(lock_days=1)
+    backup = promise(shelf, row, days=promised)
+    wanted = believe(row, shelf.now + timedelta(days=ledger)).retain_until
+
+    scrub(shelf)
+
+    rule = shelf.vault.lock_rule
+    allowed = max(rule.lock_until(shelf.now), backup.immutable_until + timedelta(days=12))
+    locked = shelf.versions(row)[0].retain_until
+    assert locked <= max(START + timedelta(days=1), min(wanted, allowed))
+    if shelf.now + timedelta(days=1) < wanted <= shelf.now + timedelta(days=3661):
+        assert locked == min(wanted, allowed)
+
+
+def test_what_nobody_vouches_for_is_restored_step_by_step(shelf: Shelf) -> None:
     row = shelf.put(lock_days=40)
     shorten(shelf, row, None)
     least = []

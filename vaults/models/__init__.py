@@ -1,8 +1,17 @@
 """Tables of the vaults, by what they are about."""
 
 from vaults.models.keys import CatalogueKey, Domain, TenantKey
-from vaults.models.ledger import Envelope, ObjectUse, RelocatedPack, Removal, RemovalRun, StoredObject
-from vaults.models.places import Affinity, Alarm, Endpoint, Region, Vault
+from vaults.models.ledger import (
+    Envelope,
+    KnownBadObject,
+    MovedPack,
+    ObjectUse,
+    RelocatedPack,
+    Removal,
+    RemovalRun,
+    StoredObject,
+)
+from vaults.models.places import Affinity, Alarm, Endpoint, Region, SettingsAcceptance, Vault
 
 __all__ = [
     "Affinity",
@@ -11,11 +20,14 @@ __all__ = [
     "Domain",
     "Endpoint",
     "Envelope",
+    "KnownBadObject",
+    "MovedPack",
     "ObjectUse",
     "Region",
     "RelocatedPack",
     "Removal",
     "RemovalRun",
+    "SettingsAcceptance",
     "StoredObject",
     "TenantKey",
     "Vault",

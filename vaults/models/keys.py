@@ -79,6 +79,11 @@ class Domain(IdentifiedModel):
     vault = models.ForeignKey(Vault, on_delete=models.PROTECT, related_name="domains")
     wrapped_id_key = models.BinaryField()
     wrapped_map_key = models.BinaryField()
+    # The tenant that the server and its backups were moved to. What is in here is that tenant's then, and counted as
+    # its own; keys and vault stay with `tenant`, and nothing new is written.
+    held_for = models.ForeignKey(
+        Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="domains_elsewhere"
+    )
 
     def __str__(self) -> str:
         return f"domain {self.id}"

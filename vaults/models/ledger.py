@@ -5,6 +5,8 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 
+from common.models import IdentifiedModel
+from tenants.models import Person
 from vaults.models.keys import Domain
 from vaults.models.places import Vault
 
@@ -62,7 +64,8 @@ class StoredObject(models.Model):
         indexes = [
             models.Index(fields=["session_id"], name="stored_object_session"),
             models.Index(fields=["vault", "status"], name="stored_object_by_status"),
-            models.Index(fields=["domain", "kind", "status"], name="stored_object_of_domain"),
+            # With the size: what a tenant takes up is summed without a look at the rows.
+            models.Index(fields=["domain", "kind", "status"], include=["size_bytes"], name="stored_object_of_domain"),
             models.Index(
                 fields=["vault", "damaged_since"],
                 condition=Q(damaged_since__isnull=False),
@@ -117,6 +120,47 @@ class RelocatedPack(models.Model):
 
     def __str__(self) -> str:
         return f"{self.relocation_id} moves {self.pack_id}"
+
+
+class MovedPack(models.Model):
+    """The manifest names the pack and does not need it: a repack proved that all that it reads there is elsewhere.
+
+    What it needs instead, relocation objects and the packs that they lead to, is among its ObjectUse; the pack is not.
+    """
+
+    manifest = models.ForeignKey(StoredObject, on_delete=models.CASCADE, related_name="moved_packs")
+    pack = models.ForeignKey(StoredObject, on_delete=models.CASCADE, related_name="moved_from")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["manifest", "pack"], name="moved_pack_once")]
+
+    def __str__(self) -> str:
+        return f"{self.manifest_id} does not need {self.pack_id}"
+
+
+class KnownBadObject(IdentifiedModel):
+    """A person said that removal need not wait for an object that cannot be taken in. `created_at` says when.
+
+    Object and needs are kept for a time all the same. By key, for the object may have no row of its own.
+    """
+
+    vault = models.ForeignKey(Vault, on_delete=models.CASCADE, related_name="known_bad_objects")
+    key = models.CharField(max_length=1024)
+    # Why it could not be taken in, as the person was told; and what the person says of it.
+    refusal = models.TextField()
+    reason = models.CharField(max_length=500)
+    actor = models.ForeignKey(Person, on_delete=models.SET_NULL, null=True, related_name="known_bad_objects")
+    # Also when the person is gone.
+    actor_name = models.CharField(max_length=150)
+    kept_until = models.DateTimeField()
+    # What it names, as far as it could be read: kept as long as itself.
+    needs = models.ManyToManyField(StoredObject, related_name="needed_by_known_bad")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["vault", "key"], name="known_bad_object_once")]
+
+    def __str__(self) -> str:
+        return self.key
 
 
 class RemovalRun(models.Model):

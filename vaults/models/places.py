@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any, Self
+from uuid import UUID
 
 from django.db import models
 from django.db.models import F, Q
 
 from common.models import IdentifiedModel
-from tenants.models import Tenant
-from tenants.querysets import ScopedQuerySet
+from tenants.models import Person, Tenant
+from tenants.querysets import ScopedQuerySet, values_of
+from tenants.roles import Action, Role, actions_of
 from vaults.locks import LockRule
+from vaults.severity import Severity
+
+
+class RegionQuerySet(ScopedQuerySet):
+    """A tenant knows of the regions of its servers and of its vaults."""
+
+    def reachable_by(self, person: Any, action: Action) -> Self:
+        if person.is_superuser:
+            return self
+        if action not in actions_of(Role.DC_ADMIN, "region"):
+            return self.none()
+        tenants = values_of(person.administered_tenants(), whose=person)
+        servers, vaults = Q(servers__tenant__in=tenants), Q(endpoint__vaults__tenant__in=tenants)
+        return self.filter(self._as_keys(servers) | self._as_keys(vaults))
+
+    def within_tenant(self, tenant_id: UUID) -> Self:
+        """`reachable_by` knows the tenant already: no path leads from a region to one."""
+        return self
 
 
 class Region(models.Model):
@@ -18,6 +39,8 @@ class Region(models.Model):
 
     code = models.CharField(max_length=16, primary_key=True)
     title = models.CharField(max_length=100, blank=True)
+
+    objects = RegionQuerySet.as_manager()
 
     def __str__(self) -> str:
         return self.code
@@ -76,6 +99,8 @@ class Vault(IdentifiedModel):
     capabilities = models.JSONField(default=dict, blank=True)
     # The bucket's settings as they were when the vault became ready; a difference is drift.
     settings_seen = models.JSONField(default=dict, blank=True)
+    # What the last look found, when it was another; a person accepts exactly this, and never what he has not seen.
+    settings_found = models.JSONField(default=dict, blank=True)
     # Grows with each removal run and after a database was restored; a session notes the epoch that it opened in.
     epoch = models.PositiveBigIntegerField(default=1)
     # The last time that the whole listing of the bucket and the ledger agreed.
@@ -102,30 +127,78 @@ class Vault(IdentifiedModel):
         return LockRule(promised=timedelta(days=self.immutable_days))
 
 
+_SEVERITIES = [(int(severity), severity.name.lower()) for severity in Severity]
+
+
 class AlarmQuerySet(ScopedQuerySet):
     tenant_path = "vault__tenant"
 
     def standing(self) -> AlarmQuerySet:
         return self.filter(cleared_at=None)
 
+    def needing_a_person(self) -> AlarmQuerySet:
+        """Those that stand, of which something has to be done, and that nobody has acknowledged."""
+        return self.standing().filter(acknowledged_at=None, severity__gte=Severity.WARNING)
+
+    def worst_first(self) -> AlarmQuerySet:
+        return self.order_by("-severity", "-created_at", "-pk")
+
 
 class Alarm(IdentifiedModel):
-    """Something about a vault that a person must know. It stands until what raised it finds it mended."""
+    """Something about a vault that a person must know. It stands until what raised it finds it mended.
+
+    How bad it is follows from its code (`vaults.severity`). To acknowledge one takes it off the list of what needs a
+    person, and mends nothing. `subject` is the object that it is about; empty for the vault as a whole.
+    """
 
     vault = models.ForeignKey(Vault, on_delete=models.CASCADE, related_name="alarms")
     code = models.CharField(max_length=64)
+    subject = models.CharField(max_length=300, blank=True)
+    severity = models.PositiveSmallIntegerField(choices=_SEVERITIES, default=Severity.CRITICAL)
     message = models.TextField()
+    # What the one who raised it must remember about it: of an extra version, which versions it judged.
+    details = models.JSONField(default=dict, blank=True)
     seen_at = models.DateTimeField()
+    acknowledged_at = models.DateTimeField(null=True, blank=True)
+    acknowledged_by = models.ForeignKey(
+        Person, on_delete=models.SET_NULL, null=True, blank=True, related_name="acknowledged_alarms"
+    )
+    acknowledgement = models.CharField(max_length=255, blank=True)
     cleared_at = models.DateTimeField(null=True, blank=True)
+    cleared_reason = models.TextField(blank=True)
 
     objects = AlarmQuerySet.as_manager()
 
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["vault", "code"], condition=Q(cleared_at=None), name="alarm_stands_once_per_code"
+                fields=["vault", "code", "subject"], condition=Q(cleared_at=None), name="alarm_stands_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(severity__in=[value for value, _ in _SEVERITIES]), name="alarm_severity_known"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["vault", "code", "subject"], name="alarm_of_subject"),
+            models.Index(
+                fields=["-severity", "-created_at", "-id"], condition=Q(cleared_at=None), name="alarm_worst_first"
             ),
         ]
 
     def __str__(self) -> str:
         return f"{self.code} of {self.vault_id}"
+
+
+class SettingsAcceptance(IdentifiedModel):
+    """A person said that changed settings of a bucket are meant to be so. Never altered; `created_at` says when."""
+
+    vault = models.ForeignKey(Vault, on_delete=models.CASCADE, related_name="settings_acceptances")
+    actor = models.ForeignKey(Person, on_delete=models.SET_NULL, null=True, related_name="settings_acceptances")
+    # Also when the person is gone.
+    actor_name = models.CharField(max_length=150)
+    reason = models.CharField(max_length=500)
+    before = models.JSONField()
+    after = models.JSONField()
+
+    def __str__(self) -> str:
+        return f"settings of {self.vault_id} accepted by {self.actor_name}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.management.base import BaseCommand
+from django.utils import timezone
 
 from backups.removal.rounds import fence_after_database_restore
 
@@ -17,5 +18,5 @@ class Command(BaseCommand):
     help = "Stops removal in all vaults until each was compared with the restored database."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        count = fence_after_database_restore()
+        count = fence_after_database_restore(now=timezone.now())
         self.stdout.write(f"Removal is stopped in {count} vaults; each is compared with the database within the hour.")

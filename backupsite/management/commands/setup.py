@@ -27,5 +27,7 @@ class Command(BaseCommand):
         if "sqlite3" in settings.DATABASES["default"]["ENGINE"]:
             Path(name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         call_command("migrate", interactive=False, verbosity=0)
+        # Only where the cache is a table, and only when it is not there.
+        call_command("createcachetable", verbosity=0)
         write_fixed_rows(embedded=embedded)
         self.stdout.write("database is up to date")

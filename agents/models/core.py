@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import models
 from django.db.models import Q
 from guardian.models import GroupObjectPermissionBase, UserObjectPermissionBase
@@ -62,7 +64,7 @@ class WriterKey(models.Model):
 
 
 class StorageQuerySet(ScopedQuerySet):
-    tenant_path = "node__tenants"
+    tenant_path = "tenants"
     many_tenants = True
 
 
@@ -72,6 +74,8 @@ class Storage(IdentifiedModel):
     node = models.ForeignKey(Node, on_delete=models.PROTECT, related_name="storages")
     name = models.SlugField(max_length=64)
     path = models.CharField(max_length=500)
+    # Attached one by one: of a node that several tenants share, each sees its own storages.
+    tenants = models.ManyToManyField(Tenant, blank=True, related_name="storages")
 
     objects = StorageQuerySet.as_manager()
 
@@ -102,6 +106,11 @@ class Server(IdentifiedModel):
     class Meta:
         permissions = [(OWN_SERVER, "Owns the server (VmOwner)")]
         constraints = [models.UniqueConstraint(fields=["tenant", "name"], name="server_name_once_per_tenant")]
+        indexes = [
+            models.Index(fields=["name", "id"], name="server_by_name"),
+            models.Index(fields=["created_at", "id"], name="server_by_age"),
+            models.Index(fields=["tenant", "created_at", "id"], name="server_of_tenant_by_age"),
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -116,7 +125,7 @@ class ServerGroupPermission(GroupObjectPermissionBase):
 
 
 class DiskQuerySet(ScopedQuerySet):
-    tenant_path = "server__tenant"
+    tenant_path = "tenant"
     grant_path = "server__user_grants"
 
 
@@ -124,6 +133,8 @@ class Disk(IdentifiedModel):
     """A disk of a server, numbered from 1. The driver and the path within the storage say how its data is reached."""
 
     server = models.ForeignKey(Server, on_delete=models.PROTECT, related_name="disks")
+    # The server's. It stands here too, so that the database can refuse a definition or a job on another's disk.
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="disks")
     number = models.PositiveSmallIntegerField(default=1)
     driver = models.CharField(max_length=32)
     storage = models.ForeignKey(Storage, on_delete=models.PROTECT, related_name="disks")
@@ -141,6 +152,20 @@ class Disk(IdentifiedModel):
             models.CheckConstraint(condition=Q(size_bytes__gt=0), name="disk_size_sane"),
             models.CheckConstraint(condition=Q(number__gte=1), name="disk_number_sane"),
         ]
+        indexes = [
+            models.Index(fields=["created_at", "id"], name="disk_by_age"),
+            models.Index(fields=["size_bytes", "id"], name="disk_by_size"),
+            models.Index(fields=["tenant", "created_at", "id"], name="disk_of_tenant_by_age"),
+            models.Index(fields=["tenant", "size_bytes", "id"], name="disk_of_tenant_by_size"),
+            models.Index(
+                fields=["server"], condition=Q(incomplete_since__isnull=False), name="disk_with_unfinished_restore"
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.server.name} disk {self.number}"
+
+    def save(self, *args: Any, **options: Any) -> None:
+        if self.tenant_id is None:
+            self.tenant_id = self.server.tenant_id
+        super().save(*args, **options)

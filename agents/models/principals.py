@@ -1,0 +1,71 @@
+"""Agents: principals of their own, known by a key that was made on the server and never left it."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+
+from agents.models.core import Server
+from common.models import IdentifiedModel
+from tenants.origin import AGENT
+from tenants.querysets import ScopedQuerySet
+
+PUBLIC_KEY_BYTES = 32
+
+
+class AgentQuerySet(ScopedQuerySet):
+    tenant_path = "server__tenant"
+
+
+class Agent(IdentifiedModel):
+    """The program on a server. Its tenant is the server's, now and after a move: there is no second word on it.
+
+    pending -> enrolled -> revoked; a revoked one is enrolled again only with another key. It is the `user` of requests
+    below /agent/, and reaches nothing through `for_user`: it has no `is_active`.
+    """
+
+    class Status(models.TextChoices):
+        PENDING = "pending", "waits for approval"
+        ENROLLED = "enrolled", "enrolled"
+        REVOKED = "revoked", "revoked"
+
+    server = models.OneToOneField(Server, on_delete=models.CASCADE, related_name="agent")
+    name = models.CharField(max_length=128)
+    # Ed25519, 32 bytes. Requests are signed with it; manifests are signed with another key.
+    public_key = models.BinaryField(unique=True)
+    status = models.CharField(max_length=12, choices=Status, default=Status.PENDING)
+    last_seen_at = models.DateTimeField(null=True, blank=True)
+    version = models.CharField(max_length=64, blank=True)
+    # What it says of itself, without control characters. Words of another machine: never more than shown.
+    health = models.CharField(max_length=2048, blank=True)
+
+    objects = AgentQuerySet.as_manager()
+
+    is_authenticated = True
+    is_anonymous = False
+    actor_kind = AGENT
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(status__in=["pending", "enrolled", "revoked"]), name="agent_status_known"
+            ),
+        ]
+        indexes = [models.Index(fields=["name", "id"], name="agent_by_name")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class AgentNonce(models.Model):
+    """A request that was accepted, and is not accepted again. Forgotten when its time stamp is too old anyway."""
+
+    agent = models.ForeignKey(Agent, on_delete=models.CASCADE, related_name="nonces")
+    nonce = models.CharField(max_length=64)
+    expires_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["agent", "nonce"], name="agent_nonce_once")]
+
+    def __str__(self) -> str:
+        return f"{self.agent_id} until {self.expires_at:%H:%M:%S}"

@@ -1,0 +1,187 @@
+"""Verbs over agents: register, revoke, another key, what they report; and which of them signed a request."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from django.db import IntegrityError, transaction
+
+from agents.models import Agent, AgentNonce, Server
+from agents.models.principals import PUBLIC_KEY_BYTES
+from agents.signing import WINDOW_SECONDS, Proof, is_in_time, is_signed_by
+from common.errors import ConflictError, InvalidInputError, NotAllowedError, NotSignedInError
+from tenants import quotas
+from tenants.audit import record
+from tenants.models import Person, QuotaKind
+from tenants.services import require_active
+
+Status = Agent.Status
+LONGEST_HEALTH_BYTES = 2048
+LONGEST_VERSION = 64
+# Control sequences of terminals: colours, cursor, titles.
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\)|[ -/]*[0-~])|\x9b[0-?]*[ -/]*[@-~]", re.S)
+# For agents that are not known: their signatures take as long to refuse.
+_NOBODYS_KEY = bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
+
+
+class AgentRevokedError(NotAllowedError):
+    """Proved who it is, and that is over. Another key has to be enrolled."""
+
+    code = "agent_revoked"
+
+
+class AgentPendingError(NotAllowedError):
+    """Proved who it is; a person has to approve it first."""
+
+    code = "agent_pending"
+
+
+class ClockSkewError(NotSignedInError):
+    """The agent's clock is too far from ours."""
+
+    code = "clock_skew"
+
+
+class ReplayedError(NotSignedInError):
+    """This very request was accepted before."""
+
+    code = "replayed"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRequest:
+    """What a signature is about, as it arrived."""
+
+    proof: Proof
+    method: str
+    path: str
+    body: bytes
+
+
+@transaction.atomic
+def register_agent(*, server: Server, public_key: bytes, actor: Person | None, pending: bool = False) -> Agent:
+    """Make the agent of the server known by its key. A revoked one comes back with another key, in its own row.
+
+    The caller has checked the actor's right to the server. Raises InvalidInputError for what is no key, ConflictError
+    when the server has an agent or the key is somebody's already, QuotaError, TenantSuspendedError.
+    """
+    require_active(server.tenant)
+    key = _checked_key(public_key)
+    agent = Agent.objects.select_for_update(of=("self",)).filter(server=server).first()
+    if agent is not None and agent.status != Status.REVOKED:
+        raise ConflictError("The server has an agent. Revoke it first.", code="has_agent")
+    quotas.check(tenant=server.tenant, kind=QuotaKind.AGENTS)
+    if Agent.objects.filter(public_key=key).exists():
+        raise ConflictError("This key was registered before. An agent makes a new one.", code="key_taken")
+    agent = agent or Agent(server=server)
+    agent.name, agent.public_key = server.name, key
+    agent.status = Status.PENDING if pending else Status.ENROLLED
+    agent.save()
+    record(action="agent.register", subject=agent, actor=actor, after=_told(agent))
+    return agent
+
+
+@transaction.atomic
+def approve_agent(*, agent: Agent, actor: Person) -> None:
+    """Raises ConflictError unless it waits for that."""
+    require_active(agent.server.tenant)
+    if not _change(agent, Status.ENROLLED, before=[Status.PENDING]):
+        raise ConflictError("The agent does not wait for approval.", code="wrong_agent_status")
+    record(action="agent.approve", subject=agent, actor=actor, after=_told(agent))
+
+
+@transaction.atomic
+def revoke_agent(*, agent: Agent, actor: Person | None) -> None:
+    """Its next request is refused. May be called twice."""
+    before = _told(agent)
+    if _change(agent, Status.REVOKED, before=[Status.PENDING, Status.ENROLLED]):
+        record(action="agent.revoke", subject=agent, actor=actor, before=before)
+
+
+@transaction.atomic
+def rotate_agent_key(*, agent: Agent, public_key: bytes, actor: Person | None) -> None:
+    """Another key in place of the present one, which is worth nothing at once. Actor None: the agent itself.
+
+    Raises ConflictError unless it is enrolled, InvalidInputError, ConflictError for a key of somebody.
+    """
+    key = _checked_key(public_key)
+    if Agent.objects.filter(public_key=key).exists():
+        raise ConflictError("This key was registered before. Make a new one.", code="key_taken")
+    before = _told(agent)
+    if not Agent.objects.filter(pk=agent.pk, status=Status.ENROLLED).update(public_key=key):
+        raise ConflictError("The agent is not enrolled.", code="wrong_agent_status")
+    agent.public_key = key
+    record(action="agent.rotate_key", subject=agent, actor=actor, before=before, after=_told(agent))
+
+
+def note_heartbeat(*, agent: Agent, version: str, health: str, now: datetime) -> None:
+    """What the agent says of itself: kept without anything that a terminal or a log line would act on."""
+    said = {"version": plain(version)[:LONGEST_VERSION], "health": plain(health)[:LONGEST_HEALTH_BYTES]}
+    Agent.objects.filter(pk=agent.pk, status=Status.ENROLLED).update(last_seen_at=now, **said)
+
+
+def plain(text: str) -> str:
+    """One line of what can be seen: control sequences are gone, every other sign without a shape is a space."""
+    seen = "".join(sign if sign.isprintable() else " " for sign in _ESCAPES.sub("", text))
+    return " ".join(seen.split())
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+def signer_of(request: SignedRequest) -> Agent | None:
+    """The agent whose key made the signature, whatever its status is; None says nothing about which part was wrong."""
+    agent = Agent.objects.select_related("server__tenant").filter(pk=request.proof.agent_id).first()
+    key = bytes(agent.public_key) if agent else _NOBODYS_KEY
+    is_right = is_signed_by(key, request.proof, method=request.method, path=request.path, body=request.body)
+    return agent if is_right else None
+
+
+def accept_request(agent: Agent, proof: Proof, *, now: datetime) -> None:
+    """Let a signed request in, once. Raises AgentRevokedError, AgentPendingError, ClockSkewError, ReplayedError.
+
+    The nonce is in the database before anything is done, so a replay is refused by every process, after a restart, too.
+    """
+    if agent.status == Status.REVOKED:
+        raise AgentRevokedError("This agent was revoked. Enrol it again, with a new key.")
+    if agent.status == Status.PENDING:
+        raise AgentPendingError("This agent waits for the approval of an administrator.")
+    if not is_in_time(proof, now_seconds=now.timestamp()):
+        raise ClockSkewError(
+            f"The clocks are apart by more than {WINDOW_SECONDS} seconds. Here it is {now:%H:%M:%S} UTC."
+        )
+    # Kept until the time stamp is out of the window for certain.
+    forgotten_at = datetime.fromtimestamp(proof.time_seconds, tz=UTC) + timedelta(seconds=WINDOW_SECONDS + 60)
+    try:
+        with transaction.atomic():
+            AgentNonce.objects.create(agent=agent, nonce=proof.nonce, expires_at=forgotten_at)
+    except IntegrityError:
+        raise ReplayedError("This request was made before.") from None
+
+
+def forget_nonces(*, now: datetime) -> int:
+    """Remove what can no longer be replayed. Returns how many."""
+    return AgentNonce.objects.filter(expires_at__lte=now).delete()[0]
+
+
+def _change(agent: Agent, status: Agent.Status, *, before: list[Agent.Status]) -> bool:
+    changed = Agent.objects.filter(pk=agent.pk, status__in=before).update(status=status)
+    agent.refresh_from_db(fields=["status"])
+    return bool(changed)
+
+
+def _checked_key(public_key: bytes) -> bytes:
+    if len(public_key) != PUBLIC_KEY_BYTES:
+        raise InvalidInputError(f"A public key has {PUBLIC_KEY_BYTES} bytes.", field="public_key")
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key)
+    except ValueError:
+        raise InvalidInputError("This is no Ed25519 public key.", field="public_key") from None
+    return public_key
+
+
+def _told(agent: Agent) -> dict[str, str]:
+    return {"status": str(agent.status), "server": str(agent.server_id), "public_key": bytes(agent.public_key).hex()}

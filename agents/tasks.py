@@ -1,0 +1,13 @@
+"""Tasks over agents: load, call, return."""
+
+from __future__ import annotations
+
+from celery import shared_task
+from django.utils import timezone
+
+from agents import principals
+
+
+@shared_task(expires=60)
+def forget_nonces(**_: object) -> None:
+    principals.forget_nonces(now=timezone.now())

@@ -1,0 +1,28 @@
+"""Restoring without the service: the exact command of the stand-alone tool for one backup. No secret is in it."""
+
+from __future__ import annotations
+
+import shlex
+
+from backups.models import Backup
+
+_DIGITS = 12
+
+
+def restore_command(backup: Backup, *, names_vault: bool = True) -> str:
+    """For a backup that has its manifest, with `vault.endpoint` and `manifest` loaded.
+
+    Without `names_vault` the person fills in where the bucket is: not everybody may know.
+    """
+    if backup.manifest is None:
+        raise ValueError("a backup without a manifest cannot be restored")
+    words = ["backupsite-restore", "restore", backup.manifest.sha256[:_DIGITS], "--to", "TARGET"]
+    words += _place(backup) if names_vault else ["--bucket", "BUCKET", "--endpoint-url", "URL"]
+    words += ["--tenant", str(backup.manifest.domain.tenant_id), "--domain", str(backup.manifest.domain_id)]
+    return shlex.join(words)
+
+
+def _place(backup: Backup) -> list[str]:
+    endpoint = backup.vault.endpoint
+    place = ["--bucket", backup.vault.bucket, "--endpoint-url", endpoint.url]
+    return [*place, "--region", endpoint.signing_region]

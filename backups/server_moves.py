@@ -1,0 +1,135 @@
+"""Moving a server to another tenant, with its backups.
+
+Rows change hands; bytes do not. What was backed up before lies where it is, under locks that nobody can move and sealed
+to the former tenant's key: those domains are `held_for` the new tenant, which sees and restores the backups and is
+charged for them. The next backup opens a new domain in a vault of the new tenant, so it is a full one.
+"""
+
+from __future__ import annotations
+
+from django.db import transaction
+from django.db.models import F, Q
+
+from agents.models import Agent, Disk, Node, Server, ServerGroupPermission, ServerUserPermission
+from backups.accounting import bytes_in, domains_of
+from backups.models import Backup, Job
+from common.errors import ConflictError, InvalidInputError, NotAllowedError
+from definitions.models import Definition
+from definitions.services import check_caps
+from tenants import quotas
+from tenants.audit import record
+from tenants.models import Person, QuotaKind, Tenant
+from tenants.services import require_active
+from vaults.custody import restore_needs_customer_key
+from vaults.models import Domain
+from vaults.services import place_vault
+
+
+@transaction.atomic
+def move_server(*, server: Server, tenant: Tenant, confirmation: str, actor: Person) -> Server:
+    """Give the server with all that belongs to it to the other tenant. The rights of persons on it end.
+
+    Raises NotAllowedError unless the actor is a SuperAdmin, InvalidInputError without the server's name as
+    confirmation, ConflictError while a job is under way, for a name that is taken there, or for backups that only the
+    former tenant's own key opens, QuotaError, TenantSuspendedError.
+    """
+    if not actor.is_superuser:
+        raise NotAllowedError("Only a SuperAdmin moves servers between tenants.")
+    if confirmation.strip() != server.name:
+        raise InvalidInputError(
+            "The former tenant loses the server with all its backups. To confirm, type the server's name.",
+            code="not_confirmed",
+            field="confirmation",
+        )
+    former = _hold(server, tenant)
+    _refuse(server, tenant)
+    _check_quotas(server, tenant)
+    moved = _move_rows(server, tenant)
+    _take_rights(server)
+    told = {"tenant": str(tenant.pk), "tenant_name": tenant.name, **moved}
+    before = {"tenant": str(former.pk), "tenant_name": former.name}
+    # Both tenants can read that it happened.
+    record(action="server.move", subject=server, actor=actor, tenant=former, before=before, after=told)
+    record(action="server.move", subject=server, actor=actor, tenant=tenant, before=before, after=told)
+    return server
+
+
+def _hold(server: Server, tenant: Tenant) -> Tenant:
+    """Row locks on everything that a new job would have to read first; returns the former tenant.
+
+    Tenants by their keys: two moves in opposite directions do not wait for each other.
+    """
+    list(Tenant.objects.select_for_update(no_key=True).filter(pk__in=[server.tenant_id, tenant.pk]).order_by("pk"))
+    held = Server.objects.select_for_update(of=("self",), no_key=True).select_related("tenant").get(pk=server.pk)
+    if held.tenant_id != server.tenant_id:
+        raise ConflictError("The server was moved meanwhile. Look again.", code="changed_meanwhile")
+    if held.tenant_id == tenant.pk:
+        raise ConflictError(f"The server is of {tenant.name} already.", code="same_tenant")
+    list(Definition.objects.select_for_update(no_key=True, of=("self",)).filter(disk__server=server).order_by("pk"))
+    list(Backup.objects.select_for_update(no_key=True, of=("self",)).filter(server=server).order_by("pk").only("pk"))
+    former: Tenant = held.tenant
+    return former
+
+
+def _refuse(server: Server, tenant: Tenant) -> None:
+    require_active(tenant)
+    busy = Job.objects.active().filter(Q(disk__server=server) | Q(backup__server=server))
+    if busy.exists():
+        raise ConflictError(f"A job of {server.name} waits or runs. Let it end, or cancel it.", code="server_busy")
+    if Server.objects.filter(tenant=tenant, name=server.name).exists():
+        raise ConflictError(f"{tenant.name} has a server of this name. Rename one first.", code="name_taken")
+    for backup in _restorable(server):
+        if backup.manifest is not None and restore_needs_customer_key(backup.manifest):
+            raise ConflictError(
+                f"Only the present tenant's own key opens the backup {backup.name}: the other tenant could never "
+                "restore it. Delete such backups first; the stand-alone tool restores them as long as they are locked.",
+                code="customer_key_needed",
+            )
+
+
+def _restorable(server: Server) -> list[Backup]:
+    found = Backup.objects.in_catalogue().filter(server=server, manifest__isnull=False)
+    return list(found.select_related("manifest__domain"))
+
+
+def _check_quotas(server: Server, tenant: Tenant) -> None:
+    quotas.check(tenant=tenant, kind=QuotaKind.SERVERS)
+    if Agent.objects.filter(server=server).exclude(status=Agent.Status.REVOKED).exists():
+        quotas.check(tenant=tenant, kind=QuotaKind.AGENTS)
+    quotas.check(tenant=tenant, kind=QuotaKind.DEFINITIONS_PER_SERVER, adding=0, within=server)
+    quotas.check(tenant=tenant, kind=QuotaKind.BYTES, adding=bytes_in(domains_of(server)))
+    for definition in Definition.objects.filter(disk__server=server).select_related("vault"):
+        check_caps(definition, ["immutable_days", "retention_count"], tenant=tenant)
+
+
+def _move_rows(server: Server, tenant: Tenant) -> dict[str, int]:
+    """Everything that says whose it is. Returns how many rows of what."""
+    domains = domains_of(server)
+    vault = place_vault(tenant=tenant, region_code=server.region_id, actor=None)
+    disks = Disk.objects.filter(server=server)
+    Node.objects.get(pk=server.node_id).tenants.add(tenant)
+    for disk in disks.select_related("storage"):
+        disk.storage.tenants.add(tenant)
+    moved = {
+        "disks": disks.update(tenant=tenant),
+        "backups": Backup.objects.filter(server=server).update(tenant=tenant),
+        "definitions": Definition.objects.filter(disk__server=server).update(tenant=tenant, vault=vault),
+        "jobs": Job.objects.filter(Q(disk__server=server) | Q(disk=None, backup__server=server)).update(tenant=tenant),
+    }
+    # Of a restore across what are two tenants now, the text stays and the link goes: neither sees the other's.
+    crossing = Job.objects.filter(Q(disk__server=server) | Q(backup__server=server)).exclude(
+        backup__tenant_id=F("tenant_id")
+    )
+    crossing.filter(backup__isnull=False).update(backup=None)
+    Domain.objects.filter(pk__in=domains).exclude(tenant=tenant).update(held_for=tenant)
+    # One that came back to where it was before goes on in its domain there.
+    home = Domain.objects.filter(pk__in=domains, tenant=tenant)
+    home.update(held_for=None)
+    server.tenant, server.domain = tenant, home.filter(vault=vault).order_by("-created_at").first()
+    server.save(update_fields=["tenant", "domain", "changed_at"])
+    return moved
+
+
+def _take_rights(server: Server) -> None:
+    ServerUserPermission.objects.filter(content_object=server).delete()
+    ServerGroupPermission.objects.filter(content_object=server).delete()

@@ -1,0 +1,1 @@
+"""A made-up fleet, for measuring lists at size: `manage.py seed_fleet`."""

@@ -1,0 +1,213 @@
+"""A server moves to another tenant: whose its backups are then, where they lie, and that they restore."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from django.utils import timezone
+
+from agents.models import Server
+from backups.accounting import stored_bytes, usage_of
+from backups.models import Backup, Job
+from backups.server_moves import move_server
+from backups.states import JobState
+from common.errors import ConflictError, InvalidInputError, NotAllowedError, QuotaError
+from definitions.models import Definition
+from tenants.models import AuditEvent, Person, Tenant
+from tenants.quotas import set_quotas
+from tenants.services import create_tenant, suspend_tenant
+from tests.backups.conftest import MIB, Site
+from tests.factories import (
+    disk_of,
+    make_backup,
+    make_definition,
+    make_job,
+    make_person,
+    make_server,
+    make_tenant,
+    make_tenant_key,
+    make_vault,
+)
+from vaults.models import Domain, TenantKey
+from vaults.provisioner import prepare_vault
+from vaults.recovery_keys import register_customer_key
+
+NOW = timezone.now()
+
+
+def _move(server: Server, tenant: Tenant, actor: Person | None = None) -> Server:
+    server = Server.objects.select_related("tenant").get(pk=server.pk)
+    actor = actor or make_person(superadmin=True)
+    return move_server(server=server, tenant=tenant, confirmation=server.name, actor=actor)
+
+
+@pytest.mark.stack
+def test_backups_restore_after_a_move_and_new_ones_go_to_the_new_tenants_vault(site: Site) -> None:
+    disk, content = site.server("web01", content=os.urandom(3 * MIB)), None
+    definition = site.definition(disk)
+    before = site.back_up(definition).backup
+    content = site.path(disk).read_bytes()
+    other = create_tenant(title="Other", actor=None)
+
+    _move(disk.server, other)
+    vault = other.vaults.get()
+    prepare_vault(vault_id=str(vault.pk), probe=lambda vault, report: None)
+    definition.refresh_from_db()
+    job = site.back_up(Definition.objects.get(pk=definition.pk))
+
+    assert job.state == JobState.OK, job.message
+    after = job.backup
+    assert (after.vault, after.manifest.domain.tenant) == (vault, other)
+    assert after.stored_bytes >= 3 * MIB
+    assert after.sequence > before.sequence
+    for backup in (before, after):
+        backup.refresh_from_db()
+        assert backup.tenant == other
+        disk.refresh_from_db()
+        site.path(disk).write_bytes(b"x" * site.path(disk).stat().st_size)
+        restored = site.restore(backup, type(disk).objects.select_related("server__node").get(pk=disk.pk))
+        assert restored.state == JobState.OK, restored.message
+        assert site.path(disk).read_bytes() == content
+    assert before.manifest.domain.tenant == site.tenant
+
+
+@pytest.mark.django_db
+def test_everything_of_the_server_is_the_new_tenants_and_the_old_ones_people_see_nothing() -> None:
+    former, new = make_tenant(), make_tenant()
+    server, definition = make_server(former), None
+    definition = make_definition(server)
+    backup = make_backup(server, definition=definition)
+    old_admin, owner = make_person(administers=[former]), make_person(owns=[server])
+    new_admin = make_person(administers=[new])
+
+    _move(server, new)
+
+    for model in (Server, Definition, Backup):
+        assert not model.objects.for_user(old_admin).exists(), model
+        assert not model.objects.for_user(owner).exists(), model
+        assert model.objects.for_user(new_admin).count() == 1, model
+    definition.refresh_from_db()
+    assert definition.vault.tenant == new
+    assert Domain.objects.get(pk=backup.manifest.domain_id).held_for == new
+    told = AuditEvent.objects.filter(action="server.move").values_list("tenant", flat=True)
+    assert set(told) == {former.pk, new.pk}
+
+
+@pytest.mark.django_db
+def test_space_is_counted_for_the_tenant_that_has_the_server() -> None:
+    former, new = make_tenant(), make_tenant()
+    server = make_server(former)
+    make_backup(server)
+    before = usage_of(former, now=NOW), stored_bytes(former)
+
+    _move(server, new)
+
+    assert (usage_of(new, now=NOW), stored_bytes(new)) == before
+    assert stored_bytes(new) > 0
+    assert (usage_of(former, now=NOW).total_bytes, stored_bytes(former)) == (0, 0)
+    assert usage_of(Server.objects.get(pk=server.pk), now=NOW) == before[0]
+
+
+@pytest.mark.django_db
+def test_moving_back_goes_on_in_the_domain_that_is_there() -> None:
+    former, new = make_tenant(), make_tenant()
+    server = make_server(former)
+    backup = make_backup(server)
+    Server.objects.filter(pk=server.pk).update(domain=backup.manifest.domain)
+
+    _move(server, new)
+    assert Server.objects.get(pk=server.pk).domain is None
+    _move(server, former)
+
+    domain = Domain.objects.get(pk=backup.manifest.domain_id)
+    assert (domain.held_for, Server.objects.get(pk=server.pk).domain) == (None, domain)
+
+
+@pytest.mark.django_db
+def test_a_finished_restore_across_what_are_two_tenants_now_loses_its_link() -> None:
+    former, new = make_tenant(), make_tenant()
+    server, other = make_server(former), make_server(former)
+    moved, staying = make_backup(server), make_backup(other)
+    onto_other = make_job(other, kind="restore", state="ok", backup=moved)
+    onto_moved = make_job(server, kind="restore", state="ok", backup=staying)
+
+    _move(server, new)
+
+    for job, tenant in ((onto_other, former), (onto_moved, new)):
+        job.refresh_from_db()
+        assert (job.tenant, job.backup) == (tenant, None)
+        assert job.backup_name
+    assert not Job.objects.exclude(backup=None).exists()
+
+
+@pytest.mark.django_db
+def test_it_is_refused_and_nothing_is_changed() -> None:
+    former, new = make_tenant(), make_tenant()
+    server = make_server(former)
+    root = make_person(superadmin=True)
+    job = make_job(server)
+
+    def refused(code: str, **changes: object) -> None:
+        values = {"server": Server.objects.get(pk=server.pk), "tenant": new, "confirmation": server.name, "actor": root}
+        with pytest.raises((ConflictError, InvalidInputError, NotAllowedError)) as caught:
+            move_server(**{**values, **changes})
+        assert caught.value.code == code
+        assert Server.objects.get(pk=server.pk).tenant == former
+
+    refused("server_busy")
+    Job.objects.filter(pk=job.pk).update(state="canceled")
+    refused("not_confirmed", confirmation="yes")
+    refused("not_allowed", actor=make_person(administers=[former, new]))
+    refused("same_tenant", tenant=former)
+    twin = make_server(new, name=server.name)
+    refused("name_taken")
+    Server.objects.filter(pk=twin.pk).update(name="another")
+    set_quotas(tenant=new, limits={"servers": {"hard": 1}}, actor=root, now=NOW)
+    refused("quota_exceeded")
+    set_quotas(tenant=new, limits={"servers": None}, actor=root, now=NOW)
+    suspend_tenant(tenant=new, reason="", actor=root, now=NOW)
+    refused("tenant_suspended")
+
+
+@pytest.mark.django_db
+def test_the_bytes_of_a_moved_server_need_room() -> None:
+    former, new = make_tenant(), make_tenant()
+    server = make_server(former)
+    make_backup(server)
+    set_quotas(tenant=new, limits={"bytes": {"hard": 999}}, actor=make_person(superadmin=True), now=NOW)
+
+    with pytest.raises(QuotaError):
+        _move(server, new)
+
+    assert Backup.objects.get().tenant == former
+
+
+@pytest.mark.django_db
+def test_backups_that_only_the_customers_key_opens_do_not_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    former, new = make_tenant(), make_tenant()
+    server = make_server(former)
+    make_backup(server)
+    monkeypatch.setattr("backups.server_moves.restore_needs_customer_key", lambda manifest: True)
+
+    with pytest.raises(ConflictError) as caught:
+        _move(server, new)
+
+    assert caught.value.code == "customer_key_needed"
+
+
+@pytest.mark.django_db
+def test_the_former_tenant_cannot_hand_over_its_key_while_moved_backups_need_it() -> None:
+    former, new = make_tenant(), make_tenant()
+    server, admin = make_server(former), make_person(administers=[former])
+    make_tenant_key(former)
+    make_backup(server)
+
+    _move(server, new)
+
+    with pytest.raises(ConflictError) as caught:
+        register_customer_key(former, public_key="00" * 32, actor=admin)
+    assert caught.value.code == "key_lent"
+    assert TenantKey.objects.filter(tenant=former).count() == 1
+    assert disk_of(server).storage.tenants.filter(pk=new.pk).exists()
+    assert make_vault(new).tenant == new
