@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine import fetching
 from engine.compression import Compressor
 from engine.errors import UnsupportedError
 from engine.hashing import sha256_hex
@@ -48,7 +49,9 @@ class Watched(PatchedSource):
         return data
 
 
-def test_reads_run_in_parallel_and_stay_bounded() -> None:
+def test_reads_run_in_parallel_and_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Smaller than in earnest, so that a small image takes several.
+    monkeypatch.setattr(fetching, "FETCH_BYTES_MAX", 4 << 20)
     vault = Vault()
     image = noise(24 << 20)
     result = vault.write(image, block_size=65536, fan_out=1024, pack_size=16 << 20, compression_level=None)

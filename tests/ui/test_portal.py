@@ -45,7 +45,7 @@ def sign_in(page: Page, running: Running, name: str) -> None:  # noqa: F811  # t
     page.goto(running.stack.settings.portal_url + "/login/")
     page.get_by_label("User name").fill(name)
     page.get_by_label("Password").fill(login["password"])
-    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("button", name="Sign in", exact=True).click()
     expect(page.get_by_label("Password")).to_have_count(0)
 
 
