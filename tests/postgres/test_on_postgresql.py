@@ -25,7 +25,7 @@ AGAIN = [
 ]
 pytestmark = [
     pytest.mark.postgres,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(not PROGRAMS, reason="no PostgreSQL server: apt-get install postgresql"),
 ]
 
