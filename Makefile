@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 STACK := exec $(PYTHON) -m backupsite.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke up test check format bench-catalogue bench-grants bench-api bench bench-stack bench-peers bench-engine bench-block-size lock clean venv venv-dev
+.PHONY: help demo smoke up test check format bench-catalogue bench-grants bench-api bench-oracle bench-schedule bench bench-stack bench-peers bench-engine bench-block-size lock clean venv venv-dev
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ up: venv ## Start the service empty, stay up until Ctrl-C
 test: venv-dev ## Run the checks and every test this machine can run
 	@bash tools/apt-packages.sh
 	@$(MAKE) --no-print-directory check
-	@$(PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: venv-dev ## Format, lint, types, import rules, Django's own checks, missing migrations
 	@$(PYTHON) -m ruff format --check .
@@ -64,6 +64,13 @@ bench-grants: venv-dev ## Measure how many grants one core signs in a second
 bench-api: venv-dev ## Measure every list for each role with 1,000 tenants, 100,000 servers and 1,000,000 backups
 	@bash tools/apt-packages.sh
 	@$(PYTHON) -m tests.bench.api
+
+bench-schedule: venv-dev ## Measure dispatch with 100,000 definitions, 10,000 of them due at once
+	@bash tools/apt-packages.sh
+	@$(PYTHON) -m tests.bench.schedule
+
+bench-oracle: venv-dev ## Compare ten years of fifty schedules in five zones with an oracle, run by run
+	@$(PYTHON) -m tests.bench.schedule_oracle
 
 lock: ## Write the lock files anew from pyproject.toml
 	@bash tools/lock.sh

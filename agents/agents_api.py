@@ -21,7 +21,10 @@ class AgentSerializer(ReadSerializer):
 
     class Meta:
         model = Agent
-        fields = ("id", "name", "server", "server_name", "status", "version", "health", "last_seen_at", "created_at")
+        fields = (
+            *("id", "name", "server", "server_name", "status", "version", "health"),
+            *("last_seen_at", "silent_since", "created_at"),
+        )
         read_only_fields = fields
 
 

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from agents.access import role_names
 from agents.models import Disk, Node, Server, Storage
 from agents.people import HeldRole, grant_role, revoke_role, roles_of
-from agents.people_serializers import OwnerSerializer
+from agents.people_serializers import OwnerSerializer, TakenOwnerSerializer
 from agents.serializers import (
     DiskSerializer,
     MeSerializer,
@@ -104,14 +104,14 @@ class ServerViewSet(ScopedViewSet):
         grant_role(person=body["person"], held=HeldRole(Role.VM_OWNER, server=server), actor=request.user)
         return Response(status=204)
 
-    @extend_schema(request=OwnerSerializer, responses={204: None})
+    @extend_schema(request=TakenOwnerSerializer, responses={204: None})
     @action(detail=True, methods=["post"])
     @transaction.atomic
     def revoke(self, request: Request, pk: str) -> Response:
-        """The person no longer owns the server."""
-        server, body = self.get_object(), self.read_body(OwnerSerializer)
+        """The person no longer owns the server. 409 `own_last_right` when the caller would have no right left."""
+        server, body = self.get_object(), self.read_body(TakenOwnerSerializer)
         held = HeldRole(Role.VM_OWNER, server=server)
-        revoke_role(person=body["person"], held=held, actor=request.user, confirmed=True)
+        revoke_role(person=body["person"], held=held, actor=request.user, confirmed=body["confirm"])
         return Response(status=204)
 
 

@@ -6,8 +6,11 @@ from typing import Any
 
 from django import forms
 
+from agents.choosing import SERVERS
 from agents.models import Server
-from tenants.models import Person, Tenant
+from agents.people import HeldRole
+from tenants.choosing import TENANTS, ScopedChoiceField, ScopedChoicesField
+from tenants.models import Person
 from tenants.roles import Action, Role
 
 _CLASSES = {forms.CheckboxInput: "form-check-input", forms.Select: "form-select", forms.SelectMultiple: "form-select"}
@@ -23,33 +26,51 @@ class _StyledForm(forms.Form):
 class InvitationForm(_StyledForm):
     """Offers the tenants and servers where the person may invite."""
 
-    tenant = forms.ModelChoiceField(label="Tenant", queryset=Tenant.objects.none())
+    tenant = ScopedChoiceField(TENANTS, label="Tenant")
     email = forms.EmailField(label="E-mail", max_length=150)
     administers = forms.BooleanField(
         label="Administrator of the tenant", required=False, help_text="Sees and changes everything in it."
     )
-    servers = forms.ModelMultipleChoiceField(
-        label="Owner of these servers", queryset=Server.objects.none(), required=False, help_text="Sees them only."
+    servers = ScopedChoicesField(
+        SERVERS,
+        label="Owner of these servers",
+        required=False,
+        help_text="Sees them only. More can be given on the person's page.",
     )
 
     def __init__(self, *args: Any, person: Person, tenants: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.fields["tenant"].queryset = tenants.order_by("name")  # type: ignore[attr-defined]
-        servers = Server.objects.for_user(person, Action.EDIT).filter(tenant__in=tenants)
-        self.fields["servers"].queryset = servers.order_by("name")  # type: ignore[attr-defined]
+        self.fields["tenant"].offer(tenants)  # type: ignore[attr-defined]
+        self.fields["servers"].offer(_servers_within(person, tenants))  # type: ignore[attr-defined]
 
 
 class RoleForm(_StyledForm):
-    """One role of a tenant, or of a server, as `tenant:<id>` or `server:<id>`."""
+    """One role: administrator of the tenant, or owner of the server."""
 
-    place = forms.ChoiceField(label="Role")
+    tenant = ScopedChoiceField(TENANTS, label="Administrator of the tenant", required=False)
+    server = ScopedChoiceField(SERVERS, label="Owner of the server", required=False)
 
     def __init__(self, *args: Any, person: Person, tenants: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        servers = Server.objects.for_user(person, Action.EDIT).filter(tenant__in=tenants).order_by("name")
-        choices = [(f"tenant:{tenant.pk}", f"{Role.DC_ADMIN} of {tenant.title}") for tenant in tenants.order_by("name")]
-        choices += [(f"server:{server.pk}", f"{Role.VM_OWNER} of {server.name}") for server in servers]
-        self.fields["place"].choices = choices  # type: ignore[attr-defined]
+        self.fields["tenant"].offer(tenants)  # type: ignore[attr-defined]
+        self.fields["server"].offer(_servers_within(person, tenants))  # type: ignore[attr-defined]
+
+    def clean(self) -> dict[str, Any]:
+        typed = super().clean() or {}
+        if not self.errors and bool(typed.get("tenant")) == bool(typed.get("server")):
+            raise forms.ValidationError("Name a tenant or a server, one of them.", code="one_role")
+        return typed
+
+    def held(self) -> HeldRole:
+        tenant, server = self.cleaned_data["tenant"], self.cleaned_data["server"]
+        if server is not None:
+            return HeldRole(Role.VM_OWNER, server.tenant, server)
+        return HeldRole(Role.DC_ADMIN, tenant)
+
+
+def _servers_within(person: Person, tenants: Any) -> Any:
+    """The servers of these tenants whose owners the person names."""
+    return Server.objects.for_user(person, Action.EDIT).select_related("tenant").filter(tenant__in=tenants)
 
 
 class JoinForm(_StyledForm):

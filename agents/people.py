@@ -32,25 +32,28 @@ class HeldRole:
     server: Server | None = None
 
 
-def roles_of(person: Person, *, seen_by: Person) -> list[HeldRole]:
-    """The person's roles, highest first, as far as the other one may know: those in tenants that he administers."""
+def roles_of(person: Person, *, seen_by: Person, most: int | None = None) -> list[HeldRole]:
+    """The person's roles, highest first, as far as the other one may know: those in tenants that he administers.
+
+    `most`: of each kind no more than so many.
+    """
     tenants = Tenant.objects.filter(pk__in=_administration(person).values("content_object_id")).order_by("name")
     servers = Server.objects.filter(pk__in=_ownership(person).values("content_object_id"))
     if not (seen_by.is_superuser or seen_by.pk == person.pk):
         known = seen_by.administered_tenants()
         tenants, servers = tenants.filter(pk__in=known), servers.filter(tenant__in=known)
     found = [HeldRole(Role.SUPER_ADMIN)] if person.is_superuser else []
-    found += [HeldRole(Role.DC_ADMIN, tenant) for tenant in tenants]
-    owned = servers.select_related("tenant").order_by("tenant__name", "name")
+    found += [HeldRole(Role.DC_ADMIN, tenant) for tenant in tenants[:most]]
+    owned = servers.select_related("tenant").order_by("tenant__name", "name")[:most]
     return found + [HeldRole(Role.VM_OWNER, server.tenant, server) for server in owned]
 
 
-def companies_of(person: Person, *, seen_by: Person) -> list[Membership]:
-    """In whose people lists the person is, as far as the other one may know."""
+def companies_of(person: Person, *, seen_by: Person, most: int | None = None) -> list[Membership]:
+    """In whose people lists the person is, as far as the other one may know; no more than `most`."""
     found = Membership.objects.filter(person=person).select_related("company__tenant").order_by("company__name")
     if seen_by.is_superuser or seen_by.pk == person.pk:
-        return list(found)
-    return list(found.filter(company__tenant__in=seen_by.administered_tenants()))
+        return list(found[:most])
+    return list(found.filter(company__tenant__in=seen_by.administered_tenants())[:most])
 
 
 def refuse_stranger(*, actor: Person, tenant: Tenant) -> None:

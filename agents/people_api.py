@@ -27,6 +27,8 @@ from agents.people_serializers import (
 from tenants.api import READ, ScopedViewSet, by_boolean, by_id, by_presence, times
 from tenants.models import Company, Invitation, Person
 from tenants.roles import Action
+from tenants.sign_in.confirming import require_confirmed
+from tenants.sign_in.factors import reset_factors
 
 
 class PersonViewSet(ScopedViewSet):
@@ -43,6 +45,7 @@ class PersonViewSet(ScopedViewSet):
         "disable": Action.EDIT,
         "enable": Action.EDIT,
         "superadmin": Action.EDIT,
+        "reset_mfa": Action.EDIT,
     }
     filters = {
         "active": by_boolean("is_active"),
@@ -101,6 +104,15 @@ class PersonViewSet(ScopedViewSet):
         person, body = self.get_object(), self.read_body(SuperAdminSerializer)
         set_superadmin(person=person, superadmin=body["superadmin"], actor=request.user, confirmed=body["confirm"])
         return Response(self.get_serializer(person).data)
+
+    @extend_schema(request=None, responses={204: None})
+    @action(detail=True, methods=["post"], url_path="reset-mfa")
+    def reset_mfa(self, request: Request, pk: str) -> Response:
+        """Take the second factors of somebody who lost them. His sessions end, he is told by mail."""
+        person = self.get_object()
+        require_confirmed(request)
+        reset_factors(person=person, actor=request.user)
+        return Response(status=204)
 
 
 class InvitationViewSet(ScopedViewSet):

@@ -102,6 +102,12 @@ class OwnerSerializer(BodySerializer):
     person = ScopedField(queryset=Person.objects.all())
 
 
+class TakenOwnerSerializer(OwnerSerializer):
+    """`confirm`: also when it is the caller's own last right."""
+
+    confirm = serializers.BooleanField(required=False, default=False)
+
+
 class InvitationSerializer(ReadSerializer):
     invited_by = serializers.CharField(source="invited_by.username", default=None, read_only=True, allow_null=True)
     servers = serializers.ListField(source="server_ids", child=serializers.UUIDField(), read_only=True)

@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from django.db import IntegrityError, transaction
+from django.db.models.functions import Coalesce
+from django.utils import timezone
 
 from agents.models import Agent, AgentNonce, Server
 from agents.models.principals import PUBLIC_KEY_BYTES
@@ -15,10 +17,13 @@ from agents.signing import WINDOW_SECONDS, Proof, is_in_time, is_signed_by
 from common.errors import ConflictError, InvalidInputError, NotAllowedError, NotSignedInError
 from tenants import quotas
 from tenants.audit import record
-from tenants.models import Person, QuotaKind
+from tenants.models import Person, QuotaKind, Tenant
+from tenants.notices import publish
 from tenants.services import require_active
 
 Status = Agent.Status
+# Longer than a restart of its server with updates takes.
+SILENT_AFTER = timedelta(minutes=30)
 LONGEST_HEALTH_BYTES = 2048
 LONGEST_VERSION = 64
 # Control sequences of terminals: colours, cursor, titles.
@@ -79,8 +84,11 @@ def register_agent(*, server: Server, public_key: bytes, actor: Person | None, p
     agent = agent or Agent(server=server)
     agent.name, agent.public_key = server.name, key
     agent.status = Status.PENDING if pending else Status.ENROLLED
+    agent.last_seen_at = agent.silent_since = None
     agent.save()
     record(action="agent.register", subject=agent, actor=actor, after=_told(agent))
+    if not pending:
+        _tell(agent, "agent.enrolled")
     return agent
 
 
@@ -91,6 +99,7 @@ def approve_agent(*, agent: Agent, actor: Person) -> None:
     if not _change(agent, Status.ENROLLED, before=[Status.PENDING]):
         raise ConflictError("The agent does not wait for approval.", code="wrong_agent_status")
     record(action="agent.approve", subject=agent, actor=actor, after=_told(agent))
+    _tell(agent, "agent.enrolled")
 
 
 @transaction.atomic
@@ -121,6 +130,42 @@ def note_heartbeat(*, agent: Agent, version: str, health: str, now: datetime) ->
     """What the agent says of itself: kept without anything that a terminal or a log line would act on."""
     said = {"version": plain(version)[:LONGEST_VERSION], "health": plain(health)[:LONGEST_HEALTH_BYTES]}
     Agent.objects.filter(pk=agent.pk, status=Status.ENROLLED).update(last_seen_at=now, **said)
+    if agent.silent_since is not None:
+        _tell_back(agent, now=now)
+
+
+@transaction.atomic
+def _tell_back(agent: Agent, *, now: datetime) -> None:
+    silent = Agent.objects.filter(pk=agent.pk, status=Status.ENROLLED, silent_since__isnull=False)
+    if silent.update(silent_since=None):
+        _tell(agent, "agent.back", since=agent.silent_since, now=now)
+
+
+def notice_silent_agents(*, now: datetime) -> int:
+    """Tell, once, of enrolled agents from which nothing was heard for too long. Returns of how many."""
+    heard = Agent.objects.annotate(heard_at=Coalesce("last_seen_at", "changed_at"))
+    silent = heard.filter(status=Status.ENROLLED, silent_since=None, heard_at__lte=now - SILENT_AFTER)
+    of_tenants = silent.filter(server__tenant__status__in=[Tenant.Status.ACTIVE, Tenant.Status.SUSPENDED])
+    return sum(_notice_silent(agent, now=now) for agent in of_tenants.select_related("server__tenant"))
+
+
+@transaction.atomic
+def _notice_silent(agent: Agent, *, now: datetime) -> bool:
+    """False when it was heard of, or told of, since it was looked at."""
+    same = Agent.objects.filter(pk=agent.pk, status=Status.ENROLLED, silent_since=None, last_seen_at=agent.last_seen_at)
+    heard_at = agent.last_seen_at or agent.changed_at
+    if not same.update(silent_since=heard_at):
+        return False
+    _tell(agent, "agent.silent", since=heard_at, now=now)
+    return True
+
+
+def _tell(agent: Agent, event: str, *, since: datetime | None = None, now: datetime | None = None) -> None:
+    """Of the server, so that who owns it sees it."""
+    server = agent.server
+    facts = {"server": server.name, **({"since": f"{since:%Y-%m-%d %H:%M} UTC"} if since else {})}
+    cause = f"agent:{agent.pk}"
+    publish(event=event, tenant=server.tenant, subject=server, facts=facts, cause=cause, name=agent.name, at=now)
 
 
 def plain(text: str) -> str:
@@ -168,8 +213,10 @@ def forget_nonces(*, now: datetime) -> int:
 
 
 def _change(agent: Agent, status: Agent.Status, *, before: list[Agent.Status]) -> bool:
-    changed = Agent.objects.filter(pk=agent.pk, status__in=before).update(status=status)
-    agent.refresh_from_db(fields=["status"])
+    changed = Agent.objects.filter(pk=agent.pk, status__in=before).update(
+        status=status, silent_since=None, changed_at=timezone.now()
+    )
+    agent.refresh_from_db(fields=["status", "silent_since", "changed_at"])
     return bool(changed)
 
 

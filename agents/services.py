@@ -10,6 +10,7 @@ from guardian.shortcuts import assign_perm
 
 from agents.drivers.registry import driver_names
 from agents.models import Disk, Node, Server, Storage, WriterKey
+from agents.new_disks import tell_of_new_disk
 from common.errors import ConflictError, InvalidInputError, NotAllowedError
 from tenants import quotas
 from tenants.audit import record, record_change
@@ -79,6 +80,7 @@ def add_disk(
     disk.save(force_insert=True)
     storage.tenants.add(server.tenant_id)
     record(action="disk.create", subject=disk, actor=actor, after={"number": number, "driver": driver, "path": path})
+    tell_of_new_disk(disk)
     return disk
 
 

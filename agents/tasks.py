@@ -11,3 +11,8 @@ from agents import principals
 @shared_task(expires=60)
 def forget_nonces(**_: object) -> None:
     principals.forget_nonces(now=timezone.now())
+
+
+@shared_task(expires=300)
+def notice_silent_agents(**_: object) -> None:
+    principals.notice_silent_agents(now=timezone.now())

@@ -31,6 +31,7 @@ from tenants.models import Invitation, Person, Tenant
 from tenants.roles import Action, Role
 from tenants.views import STATUS_WRONG_INPUT, back_with_error, paginate, portal_page, show_error
 
+SHOWN_ROLES = 100
 TOKEN_IN_SESSION = "invitation"  # noqa: S105  # where the link's token waits for its form
 
 
@@ -83,23 +84,35 @@ def invitation_withdraw(request: HttpRequest, pk: UUID) -> HttpResponse:
 @portal_page
 def person_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     person = _person(request, pk, Action.VIEW)
-    editable = may(request.user, Action.EDIT, person)
+    form = _role_form(request) if may(request.user, Action.EDIT, person) else None
+    return _show(request, person, form)
+
+
+def _show(request: HttpRequest, person: Person, form: RoleForm | None) -> HttpResponse:
+    """`form` is None for who may only look. Of very many roles the first ones are shown."""
+    held = roles_of(person, seen_by=request.user, most=SHOWN_ROLES + 1)
+    companies = companies_of(person, seen_by=request.user, most=SHOWN_ROLES + 1)
     context = {
         "person": person,
-        "held": roles_of(person, seen_by=request.user),
-        "companies": companies_of(person, seen_by=request.user),
-        "may_edit": editable,
-        "form": RoleForm(person=request.user, tenants=_tenants(request.user)) if editable else None,
+        "held": held[:SHOWN_ROLES],
+        "companies": companies[:SHOWN_ROLES],
+        "limit": SHOWN_ROLES if max(len(held), len(companies)) > SHOWN_ROLES else None,
+        "may_edit": form is not None,
+        "form": form,
     }
-    return render(request, "agents/person.html", context)
+    status = STATUS_WRONG_INPUT if form is not None and form.errors else 200
+    return render(request, "agents/person.html", context, status=status)
 
 
 @require_POST
 @portal_page
 def person_grant(request: HttpRequest, pk: UUID) -> HttpResponse:
-    """Give a role, or take it when `take` is sent."""
+    """Give the role that was typed, or the one of `place`; or take that one when `take` is sent."""
     person = _person(request, pk, Action.EDIT)
-    held = _held(request)
+    form = None if "place" in request.POST else _role_form(request, request.POST)
+    if form is not None and not form.is_valid():
+        return _show(request, person, form)
+    held = _held(request) if form is None else form.held()
     try:
         if "take" in request.POST:
             revoke_role(person=person, held=held, actor=request.user, confirmed="confirm" in request.POST)
@@ -108,6 +121,10 @@ def person_grant(request: HttpRequest, pk: UUID) -> HttpResponse:
     except BackupsiteError as error:
         return back_with_error(request, error, otherwise=reverse("person-detail", args=[pk]))
     return _back_to(request, pk)
+
+
+def _role_form(request: HttpRequest, data: Any = None) -> RoleForm:
+    return RoleForm(data, person=request.user, tenants=_tenants(request.user))
 
 
 @require_POST

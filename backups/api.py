@@ -95,7 +95,7 @@ class DefinitionViewSet(PlainDefinitionViewSet):
 
 
 class BackupViewSet(ScopedViewSet):
-    queryset = Backup.objects.select_related("manifest").order_by("-created_at", "-pk")
+    queryset = Backup.objects.select_related("manifest", "vault").order_by("-created_at", "-pk")
     serializer_class = BackupSerializer
     detail_serializer_class = BackupDetailSerializer
     role_actions = {
@@ -129,6 +129,7 @@ class BackupViewSet(ScopedViewSet):
     ordering_fields = ("created_at", "size_bytes")
     pagination_class = KeysetPaging
     etag_fields = ("note", "removed_at")
+    action_parameters = {"restore_preview": frozenset({"target"})}
 
     def apply_filters(self, queryset: Any, chosen: dict[str, Any]) -> Any:
         """Those that were removed are shown only when they are asked for."""

@@ -17,6 +17,9 @@ REMOVAL_INTERVAL = timedelta(hours=1)
 # What is kept of requests with an Idempotency-Key lasts a day.
 FORGET_INTERVAL = timedelta(hours=1)
 TIDY_INTERVAL = timedelta(minutes=1)
+# Only those of which something may have changed are looked at.
+STANDING_INTERVAL = timedelta(minutes=1)
+SILENT_INTERVAL = timedelta(minutes=5)
 NOTICES_INTERVAL = timedelta(seconds=10)
 REAP_INTERVAL = timedelta(minutes=1)
 REWRAP_INTERVAL = timedelta(hours=1)
@@ -32,6 +35,7 @@ LOCKS_INTERVAL = timedelta(hours=1)
 def write_periodic_tasks() -> None:
     """Create or correct the entries. Definitions have none of their own: their schedule is `next_run_at`."""
     _every("dispatch due definitions", "backups.tasks.dispatch_due", settings.BEAT_DISPATCH_INTERVAL)
+    _every("look whether definitions protect", "backups.tasks.look_at_definitions", STANDING_INTERVAL)
     _every("sweep jobs", "backups.tasks.sweep", settings.BEAT_SWEEP_INTERVAL)
     _every("prepare pending vaults", "vaults.tasks.prepare_pending_vaults", VAULT_INTERVAL)
     nightly, _ = CrontabSchedule.objects.get_or_create(minute="17", hour="3", timezone="UTC")
@@ -49,6 +53,7 @@ def write_periodic_tasks() -> None:
     _entry("daily removal of old notices", "tenants.tasks.forget_old_notices", crontab=nightly, queue="notices")
     _every("forget old requests", "tenants.tasks.forget_old_requests", FORGET_INTERVAL)
     _every("forget requests of agents", "agents.tasks.forget_nonces", TIDY_INTERVAL)
+    _every("notice silent agents", "agents.tasks.notice_silent_agents", SILENT_INTERVAL)
     _every("tidy the audit", "tenants.tasks.tidy_audit", TIDY_INTERVAL)
     _write_checks(nightly)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from uuid import UUID
 
+import msgspec
 from django.db.models import Max
 
 from agents.models import Disk, Server, WriterKey
@@ -13,7 +15,7 @@ from common.errors import BackupsiteError, UnavailableError
 from definitions.models import Definition
 from engine.description import DiskLabel, Labels, VaultFacts
 from engine.errors import EngineError
-from vaults.descriptions import DomainFacts, publish_description
+from vaults.descriptions import DomainFacts, publish_description, published_labels
 from vaults.models import Domain
 from vaults.storage import Credential, store_time
 
@@ -36,12 +38,10 @@ def describe_domain(domain_id: UUID, *, counts_sequences: bool = True) -> None:
     Without `counts_sequences` a newer backup alone is no reason. Store trouble is logged: the next round tries again.
     """
     domain = Domain.objects.select_related("tenant", "vault__endpoint").get(pk=domain_id)
-    if domain.held_for_id is not None:
-        # Its server is another tenant's now: what that one names is not written into this vault.
-        return
     try:
         now = store_time(domain.vault, Credential.KEEPER)
-        publish_description(domain, collect_facts(domain), now=now, counts_sequences=counts_sequences)
+        facts = collect_facts(domain) if domain.held_for_id is None else _facts_of_moved(domain)
+        publish_description(domain, facts, now=now, counts_sequences=counts_sequences)
     except UnavailableError as error:
         logger.warning("a description waits for the vault", extra={"domain": str(domain_id), "reason": error.message})
     except (BackupsiteError, EngineError) as error:
@@ -67,6 +67,13 @@ def collect_facts(domain: Domain) -> DomainFacts:
         ),
         promised_until=backups.aggregate(latest=Max("immutable_until"))["latest"],
     )
+
+
+def _facts_of_moved(domain: Domain) -> DomainFacts:
+    """Its server is another tenant's now: whose, by id alone. What that one names is not written into this vault."""
+    facts = collect_facts(domain)
+    labels = published_labels(domain) or facts.labels
+    return replace(facts, labels=msgspec.structs.replace(labels, present_owner=str(domain.held_for_id)))
 
 
 def _disk_labels(server: Server | None, domain: Domain) -> list[DiskLabel]:

@@ -1,44 +1,172 @@
-"""Due definitions become jobs. Any number of beats may run this at once: a slot is taken once."""
+"""Due definitions become jobs, many in one transaction. Any number of beats may run this at once: a slot is taken once.
+
+A definition that is due is locked, so two dispatchers share the work instead of doing it twice; one that somebody edits
+at this moment is left for the next tick. The unique (definition, slot) of the jobs holds behind that.
+"""
 
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime, timedelta
+from uuid import UUID
 
-from django.db import IntegrityError, transaction
+from django.db import connection, transaction
+from django.db.models import Q
 
-from backups.queue import create_backup_job
-from backups.telling import tell_of_late_run
-from definitions.models import Definition
-from definitions.services import advance
+from backups.models import Backup, Job, JobEvent
+from backups.queue import MOST_HINTS, hint_jobs, new_backup, new_job, origin
+from backups.telling import LATE_AFTER, tell_of_late_run
+from definitions.holds import FLEET, Holds, load_holds
+from definitions.models import Definition, DefinitionPause, DefinitionQuerySet
+from definitions.schedule import next_run
+from tenants.audit import record_many
 from tenants.models import Tenant
 
 logger = logging.getLogger(__name__)
 
-LARGEST_BATCH = 500
+BATCH = 500
+# After that the rest waits for the next tick: commits are on the same queue.
+LONGEST_SECONDS = 20.0
 
 
-def dispatch_due(*, now: datetime) -> int:
+class NextRuns:
+    """The next run after `now` of each schedule, computed once however many definitions share it."""
+
+    def __init__(self, now: datetime) -> None:
+        self._now = now
+        self._known: dict[tuple[str, str], datetime | None] = {}
+
+    def of(self, definition: Definition) -> datetime | None:
+        key = (definition.cron, definition.time_zone)
+        if key not in self._known:
+            self._known[key] = next_run(cron=definition.cron, time_zone=definition.time_zone, after=self._now)
+        return self._known[key]
+
+
+def dispatch_due(*, now: datetime, clock: Callable[[], float] = time.monotonic) -> int:
     """Write a job for every definition that is due and move its next run behind `now`. Returns how many were written.
 
     After an outage each definition gets one catch-up run, not one per missed time.
     """
-    due = Definition.objects.filter(active=True, next_run_at__lte=now, tenant__status=Tenant.Status.ACTIVE)
-    chosen = due.select_related("disk__server__node", "vault").order_by("next_run_at")[:LARGEST_BATCH]
-    return sum(_dispatch(definition, now) for definition in chosen)
+    give_up_at = clock() + LONGEST_SECONDS
+    runs, hinted, written = NextRuns(now), Counter[UUID](), 0
+    due = due_definitions(now, load_holds(now=now))
+    while due.exists():
+        jobs, seen = _dispatch_batch(due, now, runs)
+        written += len(jobs)
+        _hint(jobs, hinted)
+        if seen < BATCH or clock() >= give_up_at:
+            break
+    if written:
+        logger.info("definitions dispatched", extra={"count": written})
+    return written
 
 
-def _dispatch(definition: Definition, now: datetime) -> bool:
-    slot_at = definition.next_run_at
-    try:
-        with transaction.atomic():
-            if not advance(definition=definition, now=now):
-                return False
-            create_backup_job(definition=definition, now=now, slot_at=slot_at, requested_by=None)
+def due_definitions(now: datetime, holds: Holds) -> DefinitionQuerySet:
+    """Those that nothing holds. What is held stays due, and runs once when the hold is over."""
+    held: dict[str, set[UUID | None]] = {"definition": set(), "node": set(), "tenant": set(), FLEET: set()}
+    for scope, key in holds.targets:
+        held[scope].add(key)
+    due: DefinitionQuerySet = Definition.objects.filter(
+        active=True, next_run_at__lte=now, tenant__status=Tenant.Status.ACTIVE
+    )
+    if held[FLEET]:
+        return due.none()
+    columns = {"definition": "pk__in", "node": "disk__server__node__in", "tenant": "tenant__in"}
+    for scope, column in columns.items():
+        if held[scope]:
+            due = due.exclude(**{column: held[scope]})
+    return due
+
+
+@transaction.atomic
+def _dispatch_batch(found: DefinitionQuerySet, now: datetime, runs: NextRuns) -> tuple[list[Job], int]:
+    """The jobs that were written, and how many definitions were looked at."""
+    locked = found.select_for_update(of=("self",), no_key=True, skip_locked=True)
+    due = list(locked.select_related("disk__server__node", "vault", "tenant").order_by("next_run_at")[:BATCH])
+    slots = {definition.pk: definition.next_run_at for definition in due}
+    taken = _taken_slots(slots)
+    new = [definition for definition in due if (definition.pk, slots[definition.pk]) not in taken]
+    jobs = _write_jobs(new, slots, now=now)
+    _move_next_runs(due, runs)
+    for definition in new:
+        slot_at = slots[definition.pk]
+        if now - slot_at >= LATE_AFTER and not _was_held(definition, slot_at):
             tell_of_late_run(definition, slot_at=slot_at, now=now)
-    except IntegrityError:
-        # The slot has its job; only the advance is left to do.
-        advance(definition=definition, now=now)
-        return False
-    logger.info("definition dispatched", extra={"definition": str(definition.pk), "slot_at": str(slot_at)})
-    return True
+    return jobs, len(due)
+
+
+def _was_held(definition: Definition, slot_at: datetime) -> bool:
+    """Whether it was not to run at its time: then it is not late."""
+    if load_holds(now=slot_at).of(definition) is not None:
+        return True
+    ended = DefinitionPause.objects.filter(starts_at__lte=slot_at, ended_at__gt=slot_at)
+    own = Q(definition=definition) | Q(definition=None, tenant=definition.tenant_id)
+    wider = Q(node=definition.disk.server.node_id) | Q(definition=None, node=None, tenant=None)
+    return ended.filter(own | wider).exists()
+
+
+def _taken_slots(slots: Mapping[UUID, datetime]) -> set[tuple[UUID, datetime]]:
+    """Slots that have their job already: only the next run is left to be moved."""
+    same = Job.objects.filter(definition__in=list(slots), slot_at__in=set(slots.values()))
+    return set(same.values_list("definition_id", "slot_at"))
+
+
+def _write_jobs(definitions: list[Definition], slots: Mapping[UUID, datetime], *, now: datetime) -> list[Job]:
+    names = _free_names(definitions, now)
+    backups = [
+        new_backup(definition, name=names[definition.pk], slot_at=slots[definition.pk]) for definition in definitions
+    ]
+    Backup.objects.bulk_create(backups)
+    jobs = [new_job(backup, slot_at=backup.slot_at, requested_by=None) for backup in backups]
+    for job, definition in zip(jobs, definitions, strict=True):
+        job.tenant = definition.tenant
+    Job.objects.bulk_create(jobs)
+    messages = {job.pk: origin(job.slot_at, None) for job in jobs}
+    JobEvent.objects.bulk_create(JobEvent(job=job, at=now, code="requested", message=messages[job.pk]) for job in jobs)
+    record_many(action="backup.requested", told=[(job, {"message": messages[job.pk]}) for job in jobs])
+    return jobs
+
+
+def _free_names(definitions: Collection[Definition], now: datetime) -> dict[UUID, str]:
+    """Definition -> the name of its next backup. Where it is taken, of the next second that is free."""
+    free: dict[UUID, str] = {}
+    left, at = list(definitions), now
+    while left:
+        wanted = {definition.pk: f"{definition.name}-{at:%Y%m%d_%H%M%S}" for definition in left}
+        used = set(
+            Backup.objects.filter(
+                disk__in=[definition.disk_id for definition in left], name__in=set(wanted.values())
+            ).values_list("disk_id", "name")
+        )
+        free |= {d.pk: wanted[d.pk] for d in left if (d.disk_id, wanted[d.pk]) not in used}
+        left = [definition for definition in left if definition.pk not in free]
+        at += timedelta(seconds=1)
+    return free
+
+
+def _hint(jobs: list[Job], hinted: Counter[UUID]) -> None:
+    """After the commit. A node is told of a few jobs of one run only; what a worker finds then is all that waits."""
+    chosen = []
+    for job in jobs:
+        if job.node_id is not None and hinted[job.node_id] < MOST_HINTS:
+            hinted[job.node_id] += 1
+            chosen.append(job)
+    hint_jobs(chosen)
+
+
+def _move_next_runs(definitions: list[Definition], runs: NextRuns) -> None:
+    """One statement in one round trip for all: an UPDATE with a CASE per row takes ten times as long."""
+    run_at, key = Definition._meta.get_field("next_run_at"), Definition._meta.pk
+    table = connection.ops.quote_name(Definition._meta.db_table)
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            f"UPDATE {table} SET next_run_at = %s WHERE id = %s",  # noqa: S608  # the table's own name
+            [
+                (run_at.get_db_prep_save(runs.of(row), connection), key.get_db_prep_value(row.pk, connection))
+                for row in definitions
+            ],
+        )

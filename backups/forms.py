@@ -66,3 +66,11 @@ class DeletionForm(forms.Form):
     reason = forms.CharField(
         label="Reason", required=False, max_length=500, widget=forms.TextInput(attrs={"class": "form-control"})
     )
+
+
+class VaultRemovalForm(DeletionForm):
+    """The vault's name is typed."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fields["confirmation"].label = "Name of the vault"

@@ -16,6 +16,7 @@ from itertools import chain, islice
 
 from django.db.models import Exists, F, Min, OuterRef, Q, QuerySet
 
+from backups.figure_models import VaultFigures
 from backups.models import Backup, BackupQuerySet
 from common.errors import UnavailableError
 from vaults.alarms import clear_alarm, raise_alarm
@@ -62,6 +63,7 @@ def locked_until(backup: Backup) -> datetime | None:
 def check_locks(vault: Vault, *, now: datetime) -> Coverage:
     """The report with its alarms; and whether the lock-keeper can do its work now: reuse is refused while it cannot."""
     coverage = coverage_of(vault, now=now)
+    _keep(coverage)
     _settle(vault, SHORT_ALARM, coverage.alarm, now=now)
     _settle(vault, MARGIN_ALARM, coverage.warning, now=now)
     _settle(vault, KEEPER_ALARM, _keeper_trouble(vault), now=now)
@@ -72,6 +74,18 @@ def check_locks_everywhere(*, now: datetime) -> None:
     """Every vault that holds backups."""
     for vault in Vault.objects.select_related("endpoint").exclude(status=Vault.Status.PENDING).order_by("pk"):
         check_locks(vault, now=now)
+
+
+def _keep(coverage: Coverage) -> None:
+    """For pages that cannot wait for a report."""
+    figures = {
+        "counted_at": coverage.at,
+        "backup_count": coverage.backup_count,
+        "violation_count": coverage.violation_count,
+        "soonest_end": coverage.soonest_end,
+        "ending_count": coverage.ending_count,
+    }
+    VaultFigures.objects.update_or_create(vault_id=coverage.vault_id, defaults=figures)
 
 
 def _catalogue(vault: Vault) -> BackupQuerySet:

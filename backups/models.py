@@ -9,6 +9,8 @@ from django.db import models
 from django.db.models import F, Q
 
 from agents.models import Disk, Node, Server
+from backups.budget_models import Budget
+from backups.figure_models import TenantFigures, VaultFigures
 from backups.states import (
     ACTIVE,
     BACKUP_STATUS_CHOICES,
@@ -24,6 +26,19 @@ from definitions.models import Definition
 from tenants.models import Person, Tenant
 from tenants.querysets import ScopedQuerySet
 from vaults.models import StoredObject, Vault
+
+__all__ = [
+    "Backup",
+    "Budget",
+    "DefinitionStanding",
+    "Job",
+    "JobEvent",
+    "JobQuerySet",
+    "Session",
+    "TenantFigures",
+    "VaultFigures",
+    "live_sessions",
+]
 
 
 class BackupQuerySet(ScopedQuerySet):
@@ -167,6 +182,16 @@ class Job(IdentifiedModel):
     mover_wall_seconds = models.FloatField(null=True, blank=True)
     mover_cpu_seconds = models.FloatField(null=True, blank=True)
     mover_peak_memory_bytes = models.BigIntegerField(null=True, blank=True)
+    # Which of a node's waiting jobs goes first: the greater, the sooner (`states.Priority`).
+    priority = models.PositiveSmallIntegerField(default=1)
+    # Why a waiting job is not begun, in words; empty when it only waits for a worker.
+    waits = models.CharField(max_length=200, blank=True)
+    # A retry is a new job of the same time; it is not begun before `not_before`.
+    retry_of = models.OneToOneField("self", on_delete=models.SET_NULL, null=True, blank=True, related_name="retry")
+    attempt = models.PositiveSmallIntegerField(default=0)
+    not_before = models.DateTimeField(null=True, blank=True)
+    # What the budgets gave it when it was claimed, in bytes per second; None: no limit of theirs.
+    granted_bandwidth = models.PositiveBigIntegerField(null=True, blank=True)
 
     objects = JobQuerySet.as_manager()
 
@@ -183,7 +208,7 @@ class Job(IdentifiedModel):
             models.CheckConstraint(
                 condition=Q(kind="verify") | Q(disk__isnull=False, node__isnull=False), name="job_on_a_node_has_place"
             ),
-            models.UniqueConstraint(fields=["definition", "slot_at"], name="job_once_per_slot"),
+            models.UniqueConstraint(fields=["definition", "slot_at", "attempt"], name="job_once_per_slot"),
             models.CheckConstraint(
                 condition=~Q(state="running") | Q(lease_until__isnull=False), name="job_running_has_lease"
             ),
@@ -211,6 +236,12 @@ class Job(IdentifiedModel):
                 name="job_no_backup_of_tenant",
             ),
             models.Index(fields=["created_at", "id"], name="job_by_age"),
+            models.Index(
+                fields=["node", "-priority", "tenant", "created_at"],
+                condition=Q(state="pending"),
+                name="job_waiting_on_node",
+            ),
+            models.Index(fields=["node", "tenant", "-started_at"], name="job_begun_on_node"),
         ]
 
     def __str__(self) -> str:
@@ -222,6 +253,26 @@ class Job(IdentifiedModel):
     def percent(self) -> int | None:
         """0 to 100, or None while the whole is not known."""
         return min(100, self.done_bytes * 100 // self.total_bytes) if self.total_bytes else None
+
+
+class DefinitionStanding(models.Model):
+    """What was found of a definition when it was looked at last, and when something may be different.
+
+    `told` are the alerts that stand: people heard of each once, and hear when it is over.
+    """
+
+    definition = models.OneToOneField(Definition, on_delete=models.CASCADE, primary_key=True, related_name="standing")
+    state = models.CharField(max_length=12)
+    sentence = models.TextField(blank=True)
+    told = models.JSONField(default=list, blank=True)
+    looked_at = models.DateTimeField()
+    look_again_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["look_again_at"], name="standing_due")]
+
+    def __str__(self) -> str:
+        return f"{self.state}: {self.definition_id}"
 
 
 class JobEvent(models.Model):

@@ -22,7 +22,7 @@ from engine.store.base import ObjectKind
 from vaults.damage import PRESENT, Damage
 from vaults.ledger import ObjectRemovedError, hold_for_commit
 from vaults.marking import object_name
-from vaults.models import MovedPack, ObjectUse, RelocatedPack, StoredObject
+from vaults.models import MovedPack, ObjectUse, RelocatedPack, StoredObject, Vault
 from vaults.own_objects import NO_SESSION, lengthen_lock
 
 _ROWS_AT_ONCE = 500
@@ -36,6 +36,12 @@ class DomainMoves:
 
     moved: dict[int, set[bytes]] = field(default_factory=dict)
     fallen: dict[int, set[bytes]] = field(default_factory=dict)
+
+
+def domains_with_moves(vault: Vault) -> set[UUID]:
+    """The domains of the vault in which anything was moved: most have nothing of it."""
+    rows = MovedPack.objects.filter(manifest__vault=vault).order_by()
+    return set(rows.values_list("manifest__domain", flat=True).distinct())
 
 
 def moves_of_domain(domain_id: UUID) -> DomainMoves:

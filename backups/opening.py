@@ -76,7 +76,9 @@ def _open_backup(session: Session) -> BackupWork:
         base=object_message(session.base.manifest) if session.base and session.base.manifest else None,
         resumable=resumable_sessions(session, now),
         distrusted=_distrusted(session.base),
-        bandwidth_bytes_per_second=job.definition.bandwidth_limit or 0,
+        bandwidth_bytes_per_second=min(
+            filter(None, (job.definition.bandwidth_limit, job.granted_bandwidth)), default=0
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -12,15 +13,19 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from backups.models import Backup, Job
-from backups.states import ON_A_NODE, JobKind, JobState
+from backups.states import ON_A_NODE, JobKind, JobState, Priority
 from backups.transitions import note_event
 from definitions.models import Definition
 from tenants.models import Person
 
 logger = logging.getLogger(__name__)
 
+# Messages to one node at a time.
+MOST_HINTS = 8
 # Reading for minutes and hours: apart from the queue on which commits wait.
 CHECKS_QUEUE = "checks"
+# What a person waits for is not behind the scrubs and nightly checks.
+ASKED_CHECKS_QUEUE = "checks.asked"
 
 
 @transaction.atomic
@@ -33,33 +38,64 @@ def create_backup_job(
     """
     held = Definition.objects.select_for_update(of=("self",), no_key=True).select_related("disk__server__node")
     definition = held.get(pk=definition.pk)
+    backup = new_backup(definition, name=_free_name(definition, now), slot_at=slot_at)
+    backup.save(force_insert=True)
+    job = new_job(backup, slot_at=slot_at, requested_by=requested_by)
+    job.save(force_insert=True)
+    _announce(job, now=now, message=origin(slot_at, requested_by))
+    return job
+
+
+def new_backup(definition: Definition, *, name: str, slot_at: datetime | None) -> Backup:
+    """Unsaved and pending, of the definition's disk as it is now."""
     disk = definition.disk
-    backup = Backup.objects.create(
+    return Backup(
         tenant_id=definition.tenant_id,
         vault_id=definition.vault_id,
         server=disk.server,
         disk=disk,
         definition=definition,
         node=disk.server.node,
-        name=_free_name(definition, now),
+        name=name,
         server_name=disk.server.name,
         disk_number=disk.number,
         type=definition.type,
         slot_at=slot_at,
         size_bytes=disk.size_bytes,
     )
-    job = Job.objects.create(
+
+
+def new_job(backup: Backup, *, slot_at: datetime | None, requested_by: Person | None) -> Job:
+    """The unsaved job that makes the backup."""
+    return Job(
         kind=JobKind.BACKUP,
-        tenant_id=definition.tenant_id,
-        disk=disk,
-        node=disk.server.node,
-        definition=definition,
+        tenant_id=backup.tenant_id,
+        disk=backup.disk,
+        node=backup.node,
+        definition=backup.definition,
         backup=backup,
         backup_name=backup.name,
         requested_by=requested_by,
         slot_at=slot_at,
+        priority=Priority.SCHEDULED if slot_at is not None else Priority.MANUAL,
     )
-    _announce(job, now=now, message=_origin(slot_at, requested_by))
+
+
+def create_retry(failed: Job, *, not_before: datetime, now: datetime) -> Job:
+    """The next attempt at a scheduled backup that failed: a new backup and a new job of the same time.
+
+    IntegrityError when it has a retry already.
+    """
+    with transaction.atomic():
+        held = Definition.objects.select_for_update(of=("self",), no_key=True).select_related("disk__server__node")
+        definition = held.get(pk=failed.definition_id)
+        backup = new_backup(definition, name=_free_name(definition, now), slot_at=failed.slot_at)
+        backup.save(force_insert=True)
+        job = new_job(backup, slot_at=failed.slot_at, requested_by=None)
+        job.retry_of, job.attempt, job.not_before = failed, failed.attempt + 1, not_before
+        job.save(force_insert=True)
+        message = f"Attempt {job.attempt + 1}, not before {not_before:%H:%M:%S} UTC: {failed.message or failed.code}"
+        note_event(job, at=now, code="requested", message=message)
     return job
 
 
@@ -76,13 +112,13 @@ def create_verify_job(*, backup: Backup, now: datetime, requested_by: Person | N
         requested_by=requested_by,
         total_bytes=backup.size_bytes,
     )
-    _announce(job, now=now, message=_origin(None, requested_by) or "Its last check is too long ago.")
+    _announce(job, now=now, message=origin(None, requested_by) or "Its last check is too long ago.")
     return job
 
 
 def announce_restore(job: Job, *, now: datetime) -> None:
     """Event and hint of a restore job that was just written."""
-    _announce(job, now=now, message=_origin(None, job.requested_by))
+    _announce(job, now=now, message=origin(None, job.requested_by))
 
 
 def _announce(job: Job, *, now: datetime, message: str) -> None:
@@ -90,7 +126,8 @@ def _announce(job: Job, *, now: datetime, message: str) -> None:
     transaction.on_commit(lambda: hint_job(job))
 
 
-def _origin(slot_at: datetime | None, requested_by: Person | None) -> str:
+def origin(slot_at: datetime | None, requested_by: Person | None) -> str:
+    """Why a job is there, for its first event."""
     if slot_at is not None:
         return f"Due at {slot_at:%Y-%m-%d %H:%M:%S} UTC by its schedule."
     return f"Asked for by {requested_by}." if requested_by else ""
@@ -108,22 +145,47 @@ def hint_job(job: Job) -> None:
     """Tell the worker's queue that the job is there. Never raises for a broker that is away."""
     Job.objects.filter(pk=job.pk).update(hinted_at=timezone.now())
     if job.node is None:
-        _send("backups.tasks.verify_backup", queue=CHECKS_QUEUE, job_id=str(job.pk))
+        queue = CHECKS_QUEUE if job.requested_by_id is None else ASKED_CHECKS_QUEUE
+        _send("backups.tasks.verify_backup", queue=queue, job_id=str(job.pk))
     else:
-        _send("backups.tasks.run_job", queue=job.node.queue, job_id=str(job.pk))
+        _send_run(job.pk, queue=job.node.queue)
 
 
 def hint_next(disk_id: UUID) -> None:
-    """A disk became free: hint at the oldest job that waits for it."""
-    waiting = Job.objects.filter(disk_id=disk_id, state=JobState.PENDING, kind__in=ON_A_NODE)
-    job = waiting.select_related("node").order_by("created_at").first()
+    """A disk became free: hint at the oldest job that waits for it, or else at one that waits for its node."""
+    waiting = Job.objects.filter(state=JobState.PENDING, kind__in=ON_A_NODE).select_related("node")
+    of_disk = waiting.filter(disk_id=disk_id).order_by("created_at").first()
+    job = of_disk or waiting.filter(node__servers__disks=disk_id).order_by("-priority", "created_at").first()
     if job is not None:
         hint_job(job)
 
 
-def hint_next_check() -> None:
-    """The checks' worker became free, or forgot: hint at the check that waits longest."""
-    job = Job.objects.filter(kind=JobKind.VERIFY, state=JobState.PENDING).order_by("created_at", "pk").first()
+def hint_nodes(waiting: Mapping[UUID, int]) -> None:
+    """Tell each node that so many jobs wait for it. What a worker takes is decided when it asks (`choosing`).
+
+    A few messages per node are enough: the end of each job hints at the next one.
+    """
+    chosen: list[UUID] = []
+    for node_id, count in waiting.items():
+        jobs = Job.objects.filter(node_id=node_id, state=JobState.PENDING, kind__in=ON_A_NODE)
+        first = jobs.order_by("-priority", "created_at").values_list("pk", flat=True)
+        chosen += first[: min(count, MOST_HINTS)]
+    hint_jobs(Job.objects.filter(pk__in=chosen).select_related("node"))
+
+
+def hint_jobs(jobs: Iterable[Job]) -> None:
+    """Tell the queue of each job's node, over one connection. Ends with the first that the broker does not take."""
+    chosen = list(jobs)
+    Job.objects.filter(pk__in=[job.pk for job in chosen]).update(hinted_at=timezone.now())
+    for job in chosen:
+        if job.node is not None and not _send_run(job.pk, queue=job.node.queue):
+            return
+
+
+def hint_next_check(*, asked: bool) -> None:
+    """A checks' worker became free, or forgot: hint at the check of its queue that waits longest."""
+    waiting = Job.objects.filter(kind=JobKind.VERIFY, state=JobState.PENDING, requested_by__isnull=not asked)
+    job = waiting.order_by("created_at", "pk").first()
     if job is not None:
         hint_job(job)
 
@@ -139,13 +201,25 @@ def hint_retention(definition_id: UUID | None) -> None:
         _send("backups.tasks.apply_retention", queue="system", definition_id=str(definition_id))
 
 
+def hint_rest_of_retention(after: UUID) -> None:
+    """The daily run of retention goes on behind this definition."""
+    _send("backups.tasks.apply_retention_everywhere", queue="system", after=str(after))
+
+
 def hint_description(domain_id: UUID) -> None:
     """Tell the control worker that a domain has a new good backup: its description may have to say something new."""
     _send("backups.tasks.describe_domain", queue="system", domain_id=str(domain_id))
 
 
-def _send(task: str, *, queue: str, **arguments: str) -> None:
+def _send_run(job_id: UUID, *, queue: str) -> bool:
+    return _send("backups.tasks.run_job", queue=queue, job_id=str(job_id))
+
+
+def _send(task: str, *, queue: str, **arguments: str) -> bool:
+    """False when the broker does not answer."""
     try:
         current_app.send_task(task, kwargs=arguments, queue=queue, retry=False, ignore_result=True)
     except (OperationalError, OSError):
         logger.warning("broker does not answer; the sweep will send the hint again", extra={"task": task})
+        return False
+    return True

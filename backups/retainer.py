@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Count
 
 from backups.catalogue import take_out
 from backups.models import Backup
 from backups.states import BackupHealth, BackupStatus
+from definitions.keeping import surplus_of
 from definitions.models import Definition
-from definitions.retention import Candidate, to_remove
+from definitions.retention import Candidate
 from tenants.audit import record
 from vaults.models import Alarm, Vault
 
 logger = logging.getLogger(__name__)
 
+# Definitions of one task of the daily run: others get their turn on the queue in between.
+BATCH = 200
 _UNHEALTHY = {BackupHealth.DAMAGED, BackupHealth.MISSING}
 # While one of these stands, an old backup may be the only good one: a person looks first.
 _FREEZING = (
@@ -40,10 +45,10 @@ def apply_retention(*, definition_id: str, now: datetime) -> int:
         return 0
     good = Backup.objects.in_catalogue().filter(definition=definition, status=BackupStatus.OK)
     candidates = [
-        Candidate(pk, created_at, slot_at, healthy=health not in _UNHEALTHY)
+        Candidate(pk, created_at, slot_at, healthy=health not in _UNHEALTHY, verified=health == BackupHealth.VERIFIED)
         for pk, created_at, slot_at, health in good.values_list("id", "created_at", "slot_at", "health")
     ]
-    surplus = [candidate.id for candidate in to_remove(candidates=candidates, keep=definition.retention_count)]
+    surplus = [candidate.id for candidate in surplus_of(definition, candidates, now=now)]
     removed = _take_out(definition, surplus, now=now)
     if removed:
         logger.info("retention removed backups", extra={"definition": definition_id, "count": removed})
@@ -54,7 +59,7 @@ def apply_retention(*, definition_id: str, now: datetime) -> int:
 def _take_out(definition: Definition, surplus: list[UUID], *, now: datetime) -> int:
     removed = take_out(surplus, statuses=[BackupStatus.OK], now=now)
     if removed:
-        facts = {"backups": removed, "keep": definition.retention_count}
+        facts = {"backups": removed, "rules": asdict(definition.rules)}
         record(action="retention.applied", subject=definition, after=facts)
     return len(removed)
 
@@ -65,7 +70,22 @@ def anomalies(vault: Vault) -> list[str]:
 
 
 def apply_retention_everywhere(*, now: datetime) -> int:
-    """The daily run: retention of every definition, for what a lost message left."""
-    return sum(
-        apply_retention(definition_id=str(pk), now=now) for pk in Definition.objects.values_list("pk", flat=True)
-    )
+    """Retention of every definition, for what a lost message left. Returns how many backups were removed."""
+    removed, after = 0, None
+    while True:
+        count, after = apply_retention_from(after=after, now=now)
+        removed += count
+        if after is None:
+            return removed
+
+
+def apply_retention_from(*, after: UUID | None, now: datetime, most: int = BATCH) -> tuple[int, UUID | None]:
+    """A part of the daily run: of the next definitions behind `after`. How many backups went, and where to go on."""
+    rows = Definition.objects.order_by("pk")
+    following = rows.filter(pk__gt=after) if after is not None else rows
+    keys = list(following.values_list("pk", flat=True)[:most])
+    # One backup is always kept: there is nothing to decide.
+    several = Backup.objects.in_catalogue().filter(definition__in=keys, status=BackupStatus.OK).order_by()
+    counted = several.values_list("definition").annotate(count=Count("pk")).filter(count__gt=1)
+    removed = sum(apply_retention(definition_id=str(pk), now=now) for pk, _ in counted)
+    return removed, keys[-1] if len(keys) == most else None

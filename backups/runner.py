@@ -6,25 +6,27 @@ import logging
 
 from django.conf import settings
 from django.db import close_old_connections, connections
-from django.utils import timezone
 
 from agents.program.mover import run_session
 from agents.program.session import GateError, SessionClient
 from agents.program.signing import load_writer_key
-from backups.models import Job
+from backups.choosing import claim_for_hint
 from backups.queue import hint_next
-from backups.transitions import claim_job
+from common.database_time import database_now
 
 logger = logging.getLogger(__name__)
 
 
 def run_job(*, job_id: str) -> None:
-    """Claim the job and run it to its end. Does nothing when it is not to be had: the message was only a hint."""
-    claim = claim_job(job_id=job_id, now=timezone.now())
+    """Claim what goes first on the node of this job, and run it to its end.
+
+    Does nothing when nothing is to be had: the message was only a hint.
+    """
+    claim = claim_for_hint(job_id=job_id, now=database_now())
     if claim is None:
         return
+    job_id, disk_id = str(claim.job_id), claim.job.disk_id
     logger.info("job claimed", extra={"job": job_id})
-    disk_id = Job.objects.values_list("disk_id", flat=True).get(pk=job_id)
     # Hours may pass: the mover speaks HTTP with the gate, so no database connection is held meanwhile.
     connections.close_all()
     retry_seconds = settings.CONFIG.store_retry_seconds

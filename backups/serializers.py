@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -16,6 +17,9 @@ from tenants.serializers import BodySerializer, ReadSerializer, ScopedField, Utc
 
 class BackupSerializer(ReadSerializer):
     checksum = serializers.CharField(read_only=True, help_text="SHA-256 of the manifest; empty while pending.")
+    vault = serializers.PrimaryKeyRelatedField[Any](
+        read_only=True, allow_null=True, help_text="Null: another tenant's, which had the server before."
+    )
 
     class Meta:
         model = Backup
@@ -60,6 +64,19 @@ class BackupSerializer(ReadSerializer):
             "unique_bytes": {"help_text": "Bytes in the vault that no other backup needs."},
             "shared_bytes": {"help_text": "Bytes in the vault that other backups need, too."},
         }
+
+    def to_representation(self, backup: Backup) -> dict[str, Any]:
+        shown: dict[str, Any] = super().to_representation(backup)
+        if backup.vault.tenant_id != backup.tenant_id and not self._sees_vaults_of(backup.vault.tenant_id):
+            shown["vault"] = None
+        return shown
+
+    def _sees_vaults_of(self, tenant_id: UUID) -> bool:
+        """After a move: the caller of the server's present tenant need not know the former one's."""
+        person = self.context["request"].user
+        if person.is_superuser:
+            return True
+        return tenant_id in set(person.administered_tenants().values_list("pk", flat=True))
 
 
 class DamagedFileSerializer(serializers.Serializer[Any]):
@@ -165,6 +182,11 @@ class JobSerializer(ReadSerializer):
             "code",
             "message",
             "cancel_requested",
+            "waits",
+            "attempt",
+            "retry_of",
+            "not_before",
+            "granted_bandwidth",
             "created_at",
             "started_at",
             "finished_at",
@@ -176,6 +198,9 @@ class JobSerializer(ReadSerializer):
         extra_kwargs = {
             "disk": {"help_text": "Null for the check of a backup whose disk is gone."},
             "node": {"help_text": "Null for a check: no node works on it."},
+            "waits": {"help_text": "Why it is not begun, in words; empty when it only waits for a worker."},
+            "attempt": {"help_text": "From 0; a retry is a job of its own."},
+            "granted_bandwidth": {"help_text": "Bytes per second that budgets gave it; null: no limit of theirs."},
         }
 
 

@@ -13,8 +13,9 @@ from django.db.models import F, Q
 from agents.models import Agent, Disk, Node, Server, ServerGroupPermission, ServerUserPermission
 from backups.accounting import bytes_in, domains_of
 from backups.models import Backup, Job
+from backups.queue import hint_description
 from common.errors import ConflictError, InvalidInputError, NotAllowedError
-from definitions.models import Definition
+from definitions.models import Definition, DefinitionPause
 from definitions.services import check_caps
 from tenants import quotas
 from tenants.audit import record
@@ -46,6 +47,7 @@ def move_server(*, server: Server, tenant: Tenant, confirmation: str, actor: Per
     _check_quotas(server, tenant)
     moved = _move_rows(server, tenant)
     _take_rights(server)
+    _describe_soon(server)
     told = {"tenant": str(tenant.pk), "tenant_name": tenant.name, **moved}
     before = {"tenant": str(former.pk), "tenant_name": former.name}
     # Both tenants can read that it happened.
@@ -116,6 +118,7 @@ def _move_rows(server: Server, tenant: Tenant) -> dict[str, int]:
         "definitions": Definition.objects.filter(disk__server=server).update(tenant=tenant, vault=vault),
         "jobs": Job.objects.filter(Q(disk__server=server) | Q(disk=None, backup__server=server)).update(tenant=tenant),
     }
+    DefinitionPause.objects.filter(definition__disk__server=server).update(tenant=tenant)
     # Of a restore across what are two tenants now, the text stays and the link goes: neither sees the other's.
     crossing = Job.objects.filter(Q(disk__server=server) | Q(backup__server=server)).exclude(
         backup__tenant_id=F("tenant_id")
@@ -133,3 +136,9 @@ def _move_rows(server: Server, tenant: Tenant) -> dict[str, int]:
 def _take_rights(server: Server) -> None:
     ServerUserPermission.objects.filter(content_object=server).delete()
     ServerGroupPermission.objects.filter(content_object=server).delete()
+
+
+def _describe_soon(server: Server) -> None:
+    """The buckets say whose the backups are now: a catalogue that is made again from them gives them to nobody else."""
+    keys = sorted(domains_of(server))
+    transaction.on_commit(lambda: [hint_description(key) for key in keys])

@@ -14,7 +14,7 @@ from backups.catalogue import take_out
 from backups.models import Backup, Job
 from backups.outside import restore_command
 from backups.queue import announce_restore, create_backup_job
-from backups.states import BackupStatus, JobKind, JobState
+from backups.states import BackupStatus, JobKind, JobState, Priority
 from backups.transitions import end_job, note_event
 from common.errors import BackupsiteError, ConflictError, InvalidInputError
 from definitions.models import Definition
@@ -25,6 +25,7 @@ from tenants.models import Person
 from tenants.services import require_active
 from vaults.custody import restore_needs_customer_key
 from vaults.models import Vault
+from vaults.services import refuse_leaving
 
 
 def request_backup(*, definition: Definition, actor: Person, now: datetime) -> Job:
@@ -39,6 +40,7 @@ def refuse_unready(definition: Definition) -> None:
     if definition.vault.status != Vault.Status.READY:
         reason = definition.vault.refusal or "It is still being made; try again in a minute."
         raise ConflictError(f"The vault {definition.vault.name} is not ready. {reason}", code="vault_not_ready")
+    refuse_leaving(definition.vault)
     if definition.disk.incomplete_since is not None:
         raise ConflictError(
             f"{definition.disk} holds an unfinished restore: nothing to back up. Finish a restore onto it first.",
@@ -71,6 +73,7 @@ def request_restore(*, backup: Backup, target: Disk, confirmation: str, actor: P
         backup_name=backup.name,
         requested_by=actor,
         total_bytes=backup.size_bytes,
+        priority=Priority.RESTORE,
     )
     announce_restore(job, now=now)
     return job

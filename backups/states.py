@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 
 class JobState(StrEnum):
@@ -22,6 +22,14 @@ class JobKind(StrEnum):
     BACKUP = "backup"
     RESTORE = "restore"
     VERIFY = "verify"
+
+
+class Priority(IntEnum):
+    """Which waiting job of a node goes first: the greater, the sooner."""
+
+    SCHEDULED = 1
+    MANUAL = 2
+    RESTORE = 3
 
 
 class BackupStatus(StrEnum):

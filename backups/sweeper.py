@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import logging
+import random
+from contextlib import suppress
 from datetime import datetime, timedelta
 
-from django.db.models import F, Q
+from django.db import IntegrityError
+from django.db.models import Count, Exists, F, Max, OuterRef, Q
 
 from backups.models import Job, Session
-from backups.queue import hint_commit, hint_job, hint_next_check
+from backups.queue import create_retry, hint_commit, hint_job, hint_next_check, hint_nodes
+from backups.retrying import is_retried, pause_before_retry
 from backups.states import ON_A_NODE, JobKind, JobState
 from backups.transitions import claimable, end_job
+from definitions.models import Definition
+from tenants.models import Tenant
 
 logger = logging.getLogger(__name__)
 
 HINT_AGAIN_AFTER = timedelta(seconds=20)
+# A node that does not report itself: its messages only lie there.
+SILENT_AFTER = timedelta(minutes=5)
+HINT_SILENT_AGAIN_AFTER = timedelta(minutes=5)
+RETRY_WITHIN = timedelta(hours=1)
+MOST_RETRIES_AT_ONCE = 200
 CHECK_HINT_AGAIN_AFTER = timedelta(minutes=1)
 ORPHAN_HINT_AFTER = timedelta(seconds=10)
 COMMIT_HINT_AFTER = timedelta(seconds=15)
@@ -24,6 +35,7 @@ MOST_CLAIMS = 4
 
 
 def sweep(*, now: datetime) -> None:
+    _sweep_failed(now)
     _sweep_pending(now)
     _sweep_checks(now)
     _sweep_orphaned(now)
@@ -31,20 +43,54 @@ def sweep(*, now: datetime) -> None:
 
 
 def _sweep_pending(now: datetime) -> None:
-    stale = Q(hinted_at=None) | Q(hinted_at__lte=now - HINT_AGAIN_AFTER)
-    for job in Job.objects.filter(stale, state=JobState.PENDING, kind__in=ON_A_NODE).select_related("node"):
-        hint_job(job)
+    """Where jobs wait and no hint was given lately, one for each worker that may be idle: all others would pile up."""
+    due = Q(not_before=None) | Q(not_before__lte=now)
+    waiting = Job.objects.filter(due, state=JobState.PENDING, kind__in=ON_A_NODE).order_by()
+    busy = set(Job.objects.filter(state=JobState.RUNNING, kind__in=ON_A_NODE).values_list("node_id", flat=True))
+    hints = {}
+    by_node = waiting.values("node_id", "node__last_seen_at").annotate(hinted=Max("hinted_at"), count=Count("pk"))
+    for row in by_node:
+        seen = row["node__last_seen_at"]
+        silent = seen is not None and seen <= now - SILENT_AFTER
+        again_after = HINT_SILENT_AGAIN_AFTER if silent else HINT_AGAIN_AFTER
+        if row["hinted"] is None or row["hinted"] <= now - again_after:
+            # A node that works takes the next one by itself.
+            hints[row["node_id"]] = 1 if silent or row["node_id"] in busy else row["count"]
+    hint_nodes(hints)
+
+
+def _sweep_failed(now: datetime) -> None:
+    """What failed for a reason that may go away is tried again, unless a later run of the definition is there."""
+    later = Job.objects.filter(definition=OuterRef("definition"), created_at__gt=OuterRef("created_at"))
+    failed = Job.objects.filter(
+        ~Exists(later),
+        state=JobState.FAILED,
+        kind=JobKind.BACKUP,
+        finished_at__gt=now - RETRY_WITHIN,
+        created_at__gt=now - timedelta(days=2),
+        slot_at__isnull=False,
+        retry=None,
+        definition__active=True,
+        tenant__status=Tenant.Status.ACTIVE,
+    )
+    for job in failed.order_by("finished_at")[:MOST_RETRIES_AT_ONCE]:
+        if is_retried(code=job.code, attempt=job.attempt, scheduled=True):
+            pause = pause_before_retry(attempt=job.attempt, spread=random.random())  # noqa: S311  # no secret
+            # Another sweep was first, or the definition is gone.
+            with suppress(IntegrityError, Definition.DoesNotExist):
+                create_retry(job, not_before=now + pause, now=now)
 
 
 def _sweep_checks(now: datetime) -> None:
-    """One worker takes them one after the other, for hours each, and hints at the next at the end of each.
+    """Each queue's worker takes them one after the other, for hours each, and hints at the next at the end of each.
 
-    So a hint is needed only when none was given lately and no check runs; all others would only pile up.
+    So a hint is needed only when none was given lately and no check of the queue runs; all others would only pile up.
     """
-    checks = Job.objects.filter(kind=JobKind.VERIFY).active()
     lately = Q(state=JobState.RUNNING) | Q(hinted_at__gt=now - CHECK_HINT_AGAIN_AFTER)
-    if not checks.filter(lately).exists():
-        hint_next_check()
+    for asked in (True, False):
+        checks = Job.objects.filter(kind=JobKind.VERIFY, requested_by__isnull=not asked).active()
+        if not checks.filter(lately).exists():
+            hint_next_check(asked=asked)
 
 
 def _sweep_orphaned(now: datetime) -> None:

@@ -10,19 +10,24 @@ from django.utils import timezone
 
 from backups import (
     accounting,
+    alerting,
     committer,
     damage,
     describing,
     dispatcher,
+    figures,
     lock_coverage,
+    queue,
     retainer,
     runner,
     scrubbing,
     sweeper,
     tenant_removal,
+    vault_removal,
     verifier,
 )
 from backups.removal import rounds
+from common.database_time import database_now
 from vaults.scrubber import ScrubLimits
 
 
@@ -39,12 +44,17 @@ def commit_session(*, session_id: str, **_: object) -> None:
 
 @shared_task(expires=60)
 def dispatch_due(**_: object) -> None:
-    dispatcher.dispatch_due(now=timezone.now())
+    dispatcher.dispatch_due(now=database_now())
 
 
 @shared_task(expires=60)
 def sweep(**_: object) -> None:
-    sweeper.sweep(now=timezone.now())
+    sweeper.sweep(now=database_now())
+
+
+@shared_task(expires=60)
+def look_at_definitions(**_: object) -> None:
+    alerting.look_at_due(now=database_now())
 
 
 @shared_task
@@ -53,8 +63,11 @@ def apply_retention(*, definition_id: str, **_: object) -> None:
 
 
 @shared_task
-def apply_retention_everywhere(**_: object) -> None:
-    retainer.apply_retention_everywhere(now=timezone.now())
+def apply_retention_everywhere(*, after: str | None = None, **_: object) -> None:
+    """The daily run, in parts that hand on to each other."""
+    _, last = retainer.apply_retention_from(after=UUID(after) if after else None, now=timezone.now())
+    if last is not None:
+        queue.hint_rest_of_retention(last)
 
 
 @shared_task
@@ -108,11 +121,13 @@ def verify_due(**_: object) -> None:
 @shared_task
 def check_locks(**_: object) -> None:
     lock_coverage.check_locks_everywhere(now=timezone.now())
+    figures.count_everywhere(now=timezone.now())
 
 
 @shared_task
 def advance_deletions(**_: object) -> None:
     tenant_removal.advance_deletions(now=timezone.now())
+    vault_removal.advance_vault_removals(now=timezone.now())
 
 
 @shared_task

@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from backups.models import Backup, Job
+from backups.retrying import is_retried
 from backups.states import BackupHealth, JobKind, JobState
+from definitions.honest_states import Finding, State
 from definitions.models import Definition
 from definitions.schedule import next_run
+from tenants.models import NoticeEvent
 from tenants.notices import publish
 
 # A run may wait for its turn; what starts later than that is told of.
@@ -25,7 +28,7 @@ _BAD = (BackupHealth.DAMAGED, BackupHealth.MISSING)
 def tell_of_job(job: Job, *, state: JobState, now: datetime, code: str = "", message: str = "") -> None:
     """The job began, is done or failed. Nothing is told of what a person canceled himself, and of checks."""
     event = _EVENTS.get((JobKind(job.kind), state))
-    if event is None:
+    if event is None or (state == JobState.FAILED and _is_tried_again(job, code)):
         return
     facts = {
         "server": job.disk.server.name if job.disk else "",
@@ -39,7 +42,33 @@ def tell_of_job(job: Job, *, state: JobState, now: datetime, code: str = "", mes
     is_backup = job.kind == JobKind.BACKUP
     cause = _cause(job.definition_id or job.disk_id) if is_backup else ""
     name = str(job.disk or job.backup_name)
-    publish(event=event, tenant=job.tenant, subject=job, facts=facts, cause=cause, name=name, at=now)
+    told = publish(event=event, tenant=job.tenant, subject=job, facts=facts, cause=cause, name=name, at=now)
+    if event == "restore.started":
+        _tell_the_source(job, facts, besides=told, now=now)
+
+
+def _tell_the_source(job: Job, facts: dict[str, str], *, besides: NoticeEvent | None, now: datetime) -> None:
+    """A backup is restored onto another server: who sees the backup, but not the target, is told that it was read."""
+    backup, target = job.backup, job.disk.server if job.disk else None
+    if backup is None or target is None or backup.server_id == target.pk:
+        return
+    known = {name: facts[name] for name in ("backup", "code")}
+    message = "It is restored onto another server."
+    publish(
+        event="restore.started",
+        tenant=backup.tenant,
+        subject=backup,
+        facts={**known, "server": backup.server_name, "message": message},
+        name=f"another server, of a backup of {backup.server_name}",
+        at=now,
+        besides=[besides],
+    )
+
+
+def _is_tried_again(job: Job, code: str) -> bool:
+    """Then only the end of the last attempt is told."""
+    active = job.definition is not None and job.definition.active
+    return active and is_retried(code=code, attempt=job.attempt, scheduled=job.slot_at is not None)
 
 
 def tell_of_late_run(definition: Definition, *, slot_at: datetime, now: datetime) -> None:
@@ -62,6 +91,44 @@ def tell_of_late_run(definition: Definition, *, slot_at: datetime, now: datetime
         name=str(definition.disk),
         at=now,
     )
+
+
+def tell_of_standing(definition: Definition, finding: Finding, *, now: datetime) -> None:
+    """Something is wrong with how the definition protects. Late and missed runs may have been told of by dispatch."""
+    event = f"backup.{finding.state}"
+    cause = _standing_cause(definition, finding.state)
+    if NoticeEvent.objects.filter(cause=cause, code=event, open=True).exists():
+        return
+    facts = {"server": definition.disk.server.name, "definition": definition.name, "message": finding.sentence}
+    publish(
+        event=event,
+        tenant=definition.tenant,
+        subject=definition,
+        facts=facts,
+        cause=cause,
+        name=str(definition.disk),
+        at=now,
+    )
+
+
+def tell_that_protected(definition: Definition, state: str, *, now: datetime) -> None:
+    """That is over. The end of late and missed runs is told of with the good backup itself."""
+    if state in {State.LATE, State.MISSED}:
+        return
+    facts = {"server": definition.disk.server.name, "definition": definition.name, "code": state}
+    publish(
+        event="backup.protected",
+        tenant=definition.tenant,
+        subject=definition,
+        facts=facts,
+        cause=_standing_cause(definition, state),
+        name=str(definition.disk),
+        at=now,
+    )
+
+
+def _standing_cause(definition: Definition, state: str) -> str:
+    return _cause(definition.pk) if state in {State.LATE, State.MISSED} else f"standing:{state}:{definition.pk}"
 
 
 def tell_of_health(backup: Backup, *, before: str, after: BackupHealth, damaged_bytes: int) -> None:

@@ -30,7 +30,7 @@ from tenants.audit import record
 from tenants.lifecycle import begin_deletion, deletions_due, end_deletion, leave_tombstone, note, refuse_unconfirmed
 from tenants.models import Person, Tenant, TenantDeletion
 from tenants.services import grant_tenant_administration
-from vaults.models import CatalogueKey, Domain, ObjectUse, Removal, StoredObject, TenantKey, Vault
+from vaults.models import CatalogueKey, Domain, ObjectUse, Removal, StoredObject, TenantKey, Vault, VaultDeletion
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def advance_deletions(*, now: datetime) -> int:
 def _advance(deletion: TenantDeletion, *, now: datetime) -> bool:
     tenant = deletion.tenant
     _stop_work(tenant, now=now)
-    removed = _take_out_unlocked(tenant, now=now)
+    removed = take_out_unlocked(Backup.objects.filter(tenant=tenant), now=now)
     if removed:
         note(tenant, code="delete.step", message=f"{removed} backups left the catalogue.", now=now)
     if not remains_of(tenant).is_nothing:
@@ -157,11 +157,11 @@ def _stop_work(tenant: Tenant, *, now: datetime) -> None:
     Definition.objects.filter(tenant=tenant).delete()
 
 
-def _take_out_unlocked(tenant: Tenant, *, now: datetime) -> int:
-    """Backups whose promise is over leave the catalogue the way they leave it by retention."""
+def take_out_unlocked(backups: QuerySet[Backup], *, now: datetime) -> int:
+    """Of the backups those whose promise is over leave the catalogue the way they leave it by retention; how many."""
     over = Q(immutable_until=None) | Q(immutable_until__lte=now)
     statuses = [BackupStatus.OK, BackupStatus.LOST]
-    chosen = Backup.objects.in_catalogue().filter(over, tenant=tenant, status__in=statuses).order_by("pk")
+    chosen = backups.filter(over, removed_at=None, status__in=statuses).order_by("pk")
     removed = 0
     while part := list(chosen.values_list("pk", flat=True)[:BACKUPS_AT_ONCE]):
         taken = take_out(part, statuses=statuses, now=now)
@@ -189,6 +189,7 @@ def _remove_rows(tenant: Tenant) -> None:
     Server.objects.filter(tenant=tenant).delete()
     domains.delete()
     Vault.objects.filter(tenant=tenant).delete()
+    VaultDeletion.objects.filter(tenant=tenant).delete()
     TenantKey.objects.filter(tenant=tenant).delete()
     CatalogueKey.objects.filter(tenant=tenant).delete()
     tenant.nodes.clear()

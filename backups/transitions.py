@@ -15,6 +15,7 @@ from django.db.models.functions import Coalesce
 
 from agents.models import Disk
 from agents.protocol import MoverUsage, Progress
+from backups.admission import admit_job
 from backups.models import Backup, Job, JobEvent, JobQuerySet, Session
 from backups.states import ON_A_NODE, BackupStatus, JobKind, JobState, states_before
 from backups.telling import tell_of_job
@@ -23,6 +24,7 @@ from common.transitions import change_status
 from tenants.audit import record
 
 WAITING = "waiting"
+DISK_BUSY = "another job works on this disk"
 CHECKING = "checking"
 
 
@@ -55,17 +57,21 @@ def claim_job(*, job_id: UUID | str, now: datetime, kinds: Collection[JobKind] =
 
     `kinds` is what this worker is there for: no node runs a check, and the checks' worker moves no disk.
     """
-    job = claimable(now).filter(pk=job_id, kind__in=kinds).first()
+    job = claimable(now).filter(pk=job_id, kind__in=kinds).select_related("definition__disk__server").first()
     if job is None:
         return None
     token = new_secret_token()
     try:
         with transaction.atomic():
-            if not _take(job, token=token, now=now):
+            # What is taken over was let in once already.
+            admission = admit_job(job, now=now) if job.state == JobState.PENDING else None
+            if admission is not None and admission.waits:
+                return None
+            if not _take(job, token=token, now=now, bandwidth=admission.bandwidth if admission else None):
                 return None
     except IntegrityError:
         # Another job runs on this disk. This one waits its turn; the end of the other hints at it.
-        Job.objects.filter(pk=job.pk, state=JobState.PENDING).update(phase=WAITING)
+        Job.objects.filter(pk=job.pk, state=JobState.PENDING).update(phase=WAITING, waits=DISK_BUSY)
         return None
     return Claim(job=job, fence=job.fence + 1, token=token)
 
@@ -74,10 +80,11 @@ def claimable(now: datetime) -> JobQuerySet:
     """Jobs that wait, and jobs whose worker is gone. One that asked for its commit has no worker and needs none."""
     committing = Session.objects.filter(job=OuterRef("pk"), fence=OuterRef("fence"), commit_requested_at__isnull=False)
     orphaned = Q(state=JobState.RUNNING, lease_until__lte=now) & ~Exists(committing)
-    return Job.objects.filter(Q(state=JobState.PENDING) | orphaned)
+    waiting = Q(state=JobState.PENDING) & (Q(not_before=None) | Q(not_before__lte=now))
+    return Job.objects.filter(waiting | orphaned)
 
 
-def _take(job: Job, *, token: str, now: datetime) -> bool:
+def _take(job: Job, *, token: str, now: datetime, bandwidth: int | None) -> bool:
     taken_over = job.state == JobState.RUNNING
     fence = job.fence + 1
 
@@ -85,7 +92,9 @@ def _take(job: Job, *, token: str, now: datetime) -> bool:
         if job.kind in ON_A_NODE:
             Session.objects.create(job=job, fence=fence, token_hash=hash_token(token))
         if taken_over:
-            note_event(job, at=now, code="taken_over", message="The worker was lost; another one starts anew.")
+            message = "The worker was lost; another one starts anew."
+            note_event(job, at=now, code="taken_over", message=message)
+            tell_of_job(job, state=JobState.RUNNING, now=now, code="taken_over", message=message)
         else:
             note_event(job, at=now, code="started")
             tell_of_job(job, state=JobState.RUNNING, now=now)
@@ -100,6 +109,8 @@ def _take(job: Job, *, token: str, now: datetime) -> bool:
             "lease_until": now + lease_length(),
             "started_at": Coalesce(F("started_at"), now),
             "phase": "starting",
+            "waits": "",
+            **({} if taken_over else {"granted_bandwidth": bandwidth}),
             "done_bytes": 0,
             "stored_bytes": 0,
         },

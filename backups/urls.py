@@ -30,5 +30,7 @@ urlpatterns = [
     path("tenants/<uuid:pk>/delete/", tenants.tenant_delete, name="tenant-delete"),
     path("tenants/<uuid:pk>/undo/", tenants.tenant_undo, name="tenant-undo"),
     path("vaults/overview/", vaults.vault_overview, name="vault-overview"),
+    path("vaults/<uuid:pk>/remove/", vaults.vault_remove, name="vault-remove"),
+    path("vaults/<uuid:pk>/undo-removal/", vaults.vault_undo_removal, name="vault-undo-removal"),
     path("restores/", jobs.restore_list, name="restore-list"),
 ]

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
-from django.db import IntegrityError
+from django.db import IntegrityError, transaction
 from django.db.models import Max
 
 from agents.protocol import MoverUsage, Progress
 from backups.checking import Outcome, Verdict, Watch, check_backup, note_good
 from backups.heartbeat import BEAT_SECONDS, Heartbeat
 from backups.models import Backup, Job, JobQuerySet
-from backups.queue import create_verify_job, hint_next_check
+from backups.queue import create_verify_job, hint_job, hint_next_check
 from backups.services import shown_status
 from backups.states import BackupStatus, JobKind, JobState
 from backups.transitions import Claim, claim_job, end_session_job, finish_job
@@ -63,12 +64,21 @@ def request_verification(*, backup: Backup, actor: Person | None, now: datetime)
         )
     job = active_check(backup)
     if job is not None:
-        return job
+        return _asked_by(job, actor)
     try:
         return create_verify_job(backup=backup, now=now, requested_by=actor)
     except IntegrityError:
         # Another click was first. That one may even have ended since: it is an answer all the same.
         return _checks(backup)[0]
+
+
+def _asked_by(job: Job, actor: Person | None) -> Job:
+    """A nightly check that waits and that a person asks for now goes where persons' checks are run."""
+    unasked = Job.objects.filter(pk=job.pk, state=JobState.PENDING, requested_by=None)
+    if actor is not None and unasked.update(requested_by=actor):
+        job.requested_by = actor
+        transaction.on_commit(partial(hint_job, job))
+    return job
 
 
 def active_check(backup: Backup) -> Job | None:
@@ -127,10 +137,10 @@ def verify_backup(
     except Exception:
         # Not of what stops the worker: that job is for the next one.
         _end(claim, Verdict(Outcome.BROKEN, "The check ended unexpectedly. The worker's log says why."), now=clock())
-        hint_next_check()
+        hint_next_check(asked=claim.job.requested_by_id is not None)
         raise
     is_noted = _end(claim, verdict, now=clock())
-    hint_next_check()
+    hint_next_check(asked=claim.job.requested_by_id is not None)
     logger.info("backup checked", extra={**facts, "outcome": str(verdict.outcome), "noted": is_noted})
     return verdict
 

@@ -10,9 +10,12 @@ from agents.agents_api import AgentViewSet
 from agents.api import MeView
 from agents.people_api import CompanyViewSet, InvitationViewSet, PersonViewSet
 from backups.api import BackupViewSet, DefinitionViewSet, JobViewSet, RestoreViewSet
-from backups.reports_api import AlarmViewSet, DiskViewSet, VaultViewSet
+from backups.budgets_api import BudgetViewSet
+from backups.reports_api import AlarmViewSet, DiskViewSet
 from backups.tenancy_api import ServerViewSet, TenantViewSet
+from backups.vaults_api import VaultViewSet
 from definitions.attachment_api import NodeViewSet, StorageViewSet
+from definitions.planning_api import BlackoutViewSet, PauseViewSet, PolicyViewSet
 from tenants.approvals_api import ApprovalRequestViewSet, ApprovalRuleViewSet
 from tenants.audit_api import AuditEventViewSet
 from tenants.notices.api import DeliveryViewSet, EventKindView, SubscriptionViewSet, WebhookViewSet
@@ -34,8 +37,12 @@ router.register("storages", StorageViewSet)
 router.register("servers", ServerViewSet)
 router.register("disks", DiskViewSet)
 router.register("definitions", DefinitionViewSet)
+router.register("pauses", PauseViewSet)
+router.register("blackouts", BlackoutViewSet)
+router.register("policies", PolicyViewSet)
 router.register("backups", BackupViewSet)
 router.register("jobs", JobViewSet)
+router.register("budgets", BudgetViewSet)
 router.register("restores", RestoreViewSet, basename="restore")
 
 router.register("audit", AuditEventViewSet)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import transaction
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
@@ -9,16 +11,35 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from definitions.models import Definition
+from agents.models import Node
+from common.errors import NotAllowedError, NotFoundError
+from definitions.choices import choices_for
+from definitions.models import Definition, SpreadAct
+from definitions.overview import overview_of
+from definitions.planner import heat_map
+from definitions.retention import Rules
+from definitions.rule_fields import RULE_FIELDS
 from definitions.schedule import preview
 from definitions.serializers import (
+    ChoicesQuerySerializer,
+    ChoicesSerializer,
     DefinitionChangeSerializer,
+    DefinitionFateSerializer,
     DefinitionSerializer,
+    HeatMapSerializer,
     NewDefinitionSerializer,
+    OverviewSerializer,
     SchedulePreviewSerializer,
     ScheduleSerializer,
+    SimulatedDaySerializer,
+    SimulationSerializer,
+    SpreadResultSerializer,
+    SpreadSerializer,
+    UndoSpreadSerializer,
 )
-from definitions.services import EDITABLE, create_definition, delete_definition, update_definition
+from definitions.services import EDITABLE, Fate, create_definition, delete_definition, update_definition
+from definitions.simulator import simulate
+from definitions.spreading import preview_spread, spread, undo_spread
 from tenants.api import (
     READ,
     KeysetPaging,
@@ -33,7 +54,9 @@ from tenants.roles import Action
 
 
 class DefinitionViewSet(ScopedViewSet):
-    queryset = Definition.objects.select_related("disk__server", "vault", "tenant").order_by("created_at", "pk")
+    queryset = Definition.objects.select_related("disk__server", "vault", "tenant", "policy").order_by(
+        "created_at", "pk"
+    )
     serializer_class = DefinitionSerializer
     role_actions = {
         **READ,
@@ -41,6 +64,12 @@ class DefinitionViewSet(ScopedViewSet):
         "partial_update": Action.EDIT,
         "destroy": Action.DELETE,
         "preview": Action.VIEW,
+        "simulate": Action.VIEW,
+        "overview": Action.VIEW,
+        "heat_map": Action.VIEW,
+        "choices": Action.VIEW,
+        "spread": Action.EDIT,
+        "undo_spread": Action.EDIT,
     }
     filters = {
         "tenant": by_id("tenant"),
@@ -50,8 +79,15 @@ class DefinitionViewSet(ScopedViewSet):
         "name": by_text("name"),
         "type": by_choice("type", Definition.Type.values),
         "active": by_boolean("active"),
+        "node": by_id("disk__server__node"),
+        "policy": by_id("policy"),
         **times("created", "created_at"),
         **times("next_run", "next_run_at"),
+    }
+    action_parameters = {
+        "destroy": frozenset({"backups", "days", "adopter"}),
+        "choices": frozenset({"disk"}),
+        "overview": frozenset({*filters, "search", "ordering", "limit", "cursor", "count"}),
     }
     search_fields = ("name", "description", "disk__server__name")
     ordering_fields = ("created_at", "name")
@@ -77,8 +113,67 @@ class DefinitionViewSet(ScopedViewSet):
         )
         return self.answer(definition)
 
+    @extend_schema(parameters=[DefinitionFateSerializer], request=None, responses={204: None})
     def destroy(self, request: Request, pk: str) -> Response:
-        delete_definition(definition=self.get_object(), actor=request.user)
+        definition, fate = self.get_object(), self._read_query(DefinitionFateSerializer)
+        fate["backups"] = Fate(fate["backups"])
+        delete_definition(definition=definition, actor=request.user, now=timezone.now(), **fate)
+        return Response(status=204)
+
+    def _read_query(self, serializer_class: Any) -> dict[str, Any]:
+        serializer = serializer_class(data=self.request.query_params.dict(), context=self.get_serializer_context())
+        serializer.is_valid(raise_exception=True)
+        return dict(serializer.validated_data)
+
+    @extend_schema(responses=OverviewSerializer(many=True))
+    @action(detail=False, methods=["get"])
+    def overview(self, request: Request) -> Response:
+        """By tenant or by node (`tenant=`, `node=`): each definition with its backups and how well it protects."""
+        page = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
+        rows = overview_of(page or [], person=request.user, now=timezone.now())
+        return self.get_paginated_response(OverviewSerializer(rows, many=True).data)
+
+    @extend_schema(parameters=[ChoicesQuerySerializer], responses=ChoicesSerializer)
+    @action(detail=False, methods=["get"], filter_backends=[], pagination_class=None)
+    def choices(self, request: Request) -> Response:
+        """What can be chosen for a definition of the disk; what cannot comes with the reason."""
+        disk = self._read_query(ChoicesQuerySerializer)["disk"]
+        return Response(ChoicesSerializer(choices_for(disk, person=request.user)).data)
+
+    @extend_schema(responses=HeatMapSerializer)
+    @action(detail=False, methods=["get"], url_path="heat-map", filter_backends=[], pagination_class=None)
+    def heat_map(self, request: Request) -> Response:
+        """The planned load of each node that the caller sees, hour by hour, by the definitions that he sees."""
+        nodes = Node.objects.for_user(request.user).values("pk")
+        seen = Definition.objects.for_user(request.user).filter(disk__server__node__in=nodes)
+        return Response(HeatMapSerializer(heat_map(seen, now=timezone.now())).data)
+
+    @extend_schema(request=SpreadSerializer, responses=SpreadResultSerializer)
+    @action(detail=False, methods=["post"], filter_backends=[], pagination_class=None)
+    @transaction.atomic
+    def spread(self, request: Request) -> Response:
+        """Spread definitions that follow a policy over its window, so that the load of nodes is level."""
+        body, now = self.read_body(SpreadSerializer), timezone.now()
+        chosen = {"definitions": Definition.objects.for_user(request.user), "actor": request.user, "now": now}
+        if body["apply"]:
+            act = spread(**chosen)
+            moves = [{"definition": key, "before": before, "after": after} for key, before, after in act.moves]
+            return Response(SpreadResultSerializer({"spread": act.pk, "moves": moves}).data)
+        planned = preview_spread(**chosen)
+        moves = [{"definition": str(one.definition.pk), "before": one.before, "after": one.after} for one in planned]
+        return Response(SpreadResultSerializer({"spread": None, "moves": moves}).data)
+
+    @extend_schema(request=UndoSpreadSerializer, responses={204: None})
+    @action(detail=False, methods=["post"], url_path="undo-spread", filter_backends=[], pagination_class=None)
+    @transaction.atomic
+    def undo_spread(self, request: Request) -> Response:
+        """Take a spreading back, where nobody changed the schedule since."""
+        if not request.user.is_superuser:
+            raise NotAllowedError("Only a SuperAdmin spreads definitions.")
+        act = SpreadAct.objects.filter(pk=self.read_body(UndoSpreadSerializer)["spread"]).first()
+        if act is None:
+            raise NotFoundError("There is no such spreading.")
+        undo_spread(act=act, actor=request.user, now=timezone.now())
         return Response(status=204)
 
     @extend_schema(request=ScheduleSerializer, responses=SchedulePreviewSerializer)
@@ -89,3 +184,12 @@ class DefinitionViewSet(ScopedViewSet):
         zone = body.get("time_zone", request.user.time_zone)
         shown = preview(cron=body["cron"], time_zone=zone, after=timezone.now())
         return Response(SchedulePreviewSerializer(shown).data)
+
+    @extend_schema(request=SimulationSerializer, responses=SimulatedDaySerializer(many=True))
+    @action(detail=False, methods=["post"], filter_backends=[], pagination_class=None)
+    def simulate(self, request: Request) -> Response:
+        """What rules keep on each of the next days, with bytes and the tail that locks add."""
+        body = self.read_body(SimulationSerializer)
+        rules = Rules(*(body.pop(name) for name in RULE_FIELDS))
+        body.setdefault("time_zone", request.user.time_zone)
+        return Response(SimulatedDaySerializer(simulate(rules=rules, start=timezone.now(), **body), many=True).data)

@@ -6,10 +6,13 @@ from typing import Any
 
 from django import forms
 
+from agents.choosing import DISKS
 from agents.models import Disk
 from definitions.models import Definition
-from definitions.services import EDITABLE
+from definitions.rule_fields import RULE_FIELDS
+from definitions.services import EDITABLE, Fate
 from tenants.access import tenants_for_new
+from tenants.choosing import ScopedChoiceField
 from tenants.models import Person
 
 
@@ -45,7 +48,22 @@ class DefinitionForm(_StyledForm):
         label="Backups to keep",
         min_value=0,
         initial=14,
-        help_text="The oldest ones beyond it are removed. 0 keeps all.",
+        help_text="The oldest ones beyond it are removed. With all rules 0, all are kept.",
+    )
+    retention_days = forms.IntegerField(
+        label="Days of which all are kept", min_value=0, max_value=3650, required=False, initial=0
+    )
+    keep_hourly = forms.IntegerField(label="Hours of which one is kept", min_value=0, required=False, initial=0)
+    keep_daily = forms.IntegerField(label="Days of which one is kept", min_value=0, required=False, initial=0)
+    keep_weekly = forms.IntegerField(label="Weeks of which one is kept", min_value=0, required=False, initial=0)
+    keep_monthly = forms.IntegerField(label="Months of which one is kept", min_value=0, required=False, initial=0)
+    keep_yearly = forms.IntegerField(label="Years of which one is kept", min_value=0, required=False, initial=0)
+    rpo_hours = forms.IntegerField(
+        label="Oldest that the last good backup may be, in hours",
+        min_value=1,
+        max_value=87600,
+        required=False,
+        help_text="Empty: two intervals of the schedule.",
     )
     immutable_days = forms.IntegerField(
         label="Days that nobody can remove a backup",
@@ -61,14 +79,27 @@ class DefinitionForm(_StyledForm):
     )
     run_at_once = forms.BooleanField(label="Run the first backup at once", required=False)
 
+    def clean(self) -> dict[str, Any]:
+        """An empty rule asks for nothing."""
+        values: dict[str, Any] = super().clean() or self.cleaned_data
+        return values | {name: 0 for name in RULE_FIELDS if values.get(name, 0) is None}
+
+    @property
+    def more_rules(self) -> list[forms.BoundField]:
+        return [self[name] for name in RULE_FIELDS if name != "retention_count"]
+
+    @property
+    def has_more_rules(self) -> bool:
+        return any(field.errors or str(field.value() or 0) != "0" for field in self.more_rules)
+
     def changes(self) -> dict[str, Any]:
-        return {name: self.cleaned_data[name] for name in EDITABLE}
+        return {name: self.cleaned_data[name] for name in EDITABLE if name in self.fields}
 
 
 class NewDefinitionForm(DefinitionForm):
     """Also the two that stay for life. Offers the disks in tenants where the person may create definitions."""
 
-    disk = forms.ModelChoiceField(label="Disk", queryset=Disk.objects.none(), empty_label="Choose a disk")
+    disk = ScopedChoiceField(DISKS, label="Disk")
     name = forms.CharField(
         label="Name", max_length=16, initial="daily", help_text="Backups are named by it; it cannot be changed later."
     )
@@ -77,7 +108,8 @@ class NewDefinitionForm(DefinitionForm):
         "name",
         "cron",
         "time_zone",
-        "retention_count",
+        *RULE_FIELDS,
+        "rpo_hours",
         "immutable_days",
         "bandwidth_limit",
         "description",
@@ -88,5 +120,30 @@ class NewDefinitionForm(DefinitionForm):
     def __init__(self, *args: Any, person: Person, **options: Any) -> None:
         super().__init__(*args, **options)
         tenants = tenants_for_new(person, Definition)
-        disks = Disk.objects.for_user(person).filter(server__tenant__in=tenants)
-        self.fields["disk"].queryset = disks.select_related("server").order_by("server__name", "number")  # type: ignore[attr-defined]
+        disks = Disk.objects.for_user(person).filter(tenant__in=tenants)
+        self.fields["disk"].offer(disks.select_related("server", "tenant"))  # type: ignore[attr-defined]
+
+
+class DeletionForm(forms.Form):
+    """What becomes of the backups of a definition that is deleted; said nothing, they stay."""
+
+    backups = forms.ChoiceField(choices=[(fate.value, fate.value) for fate in Fate], required=False)
+    days = forms.IntegerField(required=False)
+    adopter = forms.ModelChoiceField(queryset=Definition.objects.none(), required=False)
+
+    def __init__(self, *args: Any, adopters: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fields["adopter"].queryset = adopters  # type: ignore[attr-defined]
+
+    def fate(self) -> dict[str, Any]:
+        chosen = Fate(self.cleaned_data["backups"] or Fate.KEEP)
+        named = {Fate.KEEP_UNTIL_AGE: "days", Fate.ADOPT: "adopter"}.get(chosen)
+        return {"backups": chosen, **({named: self.cleaned_data[named]} if named else {})}
+
+    @property
+    def said(self) -> str:
+        return {
+            Fate.KEEP: "Its backups stay.",
+            Fate.KEEP_UNTIL_AGE: "Its backups stay until they are old enough.",
+            Fate.ADOPT: "Its backups are the other definition's now.",
+        }[self.fate()["backups"]]

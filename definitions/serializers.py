@@ -8,6 +8,10 @@ from rest_framework import serializers
 
 from agents.models import Disk
 from definitions.models import Definition
+from definitions.rule_fields import RULE_FIELDS
+from definitions.services import Fate
+from definitions.simulator import LONGEST_DAYS
+from tenants.roles import Action
 from tenants.serializers import BodySerializer, ReadSerializer, ScopedField, UtcDateTimeField
 from tenants.services import why_waiting
 
@@ -15,6 +19,10 @@ from tenants.services import why_waiting
 class DefinitionSerializer(ReadSerializer):
     server = serializers.UUIDField(source="disk.server_id", read_only=True)
     server_name = serializers.CharField(source="disk.server.name", read_only=True)
+    policy_name = serializers.CharField(source="policy.name", read_only=True, default=None)
+    restricted = serializers.BooleanField(
+        source="policy.restricted", read_only=True, default=False, help_text="Whether only the provider changes it."
+    )
     waiting_reason = serializers.SerializerMethodField(
         help_text="Why nothing is started though it is active; empty when nothing stands in the way."
     )
@@ -32,8 +40,17 @@ class DefinitionSerializer(ReadSerializer):
             "type",
             "cron",
             "time_zone",
-            "retention_count",
+            *RULE_FIELDS,
             "immutable_days",
+            "backup_node",
+            "storage",
+            "compression",
+            "freeze_filesystem",
+            "rpo_hours",
+            "policy",
+            "policy_name",
+            "restricted",
+            "retired_at",
             "bandwidth_limit",
             "active",
             "description",
@@ -53,7 +70,22 @@ class DefinitionChangeSerializer(BodySerializer):
 
     cron = serializers.CharField(required=False)
     time_zone = serializers.CharField(required=False, help_text="IANA name. New definitions take the caller's own.")
-    retention_count = serializers.IntegerField(required=False, help_text="Greatest number of backups; 0 keeps all.")
+    retention_count = serializers.IntegerField(
+        required=False, help_text="Keep the newest so many; with all rules 0, all are kept."
+    )
+    retention_days = serializers.IntegerField(required=False, help_text="Keep all of so many days.")
+    keep_hourly = serializers.IntegerField(required=False, help_text="Keep the newest of each of so many hours.")
+    keep_daily = serializers.IntegerField(required=False, help_text="Keep the newest of each of so many days.")
+    keep_weekly = serializers.IntegerField(required=False, help_text="Keep the newest of each of so many weeks.")
+    keep_monthly = serializers.IntegerField(required=False, help_text="Keep the newest of each of so many months.")
+    keep_yearly = serializers.IntegerField(required=False, help_text="Keep the newest of each of so many years.")
+    rpo_hours = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        help_text="How old the last good backup may be; null: two intervals of the schedule.",
+    )
+    compression = serializers.CharField(required=False, help_text="Of File backups.")
+    freeze_filesystem = serializers.BooleanField(required=False)
     immutable_days = serializers.IntegerField(
         required=False,
         allow_null=True,
@@ -70,7 +102,9 @@ class DefinitionChangeSerializer(BodySerializer):
 class NewDefinitionSerializer(DefinitionChangeSerializer):
     disk = ScopedField(queryset=Disk.objects.select_related("server"))
     name = serializers.CharField(max_length=16)
-    cron = serializers.CharField()
+    cron = serializers.CharField(
+        required=False, help_text="May be left out with the names hourly, daily, weekly and monthly."
+    )
 
 
 class ScheduleSerializer(BodySerializer):
@@ -79,19 +113,49 @@ class ScheduleSerializer(BodySerializer):
 
 
 class RunSerializer(serializers.Serializer[Any]):
-    utc = UtcDateTimeField(source="*")
+    utc = UtcDateTimeField(source="at")
     local = serializers.SerializerMethodField()
     utc_offset = serializers.SerializerMethodField()
     abbreviation = serializers.SerializerMethodField()
+    note = serializers.CharField(help_text="What a change of the clock does to it; mostly empty.")
 
     def get_local(self, run: Any) -> str:
-        return str(run.isoformat())
+        return str(run.at.isoformat())
 
     def get_utc_offset(self, run: Any) -> str:
-        return str(run.isoformat()[-6:])
+        return str(run.at.isoformat()[-6:])
 
     def get_abbreviation(self, run: Any) -> str:
-        return str(run.tzname())
+        return str(run.at.tzname())
+
+
+class SimulationSerializer(ScheduleSerializer):
+    """The rules as of a definition, and what the disk is like."""
+
+    retention_count = serializers.IntegerField(min_value=0, max_value=65536, default=0)
+    retention_days = serializers.IntegerField(min_value=0, max_value=3650, default=0)
+    keep_hourly = serializers.IntegerField(min_value=0, max_value=10000, default=0)
+    keep_daily = serializers.IntegerField(min_value=0, max_value=10000, default=0)
+    keep_weekly = serializers.IntegerField(min_value=0, max_value=10000, default=0)
+    keep_monthly = serializers.IntegerField(min_value=0, max_value=10000, default=0)
+    keep_yearly = serializers.IntegerField(min_value=0, max_value=10000, default=0)
+    lock_days = serializers.IntegerField(min_value=0, max_value=3650, default=14)
+    size_bytes = serializers.IntegerField(min_value=1, max_value=1 << 60)
+    change_bytes = serializers.IntegerField(min_value=0, max_value=1 << 60, help_text="Changed between two runs.")
+    days = serializers.IntegerField(min_value=1, max_value=LONGEST_DAYS, default=60)
+
+
+class KeptSerializer(serializers.Serializer[Any]):
+    at = UtcDateTimeField()
+    reasons = serializers.ListField(child=serializers.CharField())
+
+
+class SimulatedDaySerializer(serializers.Serializer[Any]):
+    day = serializers.DateField()
+    kept = KeptSerializer(many=True)
+    kept_bytes = serializers.IntegerField()
+    tail_bytes = serializers.IntegerField(help_text="Of backups that were removed and are still locked.")
+    tail_count = serializers.IntegerField()
 
 
 class SchedulePreviewSerializer(serializers.Serializer[Any]):
@@ -99,3 +163,98 @@ class SchedulePreviewSerializer(serializers.Serializer[Any]):
     time_zone = serializers.CharField()
     explanation = serializers.CharField()
     runs = RunSerializer(many=True)
+
+
+class ChoiceSerializer(serializers.Serializer[Any]):
+    value = serializers.CharField()
+    label = serializers.CharField()
+    why_not = serializers.CharField(help_text="Why it cannot be chosen; empty when it can.")
+
+
+class ChoicesSerializer(serializers.Serializer[Any]):
+    type = ChoiceSerializer(many=True)
+    backup_node = ChoiceSerializer(many=True)
+    storage = ChoiceSerializer(many=True)
+    compression = ChoiceSerializer(many=True)
+    freeze_filesystem = ChoiceSerializer(many=True)
+
+
+class ChoicesQuerySerializer(BodySerializer):
+    disk = ScopedField(queryset=Disk.objects.select_related("server"))
+
+
+class OverviewSerializer(serializers.Serializer[Any]):
+    """A definition as a row of the overview: with its node, its backups, and how well it protects."""
+
+    id = serializers.UUIDField(source="definition.pk")
+    name = serializers.CharField(source="definition.name")
+    server_name = serializers.CharField(source="definition.disk.server.name")
+    tenant_name = serializers.CharField(source="definition.tenant.name")
+    disk_number = serializers.IntegerField(source="definition.disk.number")
+    node = serializers.CharField(help_text="Empty for somebody who does not see nodes.")
+    type = serializers.CharField(source="definition.type")
+    cron = serializers.CharField(source="definition.cron")
+    time_zone = serializers.CharField(source="definition.time_zone")
+    active = serializers.BooleanField(source="definition.active")
+    retention_count = serializers.IntegerField(source="definition.retention_count")
+    retention_days = serializers.IntegerField(source="definition.retention_days")
+    description = serializers.CharField(source="definition.description")
+    next_run_at = UtcDateTimeField(source="definition.next_run_at")
+    backups = serializers.IntegerField(help_text="How many it has in the catalogue.")
+    last_good_at = UtcDateTimeField()
+    held_because = serializers.CharField()
+    state = serializers.CharField(source="standing.state")
+    sentence = serializers.CharField(source="standing.sentence")
+
+
+class HeatRowSerializer(serializers.Serializer[Any]):
+    node = serializers.CharField()
+    hours = serializers.ListField(
+        child=serializers.FloatField(), help_text="Planned bytes per second in each hour of the UTC day."
+    )
+
+
+class PileUpSerializer(serializers.Serializer[Any]):
+    node = serializers.CharField()
+    hour = serializers.IntegerField()
+    times_mean = serializers.FloatField()
+    definitions = serializers.ListField(child=serializers.CharField(), source="keys")
+    sentence = serializers.CharField()
+
+
+class HeatMapSerializer(serializers.Serializer[Any]):
+    on = serializers.DateField()
+    rows = HeatRowSerializer(many=True)
+    advice = PileUpSerializer(many=True)
+
+
+class SpreadSerializer(BodySerializer):
+    apply = serializers.BooleanField(default=False, help_text="Without it only what would change is answered.")
+
+
+class MoveSerializer(serializers.Serializer[Any]):
+    definition = serializers.CharField()
+    before = serializers.CharField()
+    after = serializers.CharField()
+
+
+class SpreadResultSerializer(serializers.Serializer[Any]):
+    spread = serializers.UUIDField(allow_null=True, help_text="With it the change is taken back; null for a preview.")
+    moves = MoveSerializer(many=True)
+
+
+class UndoSpreadSerializer(BodySerializer):
+    spread = serializers.UUIDField()
+
+
+class DefinitionFateSerializer(BodySerializer):
+    """What becomes of the backups of a definition that is deleted."""
+
+    backups = serializers.ChoiceField(choices=[fate.value for fate in Fate], default=Fate.KEEP.value)
+    days = serializers.IntegerField(required=False, help_text="With keep_until_age.")
+    adopter = ScopedField(
+        queryset=Definition.objects.all(),
+        action=Action.EDIT,
+        required=False,
+        help_text="With adopt: another definition of the same disk.",
+    )

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.db.models import Count
+from django.utils import timezone
 
 from agents.models import Disk, Server
-from common.errors import ConflictError, InvalidInputError
-from definitions.models import Definition
+from common.errors import ConflictError, InvalidInputError, NotAllowedError
+from definitions.choices import check_choices
+from definitions.models import Definition, Policy
+from definitions.presets import RESERVED, preset_for
+from definitions.retention import Rules
+from definitions.rule_fields import RULE_FIELDS
 from definitions.schedule import check_cron, check_time_zone, next_run
 from tenants import approvals, quotas
 from tenants.approval_states import ApprovalKind
@@ -20,11 +27,17 @@ from tenants.audit import fields_of, record, record_change
 from tenants.models import Person, QuotaKind, Tenant
 from tenants.services import require_active
 from vaults.models import Vault
-from vaults.services import endpoint_for
+from vaults.services import endpoint_for, refuse_leaving
 
 EDITABLE = frozenset(
-    {"cron", "time_zone", "retention_count", "immutable_days", "bandwidth_limit", "active", "description"}
+    {
+        *("cron", "time_zone", "immutable_days", "bandwidth_limit", "active", "description"),
+        *("rpo_hours", "compression", "freeze_filesystem"),
+        *RULE_FIELDS,
+    }
 )
+# What a restricted policy leaves to the tenant.
+_LEFT_BY_POLICY = frozenset({"description", "bandwidth_limit"})
 LONGEST_IMMUTABLE_DAYS = 3650
 LEAST_BANDWIDTH = 64 * 1024
 
@@ -34,38 +47,35 @@ def create_definition(
     *,
     disk: Disk,
     name: str,
-    cron: str,
     now: datetime,
+    cron: str | None = None,
     time_zone: str = "UTC",
-    retention_count: int = 14,
-    immutable_days: int | None = None,
-    bandwidth_limit: int | None = None,
-    active: bool = True,
-    description: str = "",
     run_at_once: bool = False,
+    policy: Policy | None = None,
     actor: Person | None = None,
+    **values: Any,
 ) -> Definition:
-    """Make a definition. With `run_at_once` its first backup is due now instead of at the next time of its schedule.
+    """Make a definition; `values` are fields of EDITABLE. The names hourly, daily, weekly and monthly fill in the
+    schedule and the number to keep where these are not given.
 
-    Raises TenantSuspendedError, and QuotaError for one too many or for a promise longer than the tenant may give.
+    With `run_at_once` its first backup is due now instead of at the next time of its schedule. Raises
+    TenantSuspendedError, and QuotaError for one too many or for a promise longer than the tenant may give.
     """
     server = disk.server
     require_active(server.tenant)
     quotas.check(tenant=server.tenant, kind=QuotaKind.DEFINITIONS_PER_SERVER, within=server)
+    _refuse_fields(values)
     definition = Definition(
         tenant_id=disk.server.tenant_id,
         disk=disk,
         name=name,
-        vault=_vault_for(disk),
-        cron=check_cron(cron),
+        vault=vault_for(disk),
+        cron=check_cron(_fill_in(name, cron, values, disk=disk)),
         time_zone=check_time_zone(time_zone),
-        retention_count=retention_count,
-        immutable_days=immutable_days,
-        bandwidth_limit=bandwidth_limit,
-        active=active,
-        description=description,
+        policy=policy,
+        **values,
     )
-    check_caps(definition, ["immutable_days", "retention_count"], tenant=server.tenant)
+    check_caps(definition, ["immutable_days", *RULE_FIELDS], tenant=server.tenant)
     _plan(definition, now=now, run_at_once=run_at_once)
     if Definition.objects.filter(disk=disk, name=name).exists():
         raise ConflictError(
@@ -90,13 +100,12 @@ def update_definition(
 
     Raises ApprovalNeededError when fewer backups or a shorter lock need a second person.
     """
-    refused = sorted(set(changes) - EDITABLE)
-    if refused:
-        raise InvalidInputError(
-            f"{', '.join(refused)} cannot be changed after creation.", code="read_only", field=refused[0]
-        )
+    _refuse_fields(changes)
+    if definition.retired_at is not None:
+        raise ConflictError("It was deleted and only keeps its backups until they are old enough.", code="retired")
     changed = [field for field, value in changes.items() if getattr(definition, field) != value]
-    before, locked_days = fields_of(definition, EDITABLE), _locked_days(definition)
+    _refuse_restricted(definition, set(changed) - _LEFT_BY_POLICY, actor=actor)
+    before, locked_days, rules = fields_of(definition, EDITABLE), _locked_days(definition), definition.rules
     for field, value in changes.items():
         setattr(definition, field, value)
     check_caps(definition, changed, tenant=definition.tenant)
@@ -105,7 +114,7 @@ def update_definition(
     if run_at_once or {"cron", "time_zone", "active"} & set(changes):
         _plan(definition, now=now, run_at_once=run_at_once)
     _save(definition)
-    _ask_for_shorter(definition, before=before, locked_days=locked_days, actor=actor, now=now)
+    _ask_for_shorter(definition, rules=rules, locked_days=locked_days, actor=actor, now=now)
     record_change(action="definition.edit", subject=definition, actor=actor, before=before)
     if run_at_once:
         record(action="definition.run_at_once", subject=definition, actor=actor)
@@ -113,11 +122,11 @@ def update_definition(
 
 
 def _ask_for_shorter(
-    definition: Definition, *, before: Mapping[str, Any], locked_days: int, actor: Person | None, now: datetime
+    definition: Definition, *, rules: Rules, locked_days: int, actor: Person | None, now: datetime
 ) -> None:
     """Fewer backups than before, or a shorter lock on the next ones, may need a second person."""
-    if definition.retention_count < before["retention_count"]:
-        told = {"from": before["retention_count"], "to": definition.retention_count}
+    if definition.rules.keep_less_than(rules):
+        told = {"from": asdict(rules), "to": asdict(definition.rules)}
         kind = ApprovalKind.RETENTION_SHORTEN
         approvals.require(kind=kind, subject=definition, actor=actor, parameters=told, now=now)
     if _locked_days(definition) < locked_days:
@@ -130,11 +139,62 @@ def _locked_days(definition: Definition) -> int:
     return definition.immutable_days or definition.vault.immutable_days
 
 
+class Fate(StrEnum):
+    """What becomes of the backups of a definition that is deleted."""
+
+    # They stay, and no rule removes them.
+    KEEP = "keep"
+    # They stay until they are of an age; the last good one stays for good. The definition is retired until then.
+    KEEP_UNTIL_AGE = "keep_until_age"
+    # Another definition of the same disk takes them over, with its rules.
+    ADOPT = "adopt"
+
+
 @transaction.atomic
-def delete_definition(*, definition: Definition, actor: Person | None = None) -> None:
-    """Remove the definition. Its backups stay, and no retention removes them any more."""
-    record(action="definition.delete", subject=definition, actor=actor, before=fields_of(definition, EDITABLE))
-    definition.delete()
+def delete_definition(
+    *,
+    definition: Definition,
+    actor: Person | None = None,
+    backups: Fate = Fate.KEEP,
+    days: int | None = None,
+    adopter: Definition | None = None,
+    now: datetime | None = None,
+) -> None:
+    """Remove the definition and say what becomes of its backups; `days` and `adopter` go with their fate.
+
+    What may not be deleted, because it is locked, is deleted apart, by the backups' own verb.
+    """
+    _refuse_restricted(definition, {"definition"}, actor=actor)
+    told: dict[str, Any] = {"backups": backups}
+    if backups is Fate.ADOPT:
+        told["adopter"] = _adopt(definition, adopter)
+    before = fields_of(definition, EDITABLE)
+    if backups is Fate.KEEP_UNTIL_AGE:
+        told["days"] = _retire(definition, days=days, actor=actor, now=now)
+    record(action="definition.delete", subject=definition, actor=actor, before=before, after=told)
+    if backups is not Fate.KEEP_UNTIL_AGE:
+        definition.delete()
+
+
+def _adopt(definition: Definition, adopter: Definition | None) -> str:
+    if adopter is None or adopter.pk == definition.pk or adopter.disk_id != definition.disk_id or adopter.retired_at:
+        raise InvalidInputError("Choose another definition of the same disk.", code="bad_adopter", field="adopter")
+    definition.backups.update(definition=adopter)
+    return str(adopter.pk)
+
+
+def _retire(definition: Definition, *, days: int | None, actor: Person | None, now: datetime | None) -> int:
+    if days is None or not 1 <= days <= LONGEST_IMMUTABLE_DAYS:
+        raise InvalidInputError(f"Say for how many days, 1 to {LONGEST_IMMUTABLE_DAYS}.", code="bad_days", field="days")
+    now, rules = now or timezone.now(), definition.rules
+    for name in RULE_FIELDS:
+        setattr(definition, name, 0)
+    definition.retention_days, definition.retired_at = days, now
+    definition.active, definition.next_run_at, definition.policy = False, None, None
+    definition.save()
+    definition.earlier_rules.all().delete()
+    _ask_for_shorter(definition, rules=rules, locked_days=_locked_days(definition), actor=actor, now=now)
+    return days
 
 
 def advance(*, definition: Definition, now: datetime) -> bool:
@@ -144,12 +204,42 @@ def advance(*, definition: Definition, now: datetime) -> bool:
     return due.update(next_run_at=following) == 1
 
 
-def _vault_for(disk: Disk) -> Vault:
+def vault_for(disk: Disk) -> Vault:
+    """Where the disk's backups go. Raises InvalidInputError while its tenant has no vault for the region."""
     endpoint = endpoint_for(disk.server.region_id)
     vault = Vault.objects.filter(tenant_id=disk.server.tenant_id, endpoint=endpoint).first()
     if vault is None:
         raise InvalidInputError(f"The tenant has no vault for servers in {disk.server.region_id} yet.", code="no_vault")
+    refuse_leaving(vault)
     return vault
+
+
+def _fill_in(name: str, cron: str | None, values: dict[str, Any], *, disk: Disk) -> str:
+    """The schedule, and into `values` the number to keep, where the name says them."""
+    preset = preset_for(name, seed=str(disk.pk))
+    if preset is not None and not set(RULE_FIELDS) & set(values):
+        values["retention_count"] = preset.retention.count
+    if cron is None and preset is None:
+        named = ", ".join(RESERVED)
+        raise InvalidInputError(f"Give a schedule, or one of the names that bring one: {named}.", field="cron")
+    return cron if cron is not None else preset.cron if preset else ""
+
+
+def _refuse_fields(values: Mapping[str, Any]) -> None:
+    if refused := sorted(set(values) - EDITABLE):
+        raise InvalidInputError(
+            f"{', '.join(refused)} cannot be changed after creation.", code="read_only", field=refused[0]
+        )
+
+
+def _refuse_restricted(definition: Definition, fields: Collection[str], *, actor: Person | None) -> None:
+    policy = definition.policy
+    if not fields or policy is None or not policy.restricted or actor is None or actor.is_superuser:
+        return
+    raise NotAllowedError(
+        f"The policy {policy.name} of your provider sets this definition: {', '.join(sorted(fields))} cannot be "
+        "changed here. Ask the provider."
+    )
 
 
 def _plan(definition: Definition, *, now: datetime, run_at_once: bool) -> None:
@@ -166,6 +256,7 @@ def _plan(definition: Definition, *, now: datetime, run_at_once: bool) -> None:
 
 def _check_limits(definition: Definition) -> None:
     """Say in words what the table would only refuse."""
+    check_choices(definition)
     least, days = definition.vault.immutable_days, definition.immutable_days
     if days is not None and not least <= days <= LONGEST_IMMUTABLE_DAYS:
         raise InvalidInputError(
@@ -187,7 +278,8 @@ def definitions_per_server(tenant: Tenant, server: Server | None) -> int:
     """How many definitions the server has; without one, how many the tenant's server with the most has."""
     found = Definition.objects.filter(disk__server=server) if server else Definition.objects.filter(tenant=tenant)
     counts = found.order_by().values("disk__server").annotate(count=Count("pk")).values_list("count", flat=True)
-    return max(counts, default=0)
+    # The database looks for it, so that one row comes and not one for each server.
+    return counts.order_by("-count").first() or 0
 
 
 def check_caps(definition: Definition, changed: Collection[str], *, tenant: Tenant) -> None:
@@ -195,8 +287,9 @@ def check_caps(definition: Definition, changed: Collection[str], *, tenant: Tena
     if "immutable_days" in changed:
         days = definition.immutable_days or definition.vault.immutable_days
         quotas.check_cap(tenant=tenant, kind=QuotaKind.RETENTION_DAYS, value=days, field="immutable_days")
-    if "retention_count" in changed:
-        count = definition.retention_count or None
+    if set(RULE_FIELDS) & set(changed):
+        # By age there is one a day at least.
+        count = None if definition.rules.keep_all else sum(getattr(definition, name) for name in RULE_FIELDS)
         quotas.check_cap(tenant=tenant, kind=QuotaKind.RETENTION_COUNT, value=count, field="retention_count")
 
 

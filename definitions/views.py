@@ -6,15 +6,15 @@ import zoneinfo
 from typing import Any
 from uuid import UUID
 
+from django import forms
 from django.contrib import messages
-from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods
 
 from common.errors import BackupsiteError, InvalidInputError, NotAllowedError
-from definitions.forms import DefinitionForm, NewDefinitionForm
+from definitions.forms import DefinitionForm, DeletionForm, NewDefinitionForm
 from definitions.models import Definition
 from definitions.schedule import preview
 from definitions.services import create_definition, delete_definition, update_definition
@@ -32,13 +32,22 @@ def definition_list(request: HttpRequest) -> HttpResponse:
     definitions = Definition.objects.for_user(request.user).select_related("disk__server", "tenant", "vault__endpoint")
     searched = request.GET.get("q", "").strip().replace("\0", "")
     if searched:
-        definitions = definitions.filter(Q(name__icontains=searched) | Q(disk__server__name__icontains=searched))
+        definitions = _named(definitions, searched)
     context = {
         "page": paginate(request, definitions.order_by("disk__server__name", "name", "pk")),
         "searched": searched,
         "may_create": may_create(request.user, Definition),
     }
     return render(request, "definitions/list.html", context)
+
+
+def _named(definitions: Any, searched: str) -> Any:
+    """Those of servers that are called so; where there are none, those that are called so themselves.
+
+    Not both at once: an OR over two tables reads both from beginning to end.
+    """
+    of_servers = definitions.filter(disk__server__name__icontains=searched)
+    return of_servers if of_servers.exists() else definitions.filter(name__icontains=searched)
 
 
 @require_http_methods(["GET", "POST"])
@@ -50,7 +59,8 @@ def definition_create(request: HttpRequest) -> HttpResponse:
     form = NewDefinitionForm(
         request.POST or None,
         person=person,
-        initial={"time_zone": person.time_zone, "run_at_once": True, "disk": request.GET.get("disk")},
+        initial={"time_zone": person.time_zone, "run_at_once": True}
+        | ({"disk": request.GET["disk"]} if "disk" in request.GET else {}),
     )
     if request.method == "POST" and form.is_valid():
         created = _create(form, person)
@@ -100,11 +110,23 @@ def _update(form: DefinitionForm, definition: Definition, person: Person) -> boo
 @portal_page
 def definition_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
     definition = _definition(request.user, Action.DELETE, pk)
-    if request.method == "POST":
-        delete_definition(definition=definition, actor=request.user)
-        messages.success(request, f"The definition {definition.name} is deleted. Its backups stay.")
+    others = Definition.objects.for_user(request.user, Action.EDIT).filter(disk=definition.disk_id, retired_at=None)
+    adopters = others.exclude(pk=pk).order_by("name")
+    form = DeletionForm(request.POST if request.method == "POST" else None, adopters=adopters)
+    if request.method == "POST" and form.is_valid() and _delete(form, definition, request.user):
+        messages.success(request, f"The definition {definition.name} is deleted. {form.said}")
         return redirect("definition-list")
-    return render(request, "definitions/delete.html", {"definition": definition})
+    context = {"definition": definition, "adopters": adopters, "form": form}
+    return render(request, "definitions/delete.html", context, status=_status(form))
+
+
+def _delete(form: DeletionForm, definition: Definition, person: Person) -> bool:
+    try:
+        delete_definition(definition=definition, actor=person, now=timezone.now(), **form.fate())
+    except BackupsiteError as error:
+        show_error(form, error)
+        return False
+    return True
 
 
 @require_GET
@@ -128,7 +150,7 @@ def _preview(form: DefinitionForm) -> dict[str, Any]:
     return {**shown, "time_zones": sorted(zoneinfo.available_timezones())}
 
 
-def _status(form: DefinitionForm) -> int:
+def _status(form: forms.Form) -> int:
     return STATUS_WRONG_INPUT if form.errors else 200
 
 

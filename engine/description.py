@@ -63,12 +63,15 @@ class VaultFacts(msgspec.Struct, frozen=True, kw_only=True):
     immutable_days: int
 
 
-class Labels(msgspec.Struct, frozen=True, kw_only=True):
+class Labels(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`present_owner`: the tenant to whom the server with these backups was moved; absent while it was not."""
+
     tenant_title: str
     server_name: str
     disks: list[DiskLabel]
     vault: VaultFacts
     definitions: list[str]
+    present_owner: str = ""
 
 
 class DescriptionBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -236,6 +239,8 @@ def _has_zone(text: str) -> bool:
 
 
 def _check_labels(labels: Labels) -> None:
+    if labels.present_owner:
+        check_name(labels.present_owner)
     if max(len(labels.disks), len(labels.definitions)) > _ITEMS_MAX:
         raise FormatError("the description has too many labels")
     names = [disk.name for disk in labels.disks]

@@ -28,6 +28,8 @@ class ApprovalKind(StrEnum):
     KEY_EXPORT = "key.export"
     KEY_REPLACE = "key.replace"
     RESTORE_ACROSS_OWNERS = "restore.across_owners"
+    VAULT_REMOVE = "vault.remove"
+    MFA_RESET = "mfa.reset"
     APPROVALS_OFF = "approvals.off"
 
 
@@ -55,6 +57,8 @@ KINDS: Mapping[ApprovalKind, KindFacts] = {
     ApprovalKind.KEY_EXPORT: KindFacts("Show a recovery key", tenant_admins=True),
     ApprovalKind.KEY_REPLACE: KindFacts("Put the customer's own key into use", tenant_admins=True),
     ApprovalKind.RESTORE_ACROSS_OWNERS: KindFacts("Restore to a server of other owners", tenant_admins=True),
+    ApprovalKind.VAULT_REMOVE: KindFacts("Remove a vault", tenant_admins=False),
+    ApprovalKind.MFA_RESET: KindFacts("Take a person's second factors", tenant_admins=False),
     ApprovalKind.APPROVALS_OFF: KindFacts("Switch an approval rule off", tenant_admins=True),
 }
 # What a rule can be made for. Switching a rule off always needs a second person as long as there is one.

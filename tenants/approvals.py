@@ -11,13 +11,14 @@ requester a short while before or at any time after the request. What the audit 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from django.db import IntegrityError, models, transaction
-from django.db.models import Q
+from django.db.models import Max, Q
 from django.utils import timezone
 
 from common.errors import ApprovalNeededError, ConflictError, InvalidInputError, NotAllowedError
@@ -262,6 +263,41 @@ def may_approve(request: ApprovalRequest, person: Person) -> bool:
     return _why_not(request, person) is None
 
 
+def which_may_approve(requests: Collection[ApprovalRequest], person: Person) -> set[UUID]:
+    """As `may_approve`, the keys of those where he can, in a few statements for all of them."""
+    current = Person.objects.filter(pk=person.pk, is_active=True).first()
+    if current is None:
+        return set()
+    tenants = {request.tenant_id for request in requests} - {None}
+    administered = set(current.administered_tenants().filter(pk__in=tenants).values_list("pk", flat=True))
+    others = {request.requested_by_id for request in requests} - {None, person.pk}
+    earliest = min((request.created_at for request in requests), default=timezone.now())
+    given = _changes_of(person, by=others, since=earliest - COOLING)
+    last_given = dict(given.values("actor_id").annotate(last=Max("at")).values_list("actor_id", "last"))
+    return {
+        request.pk
+        for request in requests
+        if request.requested_by_id in others
+        and _right_is_enough(request, current, administered)
+        and not _is_warm(request, last_given.get(str(request.requested_by_id)))
+    }
+
+
+def _right_is_enough(request: ApprovalRequest, person: Person, administered: Collection[UUID]) -> bool:
+    by_tenant = KINDS[ApprovalKind(request.kind)].tenant_admins and request.tenant_id in administered
+    return person.is_superuser or by_tenant
+
+
+def _is_warm(request: ApprovalRequest, last_given: datetime | None) -> bool:
+    return last_given is not None and last_given >= request.created_at - COOLING
+
+
+def _changes_of(person: Person, *, by: Collection[UUID], since: datetime) -> models.QuerySet[AuditEvent]:
+    """What these persons did to the account or the rights of the person."""
+    done = AuditEvent.objects.filter(subject_type="person", subject_id=str(person.pk), at__gte=since)
+    return done.filter(actor_id__in=[str(key) for key in by], outcome=AuditEvent.Outcome.DONE).order_by()
+
+
 def _why_not(request: ApprovalRequest, person: Person | None) -> str | None:
     """Why the person cannot be the second one; None when he can."""
     if person is None or not _has_right(person, KINDS[ApprovalKind(request.kind)].tenant_admins, request.tenant):
@@ -270,14 +306,7 @@ def _why_not(request: ApprovalRequest, person: Person | None) -> str | None:
         return "It is your own request: a second person has to approve it."
     if request.requested_by_id is None:
         return "Who asked is not there any more."
-    given = AuditEvent.objects.filter(
-        subject_type="person",
-        subject_id=str(person.pk),
-        actor_id=str(request.requested_by_id),
-        at__gte=request.created_at - COOLING,
-        outcome=AuditEvent.Outcome.DONE,
-    )
-    if given.exists():
+    if _changes_of(person, by=[request.requested_by_id], since=request.created_at - COOLING).exists():
         hours = int(COOLING.total_seconds() // 3600)
         return (
             f"Your account or rights were changed by {request.requested_by_name} less than {hours} hours before this "

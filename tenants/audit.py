@@ -40,8 +40,33 @@ def record(
     The row joins the transaction that is open: what is rolled back was not done. The chain is continued after it.
     """
     tenant = tenant or tenant_of(subject)
+    event = _unsaved(
+        action=action, subject=subject, tenant=tenant, actor=actor, before=before, after=after, outcome=outcome
+    )
+    event.save()
+    transaction.on_commit(seal_quietly, robust=True)
+    return event
+
+
+def record_many(*, action: str, told: Iterable[tuple[models.Model, Mapping[str, Any]]]) -> None:
+    """As `record` for many subjects at once, in one statement: each with what is told of it as `after`."""
+    events = [_unsaved(action=action, subject=row, tenant=tenant_of(row), after=after) for row, after in told]
+    AuditEvent.objects.bulk_create(events)
+    transaction.on_commit(seal_quietly, robust=True)
+
+
+def _unsaved(
+    *,
+    action: str,
+    subject: models.Model | None,
+    tenant: Tenant | None,
+    actor: Person | None = None,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+    outcome: str = AuditEvent.Outcome.DONE,
+) -> AuditEvent:
     who = _with_actor(current_origin(), actor)
-    event = AuditEvent(
+    return AuditEvent(
         at=timezone.now(),
         tenant=tenant,
         tenant_name=tenant.name if tenant is not None else "",
@@ -54,9 +79,6 @@ def record(
         outcome=outcome,
         **{name: _text(getattr(who, name))[:limit] for name, limit in _ORIGIN_LIMITS.items()},
     )
-    event.save()
-    transaction.on_commit(seal_quietly, robust=True)
-    return event
 
 
 _ORIGIN_LIMITS = {

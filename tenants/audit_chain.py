@@ -60,13 +60,14 @@ def seal_pending(*, limit: int = BATCH) -> int:
     with transaction.atomic():
         head = AuditHead.objects.select_for_update().get(pk=1)
         pending = list(AuditEvent.objects.unsealed().order_by("pk")[:limit])
+        places = []
         for event in pending:
-            own = hash_of(event, sequence=head.sequence + 1, previous_hash=head.hash or GENESIS)
-            AuditEvent.objects.seal(
-                pk=event.pk, sequence=head.sequence + 1, previous_hash=head.hash or GENESIS, own_hash=own
-            )
+            before = head.hash or GENESIS
+            own = hash_of(event, sequence=head.sequence + 1, previous_hash=before)
             head.sequence, head.hash = head.sequence + 1, own
-        if pending:
+            places.append((event.pk, head.sequence, before, own))
+        if places:
+            AuditEvent.objects.seal_all(places)
             head.save()
     return len(pending)
 

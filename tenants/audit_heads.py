@@ -17,6 +17,8 @@ from django.conf import settings
 
 from tenants.audit_chain import Finding, seal_pending, verify
 from tenants.models.audit import AuditCheck, AuditHead
+from tenants.models.core import Person
+from tenants.notices import publish
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +64,13 @@ def seal_all() -> None:
 
 
 def check_audit(*, now: datetime) -> Finding:
-    """The daily look over the whole chain. A break is kept for the portal's audit page and goes to the log as an error;
-    the head of a chain that is whole is published."""
+    """The daily look over the whole chain. A break is kept for the portal's audit page, goes to the log as an error and
+    to every SuperAdmin by e-mail, again with each look; the head of a chain that is whole is published."""
     seal_all()
     finding = verify(heads=published_heads())
     broken = finding.broken
     AuditCheck.objects.filter(at__lt=now - KEPT_CHECKS).delete()
-    AuditCheck.objects.create(
+    check = AuditCheck.objects.create(
         at=now,
         head_sequence=finding.head_sequence,
         head_hash=finding.head_hash,
@@ -77,6 +79,19 @@ def check_audit(*, now: datetime) -> Finding:
     )
     if broken is not None:
         logger.critical("the audit was tampered with", extra={"number": broken.sequence, "reason": broken.reason})
+        _tell_super_admins(check)
         return finding
     publish_head(now=now)
     return finding
+
+
+def _tell_super_admins(check: AuditCheck) -> None:
+    publish(
+        event="audit.broken",
+        tenant=None,
+        subject=check,
+        facts={"number": check.broken_at, "reason": check.reason},
+        name=f"broken at number {check.broken_at}",
+        unasked=list(Person.objects.filter(is_superuser=True, is_active=True)),
+        at=check.at,
+    )

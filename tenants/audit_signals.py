@@ -10,6 +10,7 @@ from django.utils import timezone
 from tenants.audit import record
 from tenants.models.core import Person
 from tenants.refusals import note_failed_sign_in
+from tenants.sign_in.backend import person_called
 
 LONGEST_NAME = 254
 
@@ -32,5 +33,6 @@ def _signed_out(sender: Any, request: Any, user: Person | None, **rest: Any) -> 
 
 def _failed(sender: Any, credentials: dict[str, Any], request: Any = None, **rest: Any) -> None:
     name = str(credentials.get("username") or credentials.get("email") or "")[:LONGEST_NAME]
-    person = Person.objects.filter(username=name).first() if name else None
+    # As at the sign-in itself: by user name, or by the e-mail address of one person.
+    person = person_called(name) if name else None
     note_failed_sign_in(request, person=person, now=timezone.now())

@@ -9,17 +9,19 @@ from uuid import UUID
 
 from django import forms
 from django.contrib import messages
+from django.db.models import F
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
-from common.errors import BackupsiteError, NotAllowedError
+from common.errors import BackupsiteError, NotAllowedError, NotFoundError
 from tenants import approvals
 from tenants.access import get_for_user, may_create, tenants_for_new
 from tenants.approval_states import OPEN
-from tenants.models import ApprovalRequest, ApprovalRule, AuditCheck, AuditEvent, Person, Tenant
+from tenants.choosing import TENANTS, ScopedChoiceField, is_id
+from tenants.models import ApprovalRequest, ApprovalRule, AuditCheck, AuditEvent, Person
 from tenants.models.approvals import RULE_CHOICES
 from tenants.roles import Action
 from tenants.views import back_with_error, paginate, portal_page
@@ -27,6 +29,8 @@ from tenants.views import back_with_error, paginate, portal_page
 SHOWN_CLOSED = 50
 # Counting millions of rows for the number of pages would cost more than the page.
 MOST_LISTED = 5000
+# A part of a word has no index: without a first day it is looked for in this time only.
+SEARCHED = timedelta(days=90)
 _TEXT = {"class": "form-control"}
 _SELECT = {"class": "form-select"}
 
@@ -45,15 +49,34 @@ class AuditFilterForm(forms.Form):
     until = forms.DateField(label="To", required=False, widget=forms.DateInput(attrs={**_TEXT, "type": "date"}))
 
 
+class RuleForm(forms.Form):
+    """A kind that is to need a second person, in a tenant or everywhere."""
+
+    kind = forms.ChoiceField(label="What", choices=RULE_CHOICES, widget=forms.Select(attrs=_SELECT))
+    tenant = ScopedChoiceField(TENANTS, label="Tenant", required=False)
+
+    def __init__(self, *args: Any, person: Person, **options: Any) -> None:
+        super().__init__(*args, **options)
+        tenant = self.fields["tenant"]
+        # Only a SuperAdmin may leave it out.
+        tenant.required = not person.is_superuser
+        tenant.help_text = "" if tenant.required else "Empty: everywhere."
+        tenant.offer(tenants_for_new(person, ApprovalRule))  # type: ignore[attr-defined]
+
+
 @require_GET
 @portal_page
 def audit_list(request: HttpRequest) -> HttpResponse:
     form = AuditFilterForm(request.GET)
     events = AuditEvent.objects.for_user(request.user)
+    since = None
     if form.is_valid():
-        events = _narrowed(events, form.cleaned_data)
-    page = paginate(request, events.order_by("-id")[:MOST_LISTED])
+        since = _searched_since(form.cleaned_data)
+        events = _narrowed(events, form.cleaned_data, since=since)
+    # By time where a time bounds it, for that has an index of its own.
+    page = paginate(request, events.order_by(*(["-id"] if since is None else ["-at", "-id"]))[:MOST_LISTED])
     context = {
+        "searched_since": since if form.is_valid() and not form.cleaned_data["since"] else None,
         "form": form,
         "page": page,
         "rows": [(event, differences(event)) for event in page],
@@ -62,14 +85,22 @@ def audit_list(request: HttpRequest) -> HttpResponse:
     return render(request, "tenants/audit.html", context)
 
 
-def _narrowed(events: Any, wanted: dict[str, Any]) -> Any:
+def _searched_since(wanted: dict[str, Any]) -> datetime | None:
+    """From when on: what the person chose, else as far back as words are looked for; None for no bound."""
+    if wanted["since"]:
+        return _midnight(wanted["since"])
+    has_words = any(wanted[name] for name in ("actor", "action", "subject"))
+    return (timezone.now() if not wanted["until"] else _midnight(wanted["until"])) - SEARCHED if has_words else None
+
+
+def _narrowed(events: Any, wanted: dict[str, Any], *, since: datetime | None) -> Any:
     columns = {"actor": "actor_name", "action": "action", "subject": "subject_name", "outcome": "outcome"}
     for name, column in columns.items():
         if wanted[name]:
             exact = name == "outcome"
             events = events.filter(**{column if exact else f"{column}__icontains": wanted[name].replace("\0", "")})
-    if wanted["since"]:
-        events = events.filter(at__gte=_midnight(wanted["since"]))
+    if since is not None:
+        events = events.filter(at__gte=since)
     if wanted["until"]:
         events = events.filter(at__lt=_midnight(wanted["until"] + timedelta(days=1)))
     return events
@@ -97,17 +128,16 @@ def _shown(values: dict[str, Any], name: str) -> str:
 def approval_list(request: HttpRequest) -> HttpResponse:
     person: Person = request.user
     seen = ApprovalRequest.objects.for_user(person).order_by("-id")
-    waiting = seen.open(timezone.now()).select_related("tenant", "requested_by")
+    waiting = list(seen.open(timezone.now()).select_related("tenant", "requested_by")[:SHOWN_CLOSED])
+    answerable = approvals.which_may_approve(waiting, person)
+    rules = ApprovalRule.objects.for_user(person).filter(required=True).select_related("tenant")
     context = {
-        "waiting": [
-            (found, approvals.may_approve(found, person), found.requested_by_id == person.pk)
-            for found in waiting[:SHOWN_CLOSED]
-        ],
+        "waiting": [(found, found.pk in answerable, found.requested_by_id == person.pk) for found in waiting],
         "closed": seen.exclude(status__in=OPEN)[:SHOWN_CLOSED],
-        "rules": ApprovalRule.objects.for_user(person).filter(required=True).select_related("tenant").order_by("kind"),
+        # Those for everywhere first.
+        "rules": paginate(request, rules.order_by(F("tenant").asc(nulls_first=True), "kind", "pk"), parameter="rules"),
         "may_make_rules": may_create(person, ApprovalRule),
-        "rule_kinds": RULE_CHOICES,
-        "tenants": tenants_for_new(person, ApprovalRule).order_by("name"),
+        "form": RuleForm(person=person),
     }
     return render(request, "tenants/approvals.html", context)
 
@@ -148,18 +178,25 @@ def _answer(
 @require_POST
 @portal_page
 def approval_rule(request: HttpRequest) -> HttpResponse:
-    """Switch a rule on or off: `kind`, `tenant` (empty: everywhere), `required` (on, off)."""
+    """Switch a rule on or off: `kind`, `tenant` (name or id; empty: everywhere), `required` (on, off)."""
     if not may_create(request.user, ApprovalRule):
         raise NotAllowedError("Your role does not make rules.")
-    tenant = None
-    if request.POST.get("tenant"):
-        tenant = get_for_user(Tenant.objects.all(), person=request.user, action=Action.VIEW, pk=request.POST["tenant"])
+    form = RuleForm(request.POST, person=request.user)
+    if not form.is_valid():
+        return _refused(request, form)
     required = request.POST.get("required") == "on"
     try:
-        rule = approvals.set_rule(
-            kind=request.POST.get("kind", ""), tenant=tenant, required=required, actor=request.user, now=timezone.now()
-        )
+        rule = approvals.set_rule(**form.cleaned_data, required=required, actor=request.user, now=timezone.now())
     except BackupsiteError as error:
         return back_with_error(request, error, otherwise=reverse("approval-list"))
     messages.success(request, f"{rule}: {'on' if rule.required else 'off'}.")
+    return redirect("approval-list")
+
+
+def _refused(request: HttpRequest, form: RuleForm) -> HttpResponse:
+    """A tenant by its id is the page's own doing: one that is not there is 404, as everywhere."""
+    typed = request.POST.get("tenant", "")
+    if "tenant" in form.errors and is_id(typed):
+        raise NotFoundError("There is no such tenant.")
+    messages.error(request, " ".join(text for texts in form.errors.values() for text in texts))
     return redirect("approval-list")

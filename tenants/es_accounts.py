@@ -29,7 +29,7 @@ from tenants.models import ApiToken, Person
 from tenants.models.tokens import LOGIN_IDLE
 from tenants.roles import Action
 from tenants.serializers import BodySerializer, UtcDateTimeField
-from tenants.sign_in import factors
+from tenants.sign_in import devices, factors
 from tenants.sign_in.throttle import begin_attempt
 from tenants.tokens import create_login_token
 
@@ -69,6 +69,7 @@ class LoginView(ApiView):
         body.is_valid(raise_exception=True)
         now = timezone.now()
         person = _person_of(request, **body.validated_data)
+        devices.note_sign_in(request._request, person, now=now)
         text = create_login_token(person=person, lifetime_seconds=settings.SESSION_LIMITS.life, now=now)
         return Response(
             LoginAnswerSerializer({"token": text, "expires": now + LOGIN_IDLE, "detail": "Signed in."}).data,

@@ -17,6 +17,8 @@ from tenants.roles import Action, Role, actions_of
 OWN_SERVER = "own_server"
 # Beyond that a person's tenants or servers stay a subquery: the statement would grow with them.
 MOST_VALUES = 500
+# Of more rows than that a list in their order comes to its page soon.
+MOST_SOUGHT = 10_000
 _READING = frozenset({"GET", "HEAD"})
 
 
@@ -100,6 +102,21 @@ def values_of(rows: models.QuerySet[Any], *, whose: Any) -> list[Any] | models.Q
     if key not in visit.reach:
         visit.reach[key] = _asked(rows)
     return visit.reach[key]
+
+
+def sought_first(rows: Any) -> Any:
+    """The same rows, for a list with an order: what they are searched by is looked for before they are ordered.
+
+    Otherwise the database may walk the index of the order and compare row by row, and read all of it for a name that is
+    rare or far behind.
+    """
+    keys = rows.order_by().values("pk")[: MOST_SOUGHT + 1]
+    if keys.count() > MOST_SOUGHT:
+        return rows
+    # Who may see them and what they are searched by is all in the keys.
+    found = rows.model._default_manager.filter(pk__in=keys)
+    found.query.select_related = rows.query.select_related
+    return found
 
 
 def _asked(rows: models.QuerySet[Any]) -> list[Any] | models.QuerySet[Any]:

@@ -83,13 +83,15 @@ def check_cap(*, tenant: Tenant, kind: QuotaKind, value: int | None, field: str)
         raise QuotaError(f"The tenant may have at most {quota.hard} {QuotaKind(kind).label}.", field=field)
 
 
-def uses_of(tenant: Tenant) -> list[QuotaUse]:
-    """Every kind, with its limits and what is used now."""
+def uses_of(tenant: Tenant, *, known: Mapping[QuotaKind, int] | None = None) -> list[QuotaUse]:
+    """Every kind, with its limits and what is used now; what is `known` is not counted."""
     rows = {quota.kind: quota for quota in Quota.objects.filter(tenant=tenant)}
     found = []
     for kind in QuotaKind:
         row = rows.get(kind)
-        used = _count(tenant, kind, None) if kind in _counters else None
+        used = (known or {}).get(kind)
+        if used is None and kind in _counters:
+            used = _count(tenant, kind, None)
         found.append(QuotaUse(kind, row.soft if row else None, row.hard if row else None, used))
     return found
 

@@ -56,18 +56,24 @@ _TABLE: Mapping[str, Mapping[Role, frozenset[Action]]] = {
     # Everybody looks after his own, whatever his roles are.
     "apitoken": {Role.DC_ADMIN: _WRITE, Role.VM_OWNER: _WRITE},
     # To edit is to take its key away, or to give it another one.
-    "agent": {Role.DC_ADMIN: frozenset({Action.VIEW, Action.CREATE, Action.EDIT}), Role.VM_OWNER: _NONE},
+    "agent": {Role.DC_ADMIN: frozenset({Action.VIEW, Action.CREATE, Action.EDIT}), Role.VM_OWNER: _VIEW},
     "node": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
     "storage": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
     # To edit is to rename it and to say who owns it.
     "server": {Role.DC_ADMIN: _VIEW | {Action.EDIT, Action.RESTORE}, Role.VM_OWNER: _VIEW},
     "disk": {Role.DC_ADMIN: _VIEW | {Action.RESTORE}, Role.VM_OWNER: _VIEW},
     "definition": {Role.DC_ADMIN: _WRITE | {Action.RUN}, Role.VM_OWNER: _VIEW},
+    # Of a definition or a tenant; those of a node or the fleet are a SuperAdmin's.
+    "definitionpause": {Role.DC_ADMIN: _WRITE, Role.VM_OWNER: _NONE},
+    "blackoutwindow": {Role.DC_ADMIN: _WRITE, Role.VM_OWNER: _NONE},
+    "policy": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
     "backup": {
         Role.DC_ADMIN: frozenset({Action.VIEW, Action.EDIT, Action.DELETE, Action.RESTORE, Action.RUN}),
         Role.VM_OWNER: _VIEW,
     },
     "job": {Role.DC_ADMIN: frozenset({Action.VIEW, Action.CANCEL}), Role.VM_OWNER: _VIEW},
+    # What the operator allows at once, over all tenants.
+    "budget": {Role.DC_ADMIN: _NONE, Role.VM_OWNER: _NONE},
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from django import forms
 
+from tenants.choosing import TENANTS, ScopedChoiceField
 from tenants.models import ApiToken, Person, Tenant
 from tenants.token_limits import SCOPE_CHOICES, Scope
 from tenants.tokens import DEFAULT_DAYS, NewToken
@@ -15,7 +16,7 @@ class TokenForm(forms.Form):
     label = forms.CharField(max_length=ApiToken._meta.get_field("label").max_length, help_text="What it is for.")
     scope = forms.ChoiceField(choices=SCOPE_CHOICES, initial=Scope.READ)
     may_restore = forms.BooleanField(required=False, label="May restore, which overwrites disks")
-    tenant = forms.ModelChoiceField(queryset=Tenant.objects.none(), required=False, empty_label="all that you reach")
+    tenant = ScopedChoiceField(TENANTS, required=False, help_text="Empty: all that you reach.")
     networks = forms.CharField(
         required=False,
         max_length=1000,
@@ -25,9 +26,9 @@ class TokenForm(forms.Form):
 
     def __init__(self, *args: Any, person: Person, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.fields["tenant"].queryset = Tenant.objects.for_user(person).order_by("name")  # type: ignore[attr-defined]
+        self.fields["tenant"].offer(Tenant.objects.for_user(person))  # type: ignore[attr-defined]
         for name, field in self.fields.items():
-            kind = "form-select" if name in {"scope", "tenant"} else "form-control"
+            kind = "form-select" if name == "scope" else "form-control"
             field.widget.attrs["class"] = "form-check-input" if name == "may_restore" else kind
 
     def wanted(self) -> NewToken:

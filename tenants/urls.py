@@ -5,9 +5,11 @@ from __future__ import annotations
 from django.urls import include, path
 
 from tenants import audit_views, tokens_views
+from tenants.choosing import TENANTS, choices_page
 
 urlpatterns = [
     path("", include("tenants.sign_in.urls")),
+    path("choices/tenants/", choices_page(TENANTS), name=TENANTS.url_name),
     path("tokens/", tokens_views.token_list, name="token-list"),
     path("tokens/new/", tokens_views.token_new, name="token-new"),
     path("tokens/<uuid:pk>/rotate/", tokens_views.token_rotate, name="token-rotate"),

@@ -65,9 +65,9 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # no generic while
         return (rows if rows.query.is_sliced else rows.order_by())[: MOST_COUNTED + 1].count()
 
 
-def paginate(request: HttpRequest, rows: Any) -> Page[Any]:
-    """The page that the address asks for; the last one when there are not so many."""
-    return BoundedPaginator(rows, ROWS_PER_PAGE).get_page(request.GET.get("page"))
+def paginate(request: HttpRequest, rows: Any, *, parameter: str = "page") -> Page[Any]:
+    """The page that the address asks for, by this parameter of it; the last one when there are not so many."""
+    return BoundedPaginator(rows, ROWS_PER_PAGE).get_page(request.GET.get(parameter))
 
 
 def show_error(form: Form, error: BackupsiteError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,25 @@ from django.db import connection
 
 from tenants import audit_guard
 from tests.worlds import World, make_world
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules with a long test first: with two workers, one that begins last would run alone."""
+    long = {item.path for item in items if item.get_closest_marker("long")}
+    items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How much was tried by tests that count it with `record_property("counted", (what, number))`, in all processes."""
+    totals: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "counted":
+                totals[value[0]] += value[1]
+    if totals:
+        terminalreporter.section("counted")
+        for what, number in sorted(totals.items()):
+            terminalreporter.line(f"{what}: {number:,}")
 
 
 @pytest.fixture

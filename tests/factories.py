@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from agents.models import Agent, Disk, Node, Server, Storage
 from agents.services import grant_server_ownership
-from backups.models import Backup, Job, JobEvent
+from backups.models import Backup, Budget, Job, JobEvent
 from backups.states import BackupStatus, JobKind, JobState
 from common.ids import hash_token
 from definitions.models import Definition
@@ -182,6 +182,11 @@ def make_job(server: Server, *, kind: str = JobKind.BACKUP, state: str = JobStat
     )
     JobEvent.objects.create(job=job, at=now, code="requested", message="Asked for by a test.")
     return job
+
+
+def make_budget(tenant: Tenant, **changes: Any) -> Budget:
+    """Far from being reached."""
+    return Budget.objects.create(**{"kind": "tenant", "tenant": tenant, "most_jobs": 1000, **changes})
 
 
 # The sender's key in tests: both halves are known, so that what is sealed can be opened.

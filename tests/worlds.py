@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import time
 from typing import Any
 
 from django.utils import timezone
 from rest_framework.test import APIClient
 
 from agents.models import Agent, Node, Server, Storage
-from backups.models import Backup, Job
+from backups.models import Backup, Budget, Job
 from backups.states import JobKind
-from definitions.models import Definition
+from definitions.models import BlackoutWindow, Definition, DefinitionPause, Policy
 from tenants.models import (
     ApiToken,
     ApprovalRequest,
@@ -30,6 +31,7 @@ from tests.factories import (
     make_approval_request,
     make_approval_rule,
     make_backup,
+    make_budget,
     make_definition,
     make_delivery,
     make_invitation,
@@ -67,11 +69,16 @@ class Estate:
     delivery: OutboxMessage
     # A rule that is off, and a request of the member that waits.
     rule: ApprovalRule
+    budget: Budget
     approval: ApprovalRequest
     # Of the member, who is nobody's peer; and the agent of the first server with its private key.
     token: ApiToken
     agent: Agent
     agent_key: bytes
+    # Of the definition; at an hour at which no test runs; and followed by the definition, open.
+    pause: DefinitionPause
+    blackout: BlackoutWindow
+    policy: Policy
     storage: Storage = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,6 +109,7 @@ class Estate:
             "audit": AuditEvent.objects.filter(tenant=self.tenant).order_by("pk").first(),
             "approvals": self.approval,
             "approval-rules": self.rule,
+            "budgets": self.budget,
             "tokens": self.token,
             "agents": self.agent,
             "webhooks": self.webhook,
@@ -111,6 +119,9 @@ class Estate:
             "companies": self.tenant.company,
             "invitations": self.invitation,
             "regions": self.server.region,
+            "pauses": self.pause,
+            "blackouts": self.blackout,
+            "policies": self.policy,
         }
         return named[resource]
 
@@ -160,9 +171,24 @@ def make_estate(name: str) -> Estate:
         ),
         member=member,
         rule=make_approval_rule(tenant),
+        budget=make_budget(tenant),
         approval=make_approval_request(definition, by=member),
         invitation=make_invitation(tenant),
+        pause=DefinitionPause.objects.create(
+            definition=definition, tenant=tenant, reason=f"pause {name}", starts_at=timezone.now()
+        ),
+        blackout=BlackoutWindow.objects.create(
+            tenant=tenant, reason=f"blackout {name}", start=time(3), end=time(3, 1), weekdays="7"
+        ),
+        policy=_policy_of(definition, name),
     )
+
+
+def _policy_of(definition: Definition, name: str) -> Policy:
+    policy = Policy.objects.create(name=f"policy-{name}", restricted=False)
+    Definition.objects.filter(pk=definition.pk).update(policy=policy)
+    definition.refresh_from_db()
+    return policy
 
 
 def make_world() -> World:

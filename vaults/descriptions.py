@@ -68,6 +68,12 @@ def publish_description(
     return row
 
 
+def published_labels(domain: Domain) -> Labels | None:
+    """What the newest description that is whole says to people; None when there is none. Raises UnavailableError."""
+    found = _newest(domain, catalogue_key_of(domain.tenant_id), domain_keys_of(domain).map_key)
+    return found[1].labels if found is not None else None
+
+
 def _kept(row: StoredObject, facts: DomainFacts, *, now: datetime) -> StoredObject:
     """The newest one stays: never condemned, its lock never shorter than a backup's."""
     revive([row.pk])

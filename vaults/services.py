@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from django.db import transaction
 
-from common.errors import InvalidInputError, NotAllowedError
+from common.errors import ConflictError, InvalidInputError, NotAllowedError
 from tenants.audit import record
 from tenants.models import Person, Tenant
-from vaults.models import Affinity, Endpoint, Vault
+from vaults.models import Affinity, Endpoint, Vault, VaultDeletion
 from vaults.tasks import prepare_vault
 
 
@@ -23,9 +23,9 @@ def place_vault(*, tenant: Tenant, region_code: str, immutable_days: int = 14, a
     endpoint = endpoint_for(region_code)
     present = Vault.objects.filter(tenant=tenant, endpoint=endpoint).first()
     if present is not None:
+        refuse_leaving(present)
         return present
-    count = Vault.objects.filter(tenant=tenant).count()
-    name = f"backup-vault-{tenant.suffix}" + (f"-{count + 1}" if count else "")
+    name = _free_name(tenant)
     vault = Vault(tenant=tenant, name=name, bucket=name, endpoint=endpoint, immutable_days=immutable_days)
     vault.full_clean()
     vault.save(force_insert=True)
@@ -33,6 +33,25 @@ def place_vault(*, tenant: Tenant, region_code: str, immutable_days: int = 14, a
     record(action="vault.create", subject=vault, actor=actor, after=facts)
     transaction.on_commit(lambda: prepare_vault.delay(vault_id=str(vault.id)))
     return vault
+
+
+def refuse_leaving(vault: Vault) -> None:
+    """Raise ConflictError for a vault that is being removed: nothing new goes in."""
+    if VaultDeletion.objects.filter(vault=vault).exists():
+        raise ConflictError(
+            f"The vault {vault.name} is being removed. A SuperAdmin can undo that for a while.", code="vault_leaving"
+        )
+
+
+def _free_name(tenant: Tenant) -> str:
+    """One that no vault of the tenant has, or had: buckets of removed vaults are still in the store."""
+    base = f"backup-vault-{tenant.suffix}"
+    used = {*Vault.objects.filter(name__startswith=base).values_list("name", flat=True)}
+    used |= {*VaultDeletion.objects.filter(name__startswith=base).values_list("name", flat=True)}
+    number = 1
+    while (name := base if number == 1 else f"{base}-{number}") in used:
+        number += 1
+    return name
 
 
 def endpoint_for(region_code: str) -> Endpoint:

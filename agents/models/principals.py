@@ -15,6 +15,7 @@ PUBLIC_KEY_BYTES = 32
 
 class AgentQuerySet(ScopedQuerySet):
     tenant_path = "server__tenant"
+    grant_path = "server__user_grants"
 
 
 class Agent(IdentifiedModel):
@@ -35,6 +36,8 @@ class Agent(IdentifiedModel):
     public_key = models.BinaryField(unique=True)
     status = models.CharField(max_length=12, choices=Status, default=Status.PENDING)
     last_seen_at = models.DateTimeField(null=True, blank=True)
+    # Since when nothing was heard of it; set once people were told, empty again when it came back.
+    silent_since = models.DateTimeField(null=True, blank=True)
     version = models.CharField(max_length=64, blank=True)
     # What it says of itself, without control characters. Words of another machine: never more than shown.
     health = models.CharField(max_length=2048, blank=True)
@@ -55,6 +58,11 @@ class Agent(IdentifiedModel):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def shown_state(self) -> str:
+        """The status as a person reads it: one that is enrolled may be silent."""
+        return "silent" if self.silent_since is not None else str(self.status)
 
 
 class AgentNonce(models.Model):

@@ -268,7 +268,7 @@ def _backup(manifest: _Manifest, places: Places, row: StoredObject) -> Backup:
     claims = manifest.claims
     disk = places.disks.get(manifest.info.body.source_id)
     return Backup(
-        tenant_id=places.vault.tenant_id,
+        tenant_id=places.server.tenant_id,
         vault=places.vault,
         server=places.server,
         disk=disk,

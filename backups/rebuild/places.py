@@ -10,6 +10,7 @@ from datetime import datetime
 from uuid import UUID
 
 from django.conf import settings
+from django.db.models import Q
 
 from agents.models import Disk, Node, Server, Storage, WriterKey
 from common.errors import InvalidInputError
@@ -45,24 +46,46 @@ def make_places(
     labels = found.description.labels
     if labels is None:
         raise InvalidInputError("The description was opened without its labels.")
-    tenant = _tenant(UUID(found.place.tenant), labels)
+    tenant = _tenant(UUID(found.place.tenant), title=labels.tenant_title)
     vault = _vault(tenant, labels, bucket=bucket, endpoint=endpoint, stopped=stopped)
     _tenant_key(tenant, recovery_key, now=now)
     ensure_keys(tenant)
+    owner = _owner(tenant, labels)
     domain = _domain(found, vault)
-    node = _placeholder(vault, tenant)
+    _hold(domain, owner)
+    node = _placeholder(vault, tenant, owner)
     for public_key in found.description.body.writers:
         WriterKey.objects.get_or_create(public_key=public_key, defaults={"node": node, "added_at": now})
-    server, disks = _server(labels, domain, node)
+    server, disks = _server(labels, domain, owner, node)
     return Places(vault, domain, server, disks, labels.vault.immutable_days)
 
 
-def _tenant(tenant_id: UUID, labels: Labels) -> Tenant:
+def _owner(tenant: Tenant, labels: Labels) -> Tenant:
+    """The tenant to whom the server was moved, else the vault's. What he is called is in his own vaults only."""
+    if labels.present_owner in ("", str(tenant.pk)):
+        return tenant
+    owner = _tenant(UUID(labels.present_owner), title="")
+    if owner.status == Tenant.Status.DELETED:
+        raise InvalidInputError(f"The tenant {owner.name}, to whom the server was moved, is deleted.")
+    return owner
+
+
+def _hold(domain: Domain, owner: Tenant) -> None:
+    """As a move does; a database that knows more than the bucket is believed."""
+    if domain.tenant_id != owner.pk:
+        Domain.objects.filter(pk=domain.pk, held_for=None).update(held_for=owner)
+
+
+def _tenant(tenant_id: UUID, *, title: str) -> Tenant:
+    """By its id, as it was; one that was made for a moved server alone gets its title when its own vault is read."""
     present = Tenant.objects.filter(pk=tenant_id).first()
     if present is not None:
+        if title and present.title == present.name:
+            Tenant.objects.filter(pk=tenant_id).update(title=title[:100])
         return present
     suffix = new_name_suffix()
-    tenant = Tenant(pk=tenant_id, suffix=suffix, name=f"backup-tenant-{suffix}", title=labels.tenant_title[:100])
+    name = f"backup-tenant-{suffix}"
+    tenant = Tenant(pk=tenant_id, suffix=suffix, name=name, title=title[:100] or name)
     tenant.full_clean()
     tenant.save(force_insert=True)
     Company.objects.create(tenant=tenant, name=f"vspc-tenant-{suffix}")
@@ -120,24 +143,28 @@ def _domain(found: OpenDomain, vault: Vault) -> Domain:
     )
 
 
-def _placeholder(vault: Vault, tenant: Tenant) -> Node:
+def _placeholder(vault: Vault, *tenants: Tenant) -> Node:
     node, _ = Node.objects.get_or_create(
         name=PLACEHOLDER,
         defaults={"region_id": vault.endpoint.region_id, "status": Node.Status.MAINTENANCE, "is_backup": False},
     )
-    node.tenants.add(tenant)
+    node.tenants.add(*tenants)
     return node
 
 
-def _server(labels: Labels, domain: Domain, node: Node) -> tuple[Server, dict[str, Disk]]:
+def _server(labels: Labels, domain: Domain, owner: Tenant, node: Node) -> tuple[Server, dict[str, Disk]]:
+    """One that was moved has its present domain in the owner's vault, not here; it is known again by its disks."""
+    own = domain if domain.tenant_id == owner.pk else None
     server = Server.objects.filter(domain=domain).first()
+    server = server or _known_server(labels, domain, owner, lacks_domain=own is not None)
     if server is None:
         name = labels.server_name[:100] or "server"
-        if Server.objects.filter(tenant_id=domain.tenant_id, name=name).exists():
+        if Server.objects.filter(tenant=owner, name=name).exists():
             name = f"{name}-{str(domain.pk)[-12:]}"
-        server = Server.objects.create(
-            name=name, tenant_id=domain.tenant_id, region_id=node.region_id, node=node, domain=domain
-        )
+        server = Server.objects.create(name=name, tenant=owner, region_id=node.region_id, node=node, domain=own)
+    elif own is not None and server.domain_id is None:
+        server.domain = own
+        server.save(update_fields=["domain", "changed_at"])
     storage, _ = Storage.objects.get_or_create(node=node, name=PLACEHOLDER, defaults={"path": "/nonexistent"})
     disks: dict[str, Disk] = {}
     for label in labels.disks:
@@ -156,3 +183,10 @@ def _server(labels: Labels, domain: Domain, node: Node) -> tuple[Server, dict[st
         if disk.server_id == server.pk:
             disks[label.source_id] = disk
     return server, disks
+
+
+def _known_server(labels: Labels, domain: Domain, owner: Tenant, *, lacks_domain: bool) -> Server | None:
+    """By its disks, or by what an earlier run took in."""
+    disks = Q(disks__in=[UUID(label.source_id) for label in labels.disks])
+    known = Server.objects.filter(disks | Q(backups__manifest__domain=domain), tenant=owner)
+    return (known.filter(domain=None) if lacks_domain else known).order_by("pk").first()

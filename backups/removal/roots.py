@@ -84,11 +84,12 @@ def _kept_descriptions(vault: Vault) -> set[int]:
 
 
 def manifests_by_domain(vault: Vault, ids: frozenset[int]) -> dict[UUID, list[StoredObject]]:
-    """The rows of the manifests, by domain."""
+    """The rows of the manifests, by domain; all have the vault that is given."""
     found: dict[UUID, list[StoredObject]] = {}
-    rows = StoredObject.objects.filter(vault=vault, kind="m").select_related("vault__endpoint")
+    rows = StoredObject.objects.filter(vault=vault, kind="m")
     for row in rows.iterator(chunk_size=1000):
         if row.pk in ids:
+            row.vault = vault
             found.setdefault(row.domain_id, []).append(row)
     return found
 

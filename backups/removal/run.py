@@ -13,7 +13,13 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
-from backups.moved_packs import moves_of_domain, stand_ins_for_backups, take_back_fallen
+from backups.moved_packs import (
+    DomainMoves,
+    domains_with_moves,
+    moves_of_domain,
+    stand_ins_for_backups,
+    take_back_fallen,
+)
 from backups.removal.known_bad import kept_as_known_bad
 from backups.removal.roots import Roots, all_writers, find_roots, manifests_by_domain, oldest_open_epoch
 from backups.removal.switching import look_at
@@ -101,22 +107,18 @@ def _mark(vault: Vault, roots: Roots, *, now: datetime) -> _Mark:
     if missing:
         raise BackupsiteError(f"{missing} manifests of the catalogue are not in the ledger.", code="ledger_incomplete")
     writers = all_writers()
+    moving = domains_with_moves(vault)
     for domain_id in Domain.objects.filter(vault=vault).order_by("pk").values_list("pk", flat=True):
-        _mark_domain(vault, domain_id, manifests.get(domain_id, []), roots, writers, mark, now)
+        moves = moves_of_domain(domain_id) if domain_id in moving else DomainMoves()
+        needs = _needs_of(vault, domain_id, manifests.get(domain_id, []), roots, writers, moves)
+        _mark_domain(domain_id, manifests.get(domain_id, []), roots, needs, mark, now)
     return mark
 
 
 def _mark_domain(
-    vault: Vault,
-    domain_id: UUID,
-    manifests: list[StoredObject],
-    roots: Roots,
-    writers: list[bytes],
-    mark: _Mark,
-    now: datetime,
+    domain_id: UUID, manifests: list[StoredObject], roots: Roots, needs: _Needs, mark: _Mark, now: datetime
 ) -> None:
     """Compare what the domain's manifests need, by the vault's word and by the ledger's, with what there is."""
-    needs = _needs_of(vault, domain_id, manifests, roots, writers)
     by_backups, by_others = needs.by_backups, needs.by_others
     used = set(ObjectUse.objects.filter(manifest__in=manifests).values_list("needed_id", flat=True))
     rows = StoredObject.objects.filter(domain_id=domain_id, status__in=[Status.STORED, Status.CONDEMNED])
@@ -151,13 +153,18 @@ class _Needs:
 
 
 def _needs_of(
-    vault: Vault, domain_id: UUID, manifests: list[StoredObject], roots: Roots, writers: list[bytes]
+    vault: Vault,
+    domain_id: UUID,
+    manifests: list[StoredObject],
+    roots: Roots,
+    writers: list[bytes],
+    moves: DomainMoves,
 ) -> _Needs:
     """What the manifests name, without the packs that were moved for them: stand-ins are needed in their place.
 
     A moved pack stays while a restore reads that was told where things were before, and while a stand-in is bad.
     """
-    needs, moves = _Needs(), moves_of_domain(domain_id)
+    needs = _Needs()
     moved_of_backups: set[bytes] = set()
     moved_of_others: set[bytes] = set()
     for row, names in needed_names(vault, manifests, trusted_writers=writers):
@@ -166,14 +173,14 @@ def _needs_of(
         (needs.by_backups if is_catalogued else needs.by_others).update(names - moved)
         (moved_of_backups if is_catalogued else moved_of_others).update(moved)
         needs.kept |= moved if row.pk in roots.restored else moved & moves.fallen.get(row.pk, set())
-    _add_relocations(domain_id, needs.by_backups, moved=moved_of_backups)
-    _add_relocations(domain_id, needs.by_others, moved=moved_of_others)
+    if relocations := _moves(domain_id):
+        _add_relocations(relocations, needs.by_backups, moved=moved_of_backups)
+        _add_relocations(relocations, needs.by_others, moved=moved_of_others)
     return needs
 
 
-def _add_relocations(domain_id: UUID, names: set[bytes], *, moved: set[bytes]) -> None:
+def _add_relocations(moves: dict[int, set[bytes]], names: set[bytes], *, moved: set[bytes]) -> None:
     """A relocation object is needed, with its needs, as long as a pack that it moves is named, needed or not."""
-    moves = _moves(domain_id)
     waiting = set(moves)
     while found := {pk for pk in waiting if not (moves[pk].isdisjoint(names) and moves[pk].isdisjoint(moved))}:
         waiting -= found
@@ -207,7 +214,7 @@ def _note_unneeded(mark: _Mark, row: StoredObject, now: datetime) -> None:
 
 
 def _take_back_fallen(vault: Vault) -> None:
-    for domain_id in Domain.objects.filter(vault=vault).order_by("pk").values_list("pk", flat=True):
+    for domain_id in sorted(domains_with_moves(vault)):
         if taken := take_back_fallen(domain_id):
             logger.warning("moved packs are needed again", extra={"domain": str(domain_id), "packs": taken})
 
@@ -243,12 +250,14 @@ def _named_by_backups(ids: set[int]) -> set[int]:
 
 def _order(vault: Vault, run: RemovalRun, candidates: list[Candidate], *, now: datetime) -> None:
     """Give the reaper what is due, within the cap; a manifest goes a run before what it names."""
-    oldest = oldest_open_epoch(vault)
+    oldest = oldest_open_epoch(vault) if candidates else None
     due = [
         candidate
         for candidate in candidates
         if may_be_deleted(candidate, epoch=run.epoch, oldest_open_epoch=oldest, now=now)
     ]
+    if not due:
+        return
     named = ledger.still_named([candidate.id for candidate in due])
     free = (candidate for candidate in due if candidate.id not in named)
     total_objects, total_bytes = ledger.totals(vault, now - CAP_PERIOD)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Exists, OuterRef, Q, Sum
+from django.db.models import Exists, OuterRef, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -15,6 +15,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET
 
 from agents.models import Disk, Node, Server
+from backups.figures import totals_of
 from backups.models import Backup, Job
 from backups.states import ON_A_NODE, BackupHealth, BackupStatus, JobKind, JobState
 from backups.views.jobs import STATUS_STOP_POLLING, live_context
@@ -51,11 +52,9 @@ def dashboard(request: HttpRequest) -> HttpResponse:
     if request.htmx:
         return _live_answer(request, live)
     backups = Backup.objects.for_user(person).in_catalogue()
-    good = backups.filter(status__in=[BackupStatus.OK, BackupStatus.RESTORE])
     context = {
         **live,
-        **_counts(person),
-        "good": good.aggregate(count=Count("pk"), stored_bytes=Sum("stored_bytes")),
+        "totals": totals_of(person),
         "last_backups": backups.order_by("-created_at", "-pk")[:SHOWN_BACKUPS],
         "concerns": list(_concerns(person, timezone.now())),
         "sees_vaults": Vault.objects.for_user(person).exists(),
@@ -70,16 +69,6 @@ def _live_answer(request: HttpRequest, live: dict[str, Any]) -> HttpResponse:
         return HttpResponse(status=204)
     status = 200 if live["is_live"] else STATUS_STOP_POLLING
     return render(request, "backups/_jobs.html", live, status=status)
-
-
-def _counts(person: Person) -> dict[str, int]:
-    servers = Server.objects.for_user(person)
-    active = Definition.objects.filter(disk__server=OuterRef("pk"), active=True)
-    return {
-        "server_count": servers.count(),
-        "protected_count": servers.filter(Exists(active)).count(),
-        "definition_count": Definition.objects.for_user(person).count(),
-    }
 
 
 def _damage_concerns(person: Person) -> Iterator[Concern]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
 from uuid import UUID
 
-from django.db.models import Case, IntegerField, Value, When
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -62,25 +61,26 @@ def _choose(request: HttpRequest, backup: Backup) -> HttpResponse:
     targets = _targets(request.user, backup=backup, searched=searched)
     context = {
         "backup": backup,
-        "choices": restore_choices(backup=backup, targets=targets[:SHOWN_TARGETS]),
+        "choices": restore_choices(backup=backup, targets=targets),
         "searched": searched,
         "limit": SHOWN_TARGETS,
     }
     return render(request, "backups/restore_target.html", context)
 
 
-def _targets(person: Person, *, backup: Backup, searched: str) -> Any:
-    """Where the person may restore; the disk that the backup came from first, then the others of its server."""
+def _targets(person: Person, *, backup: Backup, searched: str) -> list[Disk]:
+    """Where the person may restore; the disk that the backup came from first, then the others of its server.
+
+    Two statements: ordered by such nearness, all disks that there are would be sorted for a page of them.
+    """
     disks = _DISKS.all().for_user(person, Action.RESTORE)
     if searched:
         disks = disks.filter(server__name__icontains=searched)
-    nearness = Case(
-        When(pk=backup.disk_id, then=Value(0)),
-        When(server=backup.server_id, then=Value(1)),
-        default=Value(2),
-        output_field=IntegerField(),
-    )
-    return disks.annotate(nearness=nearness).order_by("nearness", "server__name", "number", "pk")
+    near = Q(pk=backup.disk_id) | Q(server=backup.server_id)
+    order = ("server__name", "server_id", "number", "pk")
+    nearest = sorted(disks.filter(near).order_by(*order)[:SHOWN_TARGETS], key=lambda disk: disk.pk != backup.disk_id)
+    others = disks.exclude(pk__in=[disk.pk for disk in nearest]).order_by(*order)
+    return [*nearest, *others[: SHOWN_TARGETS - len(nearest)]]
 
 
 def _confirm(request: HttpRequest, *, backup: Backup, target: Disk, form: RestoreForm) -> HttpResponse:

@@ -17,6 +17,7 @@ from backups.models import Backup
 from backups.states import BackupStatus
 from definitions.models import Definition
 from tenants.access import get_for_user, may, tenants_for_new
+from tenants.querysets import sought_first
 from tenants.roles import Action
 from tenants.views import paginate, portal_page
 from vaults.key_modes import key_mode_of
@@ -27,11 +28,12 @@ SHOWN_BACKUPS = 20
 @require_GET
 @portal_page
 def server_list(request: HttpRequest) -> HttpResponse:
-    servers = _with_protection(Server.objects.for_user(request.user))
+    servers = Server.objects.for_user(request.user)
     searched = request.GET.get("q", "").strip().replace("\0", "")
     if searched:
-        servers = servers.filter(name__icontains=searched)
-    context = {"page": paginate(request, servers.order_by("name", "pk")), "searched": searched}
+        servers = sought_first(servers.filter(name__icontains=searched))
+    page = paginate(request, _with_protection(servers).order_by("name", "pk"))
+    context = {"page": page, "searched": searched}
     return render(request, "backups/servers.html", context)
 
 

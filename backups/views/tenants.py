@@ -12,6 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from backups.figures import known_uses
 from backups.forms import DeletionForm, QuotaForm
 from backups.tenant_removal import remains_of, request_tenant_deletion, undo_tenant_deletion
 from common.errors import BackupsiteError
@@ -42,7 +43,7 @@ def tenant_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     people = Person.objects.for_user(request.user).filter(memberships__company__tenant=tenant)
     context = {
         "tenant": tenant,
-        "quotas": uses_of(tenant),
+        "quotas": uses_of(tenant, known=known_uses(tenant)),
         "events": TenantEvent.objects.filter(tenant=tenant).order_by("-pk")[:SHOWN],
         "people": people.order_by("username")[:SHOWN],
         "may_edit": may(request.user, Action.EDIT, tenant),

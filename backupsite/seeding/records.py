@@ -18,6 +18,7 @@ from tenants.models import (
     AuditHead,
     NoticeEvent,
     OutboxMessage,
+    Person,
     Subscription,
     Webhook,
 )
@@ -82,6 +83,7 @@ def _write_approvals(shape: Shape, random: Random, places: Places) -> None:
 
 
 def _requests(shape: Shape, random: Random, places: Places) -> Iterator[dict[str, Any]]:
+    administrators = dict(Person.objects.filter(username__regex=r"^admin-\d+-1$").values_list("username", "pk"))
     for number in range(shape.tenants * 10):
         tenant, at = _any_tenant(random, places), shape.at - timedelta(minutes=number)
         waits = number < shape.tenants // 4
@@ -94,6 +96,7 @@ def _requests(shape: Shape, random: Random, places: Places) -> Iterator[dict[str
             "subject_name": "daily",
             "parameters": {"from": 14, "to": 3},
             "parameters_hash": f"{number:064x}",
+            "requested_by_id": administrators[f"admin-{tenant:05}-1"],
             "requested_by_name": f"admin-{tenant:05}-1",
             "expires_at": at + timedelta(days=3),
             "status": "pending" if waits else "declined",

@@ -17,6 +17,7 @@ from backupsite.seeding.writing import Table
 from vaults.models import StoredObject
 
 MIB = 1024**2
+MANIFEST_BYTES = 4096
 # Of a thousand: jobs that failed, restores beside the backups, backups that are lost or damaged.
 FAILED, RESTORES, LOST, DAMAGED = 20, 5, 3, 2
 # Of each hundred servers so many have an agent.
@@ -76,7 +77,7 @@ def _manifest(places: Places, backup: SeededBackup) -> dict[str, Any]:
         "session_id": backup.job,
         "kind": "m",
         "key": key,
-        "size_bytes": 4096,
+        "size_bytes": MANIFEST_BYTES,
         "sha256": digest,
         "md5_base64": "seeded",
         "status": "stored",
@@ -116,7 +117,8 @@ def _backup_row(places: Places, backup: SeededBackup, random: Random, *, oldest:
         "immutable_until": backup.at + timedelta(days=14),
         "health": "damaged" if damaged else "verified" if chance % 4 == 0 else "unverified",
         "damaged_bytes": 65536 if damaged else 0,
-        "unique_bytes": stored,
+        # Of all that it needs only the manifest has a row here.
+        "unique_bytes": MANIFEST_BYTES,
         # Of the oldest night retention took some.
         "removed_at": backup.at + timedelta(days=9) if oldest and chance % 2 else None,
     }

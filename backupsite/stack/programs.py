@@ -73,6 +73,8 @@ class Programs:
             self._worker("control", "control", queue="system", name="control@local", concurrency=1),
             # Reading whole vaults takes hours; commits must not wait for it.
             self._worker("checks", "checks", queue="checks", name="checks@local", concurrency=1),
+            # Nor does a person who asked for one check wait for those of the night.
+            self._worker("asked", "checks", queue="checks.asked", name="asked@local", concurrency=1),
             self._worker("node", "node", queue="node.local", name="node-local@local", concurrency=2),
             self._beat(),
             self._one_process("reaper", "reaper"),

@@ -65,7 +65,7 @@ class Stack:
         return Programs(settings=self.settings, secrets=self.secrets, broker_url=self.broker_url, outside=os.environ)
 
     def child(self, name: str) -> Child:
-        """One of weed, broker, web, signer, control, checks, node, beat, reaper, notices: pid, stop, kill, start."""
+        """The store (weed), the broker, or one of `Programs.long_running` by its name: pid, stop, kill, start."""
         if name not in self._children:
             raise StackError(f"there is no process {name!r}; there are {', '.join(self._children)}")
         return self._children[name]
@@ -196,6 +196,7 @@ _TITLES = {
     "signer": "session gate",
     "control": "control worker",
     "checks": "checks worker",
+    "asked": "worker of asked checks",
     "node": "node worker",
     "beat": "clock",
     "reaper": "reaper",

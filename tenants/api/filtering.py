@@ -6,7 +6,7 @@ missing one and one that nothing carries are all the same: the list is empty.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -162,10 +162,25 @@ def checked(name: str, field: Field, text: str) -> Any:
         raise ValidationError({name: error.detail}) from error
 
 
+def refuse_parameters(given: Any, *, known: Collection[str]) -> None:
+    """For what is no list: raise ValidationError with the name of a parameter that nothing here looks at.
+
+    A caller who writes `?tenant=` to an action believes that it is bounded by it.
+    """
+    unknown = sorted(set(given) - set(known) - _ALWAYS)
+    if unknown:
+        raise ValidationError({name: ["Nothing here looks at it."] for name in unknown}, code="unknown_parameter")
+    _refuse_twice(given)
+
+
 def _refuse_unknown(given: Any, *, known: set[str]) -> None:
     unknown = sorted(set(given) - known)
     if unknown:
         raise ValidationError({name: ["There is no such filter."] for name in unknown}, code="unknown_filter")
+    _refuse_twice(given)
+
+
+def _refuse_twice(given: Any) -> None:
     if given.get("format", "json") == "":
         raise ValidationError({"format": ["Say json or csv."]}, code="invalid")
     twice = sorted(name for name in given if len(given.getlist(name)) > 1)

@@ -22,7 +22,7 @@ from common.errors import NotAllowedError
 from tenants.access import get_for_user, may_create
 from tenants.api.etags import etag_of, locked
 from tenants.api.export import CsvRenderer, csv_response
-from tenants.api.filtering import DeclaredFilters, Field, Filter, by_choice, times
+from tenants.api.filtering import DeclaredFilters, Field, Filter, by_choice, refuse_parameters, times
 from tenants.api.guard import GuardedMixin, refuse_beyond_token
 from tenants.api.paging import Paging
 from tenants.models import Tenant
@@ -39,14 +39,17 @@ class ApiView(GuardedMixin, APIView):
     """For what is no resource. Strict JSON, throttles and the error shape come with it.
 
     A token needs the scope for reading, for whatever changes something the widest one; or name a `role_action`.
+    Query parameters that `parameters` does not name are refused.
     """
 
     role_action: Action | None = None
+    parameters: ClassVar[frozenset[str]] = frozenset()
 
     def initial(self, request: Request, *args: Any, **options: Any) -> None:
         super().initial(request, *args, **options)
         usual = Action.VIEW if request.method in _SAFE else Action.EDIT
         refuse_beyond_token(request, self.role_action or usual)
+        refuse_parameters(request.query_params, known=self.parameters)
 
 
 class ScopedViewSet(GuardedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Any]):
@@ -63,6 +66,8 @@ class ScopedViewSet(GuardedMixin, mixins.ListModelMixin, mixins.RetrieveModelMix
 
     Changes: `etag_fields` are the model fields that an editor can set. They make the ETag of a detail, and If-Match is
     looked at in `get_object` of PATCH and DELETE, which run in one transaction. `secret_actions`: see GuardedMixin.
+
+    What is no list takes the query parameters that `action_parameters` names for its action, and refuses others.
     """
 
     queryset: ScopedQuerySet
@@ -71,6 +76,7 @@ class ScopedViewSet(GuardedMixin, mixins.ListModelMixin, mixins.RetrieveModelMix
     search_fields: ClassVar[tuple[str, ...]] = ()
     ordering_fields: ClassVar[tuple[str, ...]] = ()
     etag_fields: ClassVar[tuple[str, ...]] = ()
+    action_parameters: ClassVar[Mapping[str, frozenset[str]]] = {}
     detail_serializer_class: ClassVar[type[serializers.BaseSerializer[Any]] | None] = None
 
     pagination_class = Paging
@@ -93,6 +99,8 @@ class ScopedViewSet(GuardedMixin, mixins.ListModelMixin, mixins.RetrieveModelMix
         if self.role_action is Action.CREATE and not may_create(request.user, self.queryset.model):
             name = self.queryset.model._meta.verbose_name_plural
             raise NotAllowedError(f"Your role does not create {name}.")
+        if self.action != "list":
+            refuse_parameters(request.query_params, known=self.action_parameters.get(self.action, frozenset()))
         self.claim_key(request)
 
     @property

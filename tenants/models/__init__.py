@@ -16,7 +16,7 @@ from tenants.models.notices import NoticeEvent, NoticeKey, OutboxMessage, Subscr
 from tenants.models.people import Invitation, Membership
 from tenants.models.quotas import Quota, QuotaKind
 from tenants.models.requests import IdempotencyRecord
-from tenants.models.sign_in import FirstSignIn, PortalSession
+from tenants.models.sign_in import FirstSignIn, KnownDevice, PortalSession
 from tenants.models.tokens import ApiToken
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "FirstSignIn",
     "IdempotencyRecord",
     "Invitation",
+    "KnownDevice",
     "Membership",
     "NoticeEvent",
     "NoticeKey",

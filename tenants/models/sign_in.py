@@ -29,8 +29,20 @@ class PortalSession(AbstractBaseSession):
         return SessionStore
 
 
+class KnownDevice(models.Model):
+    """A browser from which, at an address, somebody signed in: as a hash, only good to know it again."""
+
+    person = models.ForeignKey(Person, on_delete=models.CASCADE, related_name="known_devices")
+    digest = models.CharField(max_length=64)
+    seen_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["person", "digest"], name="known_device_once")]
+
+
 class FirstSignIn(models.Model):
-    """From when on somebody has time to set up a second factor."""
+    """From when on somebody has time to set up a second factor, and when he lost one last."""
 
     person = models.OneToOneField(Person, primary_key=True, on_delete=models.CASCADE, related_name="first_sign_in")
     at = models.DateTimeField()
+    factor_lost_at = models.DateTimeField(null=True)

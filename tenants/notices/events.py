@@ -24,7 +24,8 @@ class Audience(StrEnum):
 
     EVERYBODY = "everybody"  # also a VmOwner, of his own servers
     ADMINISTRATORS = "administrators"  # DCAdmins of the tenant
-    PERSON = "person"  # the person whom it is about, and SuperAdmins
+    PERSON = "person"  # the person whom it is about, SuperAdmins, and what is told to a tenant: its administrators
+    SUPER_ADMINS = "super_admins"  # nobody else
 
 
 _WORK = ("server", "definition", "backup", "job", "code", "message")
@@ -46,6 +47,7 @@ class EventKind:
 
 _INFO, _WARNING, _CRITICAL = Severity.INFO, Severity.WARNING, Severity.CRITICAL
 _ALL, _ADMINISTRATORS, _PERSON = Audience.EVERYBODY, Audience.ADMINISTRATORS, Audience.PERSON
+_SUPER_ADMINS = Audience.SUPER_ADMINS
 
 CATALOGUE: Mapping[str, EventKind] = {
     "backup.ok": EventKind(
@@ -58,6 +60,18 @@ CATALOGUE: Mapping[str, EventKind] = {
     "backup.failed": EventKind(_CRITICAL, _ALL, "A backup of {name} failed.", _WORK),
     "backup.missed": EventKind(_WARNING, _ALL, "A backup of {name} was not made at its time.", _WORK),
     "backup.late": EventKind(_WARNING, _ALL, "A backup of {name} is late.", _WORK),
+    "backup.stale": EventKind(_CRITICAL, _ALL, "The last good backup of {name} is too old.", _WORK),
+    "backup.unverified": EventKind(_WARNING, _ALL, "The backups of {name} were not checked for long.", _WORK),
+    "backup.unlocked": EventKind(
+        _CRITICAL, _ALL, "The newest backup of {name} is not locked as it was promised.", _WORK
+    ),
+    "backup.protected": EventKind(
+        _INFO,
+        _ALL,
+        "{name} is protected again.",
+        _WORK,
+        recovers=frozenset({"backup.stale", "backup.unverified", "backup.unlocked"}),
+    ),
     "verify.damaged": EventKind(
         _CRITICAL, _ALL, "A backup of {name} cannot be restored in full.", (*_WORK, "health", "damaged_bytes")
     ),
@@ -98,11 +112,12 @@ CATALOGUE: Mapping[str, EventKind] = {
     "sign_in.new_device": EventKind(
         _WARNING, _PERSON, "{name} signed in with a device that was not seen before.", ("address", "agent")
     ),
-    "agent.enrolled": EventKind(_INFO, _ADMINISTRATORS, "The agent {name} was enrolled.", ("server", "host")),
+    "agent.enrolled": EventKind(_INFO, _ADMINISTRATORS, "The agent {name} was enrolled.", ("server",)),
     "agent.silent": EventKind(_CRITICAL, _ALL, "The agent on {name} is silent.", ("server", "since")),
     "agent.back": EventKind(
         _INFO, _ALL, "The agent on {name} is back.", ("server", "since"), recovers=frozenset({"agent.silent"})
     ),
+    "audit.broken": EventKind(_CRITICAL, _SUPER_ADMINS, "The audit was tampered with: {name}.", ("number", "reason")),
     "webhook.disabled": EventKind(
         _WARNING, _ADMINISTRATORS, "The webhook {name} was switched off: it does not take what it is sent.", ("reason",)
     ),
@@ -125,9 +140,11 @@ def kind_of(event: str) -> EventKind:
     return CATALOGUE[event]
 
 
-def to_subscribe(*, by_webhook: bool) -> list[str]:
+def to_subscribe(*, by_webhook: bool, by_super_admin: bool = True) -> list[str]:
     """The events that can be asked for, in the table's order."""
     hidden = ON_DEMAND | (ABOUT_DELIVERY if by_webhook else frozenset())
+    if not by_super_admin:
+        hidden |= {event for event, kind in CATALOGUE.items() if kind.audience is _SUPER_ADMINS}
     return [event for event in CATALOGUE if event not in hidden]
 
 

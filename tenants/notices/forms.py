@@ -6,6 +6,7 @@ from typing import Any
 
 from django import forms
 
+from tenants.choosing import TENANTS, ScopedChoiceField
 from tenants.models import Person, Tenant
 from tenants.models.notices import LONGEST_ADDRESS
 from tenants.notices.events import Severity, to_subscribe
@@ -18,9 +19,7 @@ _SEVERITIES = [(int(severity), f"{severity.name.lower()} and worse") for severit
 class _NoticeForm(forms.Form):
     """What webhooks and subscriptions share. A SuperAdmin may leave the tenant out."""
 
-    tenant = forms.ModelChoiceField(
-        queryset=Tenant.objects.none(), label="Tenant", required=False, widget=forms.Select(attrs=_SELECT)
-    )
+    tenant = ScopedChoiceField(TENANTS, label="Tenant", required=False)
     severity = forms.TypedChoiceField(
         choices=_SEVERITIES, coerce=int, initial=2, label="How bad at least", widget=forms.Select(attrs=_SELECT)
     )
@@ -35,10 +34,11 @@ class _NoticeForm(forms.Form):
 
     def __init__(self, *args: Any, person: Person, **options: Any) -> None:
         super().__init__(*args, **options)
-        tenants = Tenant.objects.for_user(person).order_by("title")
-        self.fields["tenant"].queryset = tenants  # type: ignore[attr-defined]
-        self.fields["tenant"].empty_label = "All that I see" if not self.by_webhook else "The whole installation"  # type: ignore[attr-defined]
-        self.fields["events"].choices = [(code, code) for code in to_subscribe(by_webhook=self.by_webhook)]  # type: ignore[attr-defined]
+        self.fields["tenant"].offer(Tenant.objects.for_user(person))  # type: ignore[attr-defined]
+        without = "the whole installation" if self.by_webhook else "all that you see"
+        self.fields["tenant"].help_text = f"Empty: {without}."
+        offered = to_subscribe(by_webhook=self.by_webhook, by_super_admin=person.is_superuser)
+        self.fields["events"].choices = [(code, code) for code in offered]  # type: ignore[attr-defined]
 
 
 class WebhookForm(_NoticeForm):
@@ -69,7 +69,7 @@ class SubscriptionForm(_NoticeForm):
 
     def __init__(self, *args: Any, person: Person, **options: Any) -> None:
         super().__init__(*args, person=person, **options)
-        if not self.fields["tenant"].queryset.exists():  # type: ignore[attr-defined]
+        if not self.fields["tenant"].rows.exists():  # type: ignore[attr-defined]
             # Whoever administers nothing subscribes himself, and is told of what he sees.
             del self.fields["tenant"], self.fields["address"]
 

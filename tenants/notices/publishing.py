@@ -6,7 +6,7 @@ whether or not they asked for good news.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -49,13 +49,16 @@ def publish(
     name: str = "",
     at: datetime | None = None,
     quiet_for: timedelta | None = None,
+    unasked: Collection[Person] = (),
+    besides: Collection[NoticeEvent | None] = (),
 ) -> NoticeEvent | None:
     """Write the event and a message per receiver; None when nobody is to be told. KeyError for an unknown event.
 
     `cause` names what is wrong (`definition:<id>`), so that the event that `recovers` it finds those who were told.
     `person` is whom the event is about: he is always told by e-mail, and of others only SuperAdmins are.
     `name` stands for the subject where its own text does not say enough. With `quiet_for` the same event of the same
-    cause is not told again within that time.
+    cause is not told again within that time. `unasked` are told by e-mail whether they asked or not; who was told by an
+    event of `besides`, of the same thing, is not told again.
     """
     kind = kind_of(event)
     written = NoticeEvent(
@@ -79,8 +82,9 @@ def publish(
         messages = [
             *_to_webhooks(written, told),
             *_to_subscriptions(written, told),
-            *_to_person(written),
+            *_to_persons(written, unasked),
         ]
+        messages = _without(messages, already_by=besides)
         if not messages:
             return None
         written.save(force_insert=True)
@@ -147,9 +151,6 @@ def _to_subscriptions(event: NoticeEvent, told: _Receivers) -> Iterable[OutboxMe
     for row in rows.select_related("person"):
         if not _asked_for(event, row.events) and row.pk not in told.subscriptions:
             continue
-        # Who is told directly is not told twice.
-        if row.person_id is not None and row.person_id == event.person_id:
-            continue
         if may_receive(row, event):
             yield _message(event, subscription=row)
 
@@ -161,10 +162,33 @@ def _concerned(event: NoticeEvent) -> Q:
     return Q(person=None) | Q(person__is_superuser=True) | Q(person__in=members) | Q(person__in=groups)
 
 
-def _to_person(event: NoticeEvent) -> Iterable[OutboxMessage]:
+def _to_persons(event: NoticeEvent, unasked: Collection[Person]) -> Iterable[OutboxMessage]:
     """What concerns the safety of an account reaches its owner whether he asked for it or not."""
-    if event.person is not None and event.person.email and event.person.is_active:
-        yield _message(event, person=event.person)
+    direct = [*unasked] if event.person is None else [event.person, *unasked]
+    for person in {person.pk: person for person in direct}.values():
+        if person.email and person.is_active:
+            yield _message(event, person=person)
+
+
+def _without(messages: list[OutboxMessage], *, already_by: Collection[NoticeEvent | None]) -> list[OutboxMessage]:
+    """Each receiver hears of one thing once: by itself, or as the person of a subscription."""
+    told: set[Any] = set()
+    earlier = OutboxMessage.objects.filter(event__in=[event for event in already_by if event is not None])
+    for message in earlier.select_related("subscription") if any(already_by) else ():
+        told |= _receivers_of(message)
+    kept = []
+    # Directly first: of two ways to one person this one says that it is about the account.
+    for message in sorted(messages, key=lambda message: message.person_id is None):
+        if not told & _receivers_of(message):
+            kept.append(message)
+            told |= _receivers_of(message)
+    return kept
+
+
+def _receivers_of(message: OutboxMessage) -> set[Any]:
+    subscriber = message.subscription.person_id if message.subscription is not None else None
+    keys = (message.webhook_id, message.subscription_id, message.person_id, subscriber)
+    return {key for key in keys if key is not None}
 
 
 def may_receive(subscription: Subscription, event: NoticeEvent) -> bool:

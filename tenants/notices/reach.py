@@ -17,9 +17,9 @@ def may_know(person: Person, event: NoticeEvent) -> bool:
     if person.is_superuser or (event.person_id is not None and event.person_id == person.pk):
         return True
     audience = kind_of(event.code).audience
-    if audience is Audience.PERSON or event.tenant_id is None:
+    if audience is Audience.SUPER_ADMINS or event.tenant_id is None:
         return False
-    if audience is Audience.ADMINISTRATORS:
+    if audience in (Audience.ADMINISTRATORS, Audience.PERSON):
         return person.administered_tenants().filter(pk=event.tenant_id).exists()
     return _sees_subject(person, event)
 

@@ -35,8 +35,9 @@ def notice_list(request: HttpRequest) -> HttpResponse:
 
 def _list(request: HttpRequest, form: SubscriptionForm, *, status: int = 200) -> HttpResponse:
     rows = Subscription.objects.for_user(request.user).select_related("person", "tenant").order_by("created_at", "pk")
+    webhooks = Webhook.objects.for_user(request.user).select_related("tenant")
     context = {
-        "webhooks": Webhook.objects.for_user(request.user).select_related("tenant").order_by("label", "pk"),
+        "webhooks": paginate(request, webhooks.order_by("label", "pk"), parameter="webhooks"),
         "page": paginate(request, rows),
         "deliveries": _DELIVERIES.all().for_user(request.user)[:SHOWN_DELIVERIES],
         "may_add_webhook": may_create(request.user, Webhook),

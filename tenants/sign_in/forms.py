@@ -42,6 +42,16 @@ class ResetForm(forms.Form):
     )
 
 
+class EnrolForm(forms.Form):
+    code = forms.CharField(
+        label="Code",
+        max_length=16,
+        widget=forms.TextInput(
+            attrs={"class": "form-control", "autocomplete": "one-time-code", "inputmode": "numeric", "autofocus": True}
+        ),
+    )
+
+
 class _Styled:
     """The portal's look."""
 

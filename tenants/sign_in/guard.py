@@ -18,7 +18,7 @@ from django.utils import timezone
 from django_htmx.http import HttpResponseClientRedirect
 
 from tenants.models import Person, PortalSession
-from tenants.sign_in import factors
+from tenants.sign_in import devices, factors
 from tenants.sign_in.confirming import records_of
 from tenants.sign_in.limits import is_over
 from tenants.sign_in.session_store import SEEN_AT, SIGNED_IN_AT
@@ -34,6 +34,7 @@ def begin(request: HttpRequest, person: Person, *, now: datetime) -> None:
     """At sign-in."""
     stamp = now.timestamp()
     request.session[SIGNED_IN_AT] = request.session[SEEN_AT] = stamp
+    devices.note_sign_in(request, person, now=now)
     factors.note_first_sign_in(person, now=now)
     PortalSession.objects.filter(expire_date__lte=now).delete()
     look(request, person, now=now)
@@ -45,7 +46,7 @@ def look(request: HttpRequest, person: Person, *, now: datetime) -> None:
     until = None
     if (
         administrator
-        and not _came_with_factor(request, person)
+        and not came_with_factor(request, person)
         and factors.needs_factor(person)
         and not factors.has_factor(person)
     ):
@@ -71,7 +72,7 @@ def factor_wanted_until(request: HttpRequest) -> datetime | None:
     return datetime.fromtimestamp(until, tz=UTC) if until is not None else None
 
 
-def _came_with_factor(request: HttpRequest, person: Person) -> bool:
+def came_with_factor(request: HttpRequest, person: Person) -> bool:
     return any(entry.get("method") == "mfa" for entry in records_of(request, person))
 
 

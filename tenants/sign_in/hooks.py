@@ -15,7 +15,7 @@ from tenants.audit import record
 from tenants.models import Person
 from tenants.origin import current_visit
 from tenants.refusals import note_refusal
-from tenants.sign_in import guard, mails
+from tenants.sign_in import factors, guard, mails
 
 _KINDS = {"totp": "an authenticator app", "webauthn": "a passkey", "recovery_codes": "recovery codes"}
 
@@ -47,6 +47,8 @@ def _factor_deleted(sender: Any, instance: Authenticator, origin: Any = None, **
     if isinstance(origin, Person):
         return
     record(action="mfa.remove", subject=instance.user, before={"kind": str(instance.type)})
+    if instance.type in factors.FACTORS:
+        factors.note_lost_factor(instance.user, now=timezone.now())
     _changed(instance, "was removed")
 
 

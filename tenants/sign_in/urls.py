@@ -14,7 +14,7 @@ from allauth.socialaccount.views import login_cancelled, login_error
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from tenants.sign_in import oidc_views, views
+from tenants.sign_in import enrolling, oidc_views, views
 from tenants.sign_in.passwords import ChangeView, ConfirmView, ResetView
 
 _sign_in = views.SignInView.as_view()
@@ -38,9 +38,10 @@ urlpatterns = [
     path("sign-in/", _overview, name="mfa_index"),
     path("sign-in/", _overview, name="mfa_list_webauthn"),
     path("sign-in/password/", ChangeView.as_view(), name="account_change_password"),
-    path("sign-in/app/", totp_views.activate_totp, name="mfa_activate_totp"),
+    path("sign-in/app/", enrolling.with_code(totp_views.activate_totp), name="mfa_activate_totp"),
+    path("sign-in/code/", enrolling.enrol_code, name="mfa_enrol_code"),
     path("sign-in/app/remove/", totp_views.deactivate_totp, name="mfa_deactivate_totp"),
-    path("sign-in/passkeys/add/", passkey_views.add_webauthn, name="mfa_add_webauthn"),
+    path("sign-in/passkeys/add/", enrolling.with_code(passkey_views.add_webauthn), name="mfa_add_webauthn"),
     path("sign-in/passkeys/<int:pk>/remove/", passkey_views.remove_webauthn, name="mfa_remove_webauthn"),
     path("sign-in/recovery-codes/", codes_views.view_recovery_codes, name="mfa_view_recovery_codes"),
     path("sign-in/recovery-codes/new/", codes_views.generate_recovery_codes, name="mfa_generate_recovery_codes"),

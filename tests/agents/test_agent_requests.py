@@ -127,6 +127,7 @@ def test_who_was_refused_is_in_the_audit(client: AgentClient) -> None:
 # --- signatures -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("AZ-10")
 def test_a_replay_is_refused_by_every_process(client: AgentClient) -> None:
     header = client.header("POST", HEARTBEAT, BODY)
     assert client.send("POST", HEARTBEAT, BODY, header=header).status_code == 200
@@ -196,6 +197,7 @@ def test_the_clock_of_the_agent(client: AgentClient, apart: int, status: int) ->
     assert status == 200 or answer.json()["code"] == "clock_skew"
 
 
+@pytest.mark.case("AZ-10")
 def test_a_nonce_is_kept_as_long_as_its_time_stamp_counts(client: AgentClient) -> None:
     start = int(time.time())
     header = client.header("GET", ME, time_seconds=start + 290)
@@ -218,6 +220,7 @@ def test_a_large_body_is_refused_before_it_is_read(client: AgentClient) -> None:
     )
 
 
+@pytest.mark.case("AZ-14")
 def test_a_flood_of_one_agent_is_stopped_and_the_others_go_on(world: World, settings: Any) -> None:
     settings.API_RATES = {"agent": "5/m"}
     cache.clear()
@@ -235,6 +238,7 @@ def test_a_flood_of_one_agent_is_stopped_and_the_others_go_on(world: World, sett
 # --- life of an agent -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("AZ-11")
 def test_a_revoked_agent_is_out_with_its_next_request(world: World) -> None:
     client = AgentClient(world.ours.agent, world.ours.agent_key)
     assert client.send("GET", ME).status_code == 200
@@ -326,6 +330,7 @@ def test_a_heartbeat_is_noted(client: AgentClient) -> None:
     assert agent.last_seen_at is not None
 
 
+@pytest.mark.case("IN-11")
 @pytest.mark.parametrize(
     ("said", "kept"),
     [
@@ -343,6 +348,7 @@ def test_control_characters_are_not_kept(said: str, kept: str) -> None:
     assert plain(said) == kept
 
 
+@pytest.mark.case("IN-11")
 def test_what_an_agent_says_is_kept_harmless(client: AgentClient) -> None:
     body = json.dumps({"version": "1\n2", "health": "\x1b[2J" + "<script>"}).encode()
 

@@ -35,6 +35,7 @@ def test_each_item_has_its_own_result_and_the_order_is_kept(world: World) -> Non
     assert set(Backup.objects.exclude(removed_at=None).values_list("pk", flat=True)) == {own}
 
 
+@pytest.mark.case("AZ-02")
 def test_foreign_and_missing_cannot_be_told_apart(world: World) -> None:
     items = bulk(world, "backups", action="delete", ids=[str(world.theirs.backup.pk), str(uuid.uuid4())]).json()
 
@@ -103,6 +104,7 @@ def test_an_order_that_cannot_be(world: World, order: dict[str, Any]) -> None:
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_input")
 
 
+@pytest.mark.case("AZ-05")
 @pytest.mark.parametrize(
     ("resource", "action"),
     [

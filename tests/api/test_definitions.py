@@ -216,7 +216,9 @@ def test_the_preview_shows_the_offset_before_and_after_clocks_change(world: Worl
         "local": "2026-10-24T22:00:00+02:00",
         "utc_offset": "+02:00",
         "abbreviation": "CEST",
+        "note": "",
     }
+    assert shown["runs"][2]["note"] == "the clock has changed: CET from here on"
     assert shown["runs"][2]["utc"] == "2026-10-25T21:00:00Z"
     assert shown["runs"][2]["utc_offset"] == "+01:00"
 

@@ -71,6 +71,7 @@ def test_it_is_asked_for_by_accept_too(world: World) -> None:
     assert answer["Content-Disposition"] == 'attachment; filename="backups.csv"'
 
 
+@pytest.mark.case("IN-07")
 @pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r", "\n", " =", "\u00a0=", "＝"])
 def test_a_formula_is_shown_and_not_run(world: World, sign: str) -> None:
     note = f"{sign}HYPERLINK(1)"
@@ -81,6 +82,7 @@ def test_a_formula_is_shown_and_not_run(world: World, sign: str) -> None:
     assert row["note"].startswith("'")
 
 
+@pytest.mark.case("IN-07")
 @given(st.text())
 def test_no_text_begins_a_formula(text: str) -> None:
     cell = safe_cell(text)

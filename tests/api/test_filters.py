@@ -101,6 +101,7 @@ def test_ordering_turns_round(world: World) -> None:
     assert found(world, "servers", {"ordering": "-name"}) == by_name[::-1]
 
 
+@pytest.mark.case("IN-13")
 @pytest.mark.parametrize(
     ("resource", "query"),
     [

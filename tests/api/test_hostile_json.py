@@ -49,6 +49,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.case("IN-06")
 @pytest.mark.parametrize("name", sorted(BOMBS))
 def test_it_is_refused_and_soon(world: World, name: str) -> None:
     client = world.client("super")
@@ -76,6 +77,7 @@ def test_a_length_that_is_no_number_or_a_lie(world: World) -> None:
         assert answer.status_code == 400, length
 
 
+@pytest.mark.case("IN-06")
 def test_what_is_too_large_is_not_read(world: World) -> None:
     class Endless(io.RawIOBase):
         META = {"CONTENT_LENGTH": "0"}

@@ -120,6 +120,7 @@ def test_an_unknown_field_is_refused(world: World, address: str, body: dict[str,
     assert {"field": "surprise", "code": "unknown_field"}.items() <= problem["errors"][0].items()
 
 
+@pytest.mark.case("AZ-04")
 @pytest.mark.parametrize("field", ["status", "tenant", "id", "immutable_until", "size_bytes", "removed_at"])
 def test_nothing_but_the_note_of_a_backup_is_writable(world: World, field: str) -> None:
     address = f"/api/v1/backups/{world.ours.backup.pk}/"

@@ -62,6 +62,7 @@ def test_headers_count_down(world: World, clock: list[float]) -> None:
     assert [client.get("/api/v1/me/")["RateLimit-Remaining"] for _ in range(3)] == ["2", "1", "0"]
 
 
+@pytest.mark.case("AZ-14")
 def test_others_are_not_touched(world: World, clock: list[float]) -> None:
     statuses(world.client("admin_a"), "/api/v1/me/", 9)
 

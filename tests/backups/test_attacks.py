@@ -72,6 +72,7 @@ def _commit_with(monkeypatch: pytest.MonkeyPatch, change) -> None:
     monkeypatch.setattr(mover, "_commit_request", lambda result, usage: change(honest(result, usage)))
 
 
+@pytest.mark.case("AZ-15")
 def test_what_no_backup_ever_had_cannot_be_called_reused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Objects that were only uploaded were looked at by nobody: they are new, and are checked as new."""
     disk = site.server("web01", content=os.urandom(MIB))
@@ -106,6 +107,7 @@ def test_a_damaged_object_of_the_base_is_no_part_of_a_good_backup(site: Site) ->
     assert healed.state == JobState.OK, healed.message
 
 
+@pytest.mark.case("AZ-17")
 @pytest.mark.parametrize("told", [datetime(9999, 1, 1, tzinfo=UTC), datetime(2001, 1, 1, tzinfo=UTC)])
 def test_a_manifest_tells_the_time_of_its_session(site: Site, monkeypatch: pytest.MonkeyPatch, told: datetime) -> None:
     honest = mover.write_disk_backup

@@ -74,6 +74,7 @@ def test_reused_packs_are_locked_as_long_as_the_new_backup_promises(site: Site) 
     assert reused and all(row.retain_until >= second.immutable_until for row in reused)
 
 
+@pytest.mark.case("CP-02")
 def test_a_lost_worker_is_replaced_and_can_do_nothing_more(site: Site, settings) -> None:
     disk = site.server("web01", content=os.urandom(MIB))
     job = request_backup(definition=site.definition(disk), actor=site.admin, now=timezone.now())
@@ -107,6 +108,7 @@ def test_a_worker_that_is_lost_again_and_again_ends_the_job(site: Site) -> None:
     assert not Backup.objects.filter(disk=disk).exists()
 
 
+@pytest.mark.case("AZ-15")
 def test_a_commit_that_names_an_object_that_is_not_there_is_refused(site: Site, settings) -> None:
     disk = site.server("web01", content=os.urandom(MIB))
     job = request_backup(definition=site.definition(disk), actor=site.admin, now=timezone.now())
@@ -128,6 +130,7 @@ def test_a_commit_that_names_an_object_that_is_not_there_is_refused(site: Site, 
     assert not ObjectUse.objects.exists()
 
 
+@pytest.mark.case("AZ-15")
 def test_a_commit_with_objects_of_another_domain_is_refused(site: Site, settings) -> None:
     other = site.back_up(site.definition(site.server("other", content=os.urandom(MIB)))).backup
     disk = site.server("web01")

@@ -55,7 +55,7 @@ def waiting(db: None, monkeypatch: pytest.MonkeyPatch) -> Waiting:
 def test_a_commit_that_gets_on_is_never_given_up(waiting: Waiting) -> None:
     progress = commit_progress(waiting.session, clock=waiting.clock)
 
-    for _ in range(12 * 60 * 3):
+    for _ in range(12 * 60):
         waiting.pass_time(timedelta(seconds=5))
         progress()
         if waiting.now.minute % 7 == 0:

@@ -85,6 +85,7 @@ def test_a_grant_binds_everything_and_is_in_the_ledger_before(opened: Opened) ->
     assert send(grant, b"pack" * 100)[0] == 412
 
 
+@pytest.mark.case("AZ-13")
 def test_no_tampering_with_a_grant_is_accepted(opened: Opened) -> None:
     data = os.urandom(1000)
     grant = opened.client.grant_puts([opened.spec(data)])[0]
@@ -123,6 +124,7 @@ def test_no_tampering_with_a_grant_is_accepted(opened: Opened) -> None:
     assert send(grant, data)[0] == 200
 
 
+@pytest.mark.case("AZ-11")
 @pytest.mark.parametrize(
     ("change", "code"),
     [
@@ -186,6 +188,7 @@ def test_a_backup_gets_no_key_that_opens_earlier_ones(opened: Opened) -> None:
     assert told == {"id_key", "map_key", "tenant_public_key"}
 
 
+@pytest.mark.case("AZ-12")
 def test_a_read_of_another_servers_objects_looks_like_a_missing_one(opened: Opened) -> None:
     other = opened.site.back_up(opened.site.definition(opened.site.server("other", content=b"y" * MIB))).backup.manifest
 
@@ -207,6 +210,7 @@ def test_a_wrong_token_is_refused_and_never_repeated(opened: Opened, settings) -
     assert "guess" not in str(refused.value) + repr(client)
 
 
+@pytest.mark.case("AZ-11")
 def test_a_session_without_lease_can_do_nothing(opened: Opened) -> None:
     Job.objects.filter(pk=opened.job.pk).update(lease_until=timezone.now() - timedelta(seconds=1))
 

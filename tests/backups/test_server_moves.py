@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Any
+from unittest import mock
 
 import pytest
 from django.utils import timezone
+from rest_framework.test import APIClient
 
 from agents.models import Server
 from backups.accounting import stored_bytes, usage_of
@@ -14,7 +17,7 @@ from backups.server_moves import move_server
 from backups.states import JobState
 from common.errors import ConflictError, InvalidInputError, NotAllowedError, QuotaError
 from definitions.models import Definition
-from tenants.models import AuditEvent, Person, Tenant
+from tenants.models import AuditEvent, Person, Tenant, TenantUserPermission
 from tenants.quotas import set_quotas
 from tenants.services import create_tenant, suspend_tenant
 from tests.backups.conftest import MIB, Site
@@ -211,3 +214,61 @@ def test_the_former_tenant_cannot_hand_over_its_key_while_moved_backups_need_it(
     assert TenantKey.objects.filter(tenant=former).count() == 1
     assert disk_of(server).storage.tenants.filter(pk=new.pk).exists()
     assert make_vault(new).tenant == new
+
+
+@pytest.mark.django_db
+def test_the_former_tenants_vault_is_named_to_who_may_see_it_only() -> None:
+    former, new = make_tenant(), make_tenant()
+    server = make_server(former)
+    backup = make_backup(server)
+    people = {
+        "root": make_person(superadmin=True),
+        "new": make_person(administers=[new]),
+        "both": make_person(administers=[former, new]),
+    }
+    _move(server, new)
+
+    shown = {}
+    for name, person in people.items():
+        client = APIClient()
+        client.force_login(person)
+        listed = client.get("/api/v1/backups/").json()["results"][0]["vault"]
+        assert client.get(f"/api/v1/backups/{backup.pk}/").json()["vault"] == listed
+        assert (str(backup.vault_id) in b"".join(client.get("/api/v1/backups/?format=csv")).decode()) is bool(listed)
+        shown[name] = listed
+
+    assert shown == {"root": str(backup.vault_id), "new": None, "both": str(backup.vault_id)}
+
+
+@pytest.mark.django_db
+def test_a_move_has_the_buckets_say_whose_the_backups_are(django_capture_on_commit_callbacks: Any) -> None:
+    former, new = make_tenant(), make_tenant()
+    server = make_server(former)
+    backup = make_backup(server)
+
+    with mock.patch("backups.server_moves.hint_description") as hint, django_capture_on_commit_callbacks(execute=True):
+        _move(server, new)
+
+    hint.assert_called_once_with(backup.manifest.domain_id)
+
+
+@pytest.mark.django_db
+def test_taking_away_ones_own_last_right_is_asked_first() -> None:
+    tenant = make_tenant()
+    server = make_server(tenant)
+    person = make_person(administers=[tenant], owns=[server])
+    client, other = APIClient(), make_person(owns=[server])
+    client.force_login(person)
+    address, body = f"/api/v1/servers/{server.pk}/revoke/", {"person": str(person.pk)}
+    # Between looking at his right to the server and taking it, his other right goes: as if done at the same moment.
+    with mock.patch("agents.people.refuse_stranger", lambda **_: lose_administration(person, tenant)):
+        refused = client.post(address, body, format="json")
+        assert (refused.status_code, refused.json()["code"]) == (409, "own_last_right")
+        assert client.post(address, {**body, "confirm": True}, format="json").status_code == 204
+
+    assert not list(Server.objects.for_user(Person.objects.get(pk=person.pk)))
+    assert list(Server.objects.for_user(other)) == [server]
+
+
+def lose_administration(person: Person, tenant: Tenant) -> None:
+    TenantUserPermission.objects.filter(user=person, content_object=tenant).delete()

@@ -36,7 +36,8 @@ def hints(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
 
     def send(task: str, *, queue: str, job_id: str = "", **_: str) -> None:
-        assert (task, queue) == ("backups.tasks.verify_backup", "checks")
+        asked = Job.objects.get(pk=job_id).requested_by_id is not None
+        assert (task, queue) == ("backups.tasks.verify_backup", "checks.asked" if asked else "checks")
         found.append(job_id)
 
     monkeypatch.setattr("backups.queue._send", send)

@@ -13,9 +13,22 @@ from backupsite.api_router import router
 from tenants.api.paging import KeysetPaging
 from tenants.models import Person, Tenant
 
-# Pages of the portal that count over everything there is, and no lists: shown, without a verdict. The vaults overview,
-# a fragment that is loaded behind the first page, reads every backup of every vault: minutes for a SuperAdmin.
-PORTAL_REPORTS = ("dashboard",)
+# Pages of the portal that look at everything there is, forms that choose from it, and their suggestions.
+PORTAL_PAGES = {
+    "dashboard": "",
+    "vault-overview": "",
+    "people-invite": "",
+    "definition-create": "",
+    "webhook-new": "",
+    "tenant-choices": "",
+    "tenant-choices?q": "q=00012",
+    "server-choices": "",
+    "server-choices?q": "q=web-01",
+    "server-choices?none": "q=nothing",
+    "disk-choices": "",
+    "disk-choices?q": "q=web-01",
+    "disk-choices?none": "q=nothing",
+}
 # Lists of the portal, by their names; each is for everybody.
 PORTAL_LISTS = (
     "server-list",
@@ -29,7 +42,14 @@ PORTAL_LISTS = (
     "notice-list",
     "audit-list",
     "approval-list",
+    "token-list",
 )
+# The same lists as somebody searches them.
+PORTAL_SEARCHES = {
+    "server-list": ("q=web-01", "q=nothing"),
+    "definition-list": ("q=web-01", "q=nothing"),
+    "audit-list": ("actor=admin-00001", "actor=nobody"),
+}
 # Details of the portal, with the API's list that an object is taken from.
 PORTAL_DETAILS = {
     "server-detail": "servers",
@@ -40,6 +60,8 @@ PORTAL_DETAILS = {
     "person-detail": "people",
     "key-detail": "keys",
     "vault-detail": "vaults",
+    "webhook-detail": "webhooks",
+    "backup-restore": "backups",
 }
 # Other ways to ask for a list: orders that it offers, and what people filter by.
 VARIANTS = {
@@ -62,7 +84,7 @@ VARIANTS = {
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`kind`: list, next (the page after the first), detail or report. A detail is that of the first row of `of`."""
+    """`kind`: list, next (the page after the first), page, or detail. A detail is that of the first row of `of`."""
 
     name: str
     kind: str
@@ -95,8 +117,10 @@ def pages() -> Iterator[Page]:
         yield Page(f"api {prefix}/<id>", "detail", f"/api/v1/{prefix}/%s/", of=prefix)
     for name in PORTAL_LISTS:
         yield Page(f"portal {name}", "list", reverse(name))
-    for name in PORTAL_REPORTS:
-        yield Page(f"portal {name}", "report", reverse(name))
+        for query in PORTAL_SEARCHES.get(name, ()):
+            yield Page(f"portal {name}?{query}", "list", f"{reverse(name)}?{query}")
+    for name, query in PORTAL_PAGES.items():
+        yield Page(f"portal {name}", "page", f"{reverse(name.partition('?')[0])}?{query}".rstrip("?"))
     for name, of in PORTAL_DETAILS.items():
         yield Page(f"portal {name}", "detail", _pattern(name), of=of)
 

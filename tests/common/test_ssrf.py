@@ -31,6 +31,7 @@ def leads_to(*addresses: str) -> Callable[[str, int], Sequence[str]]:
     return lambda host, port: addresses
 
 
+@pytest.mark.case("IN-01")
 @pytest.mark.parametrize(
     "url",
     [
@@ -141,6 +142,7 @@ def test_a_wrong_network_is_named() -> None:
         Guard.of("10.1.0.1/16")
 
 
+@pytest.mark.case("IN-01")
 @given(st.ip_addresses())
 def test_what_python_calls_special_is_never_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     special = address.is_private or address.is_loopback or address.is_link_local or address.is_multicast
@@ -207,6 +209,7 @@ def test_it_sends_the_body_to_the_vetted_address_under_the_name(server: http.ser
     assert (headers["X-Own"], headers["Connection"]) == ("yes", "close")
 
 
+@pytest.mark.case("IN-01")
 def test_the_name_is_resolved_once_so_rebinding_gets_nothing(server: http.server.ThreadingHTTPServer) -> None:
     asked: list[str] = []
 
@@ -227,6 +230,7 @@ def test_nothing_is_connected_to_when_the_address_is_forbidden(server: http.serv
     assert server.seen == []  # type: ignore[attr-defined]
 
 
+@pytest.mark.case("IN-01")
 def test_a_redirect_is_an_answer_and_not_followed(server: http.server.ThreadingHTTPServer) -> None:
     def redirect(handler: Receiver) -> None:
         handler.send_response(307)
@@ -248,6 +252,7 @@ def test_a_proxy_of_the_environment_is_not_used(
     assert send(server).status == 204
 
 
+@pytest.mark.case("CP-20")
 def test_an_endless_answer_is_cut(server: http.server.ThreadingHTTPServer) -> None:
     def flood(handler: Receiver) -> None:
         handler.send_response(200)
@@ -263,6 +268,7 @@ def test_an_endless_answer_is_cut(server: http.server.ThreadingHTTPServer) -> No
     assert len(send(server).body) == LARGEST_ANSWER_BYTES
 
 
+@pytest.mark.case("CP-20")
 def test_an_answer_that_trickles_ends_with_the_time_for_all_of_it(server: http.server.ThreadingHTTPServer) -> None:
     def trickle(handler: Receiver) -> None:
         try:

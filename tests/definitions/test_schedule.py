@@ -16,6 +16,7 @@ from definitions.schedule import check_cron, check_time_zone, explain, next_run,
 BERLIN = "Europe/Berlin"
 
 
+@pytest.mark.case("IN-02")
 @pytest.mark.parametrize(
     "expression",
     [
@@ -48,6 +49,7 @@ def test_a_schedule_that_can_be_is_kept_with_single_spaces(expression: str) -> N
     assert explain(expression)
 
 
+@pytest.mark.case("CP-09")
 def test_a_local_time_that_does_not_exist_runs_once_just_after() -> None:
     before = datetime(2026, 3, 28, 12, tzinfo=UTC)
 
@@ -56,6 +58,7 @@ def test_a_local_time_that_does_not_exist_runs_once_just_after() -> None:
     assert [run.astimezone(ZoneInfo(BERLIN)).strftime("%d %H:%M") for run in runs] == ["29 03:00", "30 02:30"]
 
 
+@pytest.mark.case("CP-10")
 def test_a_local_time_that_exists_twice_runs_once() -> None:
     before = datetime(2026, 10, 24, 12, tzinfo=UTC)
 
@@ -70,6 +73,7 @@ def test_a_run_is_strictly_after_the_given_time() -> None:
     assert next_run(cron="0 22 * * *", time_zone="UTC", after=now) == now + timedelta(days=1)
 
 
+@pytest.mark.case("IN-02")
 def test_leap_days_are_found_across_a_century_without_one() -> None:
     after = datetime(2096, 3, 1, tzinfo=UTC)
 

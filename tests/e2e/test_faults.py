@@ -9,9 +9,10 @@ import pytest
 from backupsite.stack.errors import StackError
 from tests.e2e.conftest import DISK_MIB, MIB, Running
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.timeout(400)]
 
 
+@pytest.mark.case("CP-01")
 def test_a_worker_killed_in_the_middle_is_replaced_within_a_minute(running: Running) -> None:
     before = len(running.good_backups())
     running.write_disk("web01")
@@ -109,6 +110,7 @@ def test_a_bad_cron_is_refused_with_words(running: Running) -> None:
         running.api.post("definitions/", body)
 
 
+@pytest.mark.case("AZ-20")
 def test_no_secret_is_in_any_log(running: Running) -> None:
     secrets = running.stack.secrets
     told = [secrets.master_key, secrets.django_secret_key, running.rows["token"]]

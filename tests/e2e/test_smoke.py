@@ -11,7 +11,7 @@ import pytest
 
 from backupsite.stack.ports import PORT_SPAN, free_ports
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -52,6 +52,7 @@ def test_whole_objects_parse(kind: str) -> None:
     assert _parse(kind, _SAMPLES[kind]) is not None
 
 
+@pytest.mark.case("IN-05")
 @pytest.mark.parametrize("kind", "pikm")
 def test_every_truncation_is_refused(kind: str) -> None:
     for length in range(0, len(_SAMPLES[kind]), 7):
@@ -65,6 +66,7 @@ def test_bytes_after_the_end_are_refused(kind: str) -> None:
         _parse(kind, _SAMPLES[kind] + b"\0")
 
 
+@pytest.mark.case("IN-05")
 @_SETTINGS
 @given(st.sampled_from("pikm"), st.binary(max_size=400), st.booleans())
 def test_garbage_is_refused(kind: str, garbage: bytes, with_header: bool) -> None:

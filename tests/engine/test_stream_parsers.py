@@ -90,6 +90,7 @@ def test_every_truncation_and_every_addition_is_refused(name: str) -> None:
         _parse(plain + b"\0", kind)
 
 
+@pytest.mark.case("IN-05")
 @_SETTINGS
 @given(st.binary(max_size=500), st.sampled_from(list(PageKind)))
 @example(struct.pack(">BBHIHH", 1, 0, 0, 1024, 65535, 65535), PageKind.CHUNKS)

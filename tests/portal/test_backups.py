@@ -196,6 +196,7 @@ def test_a_removed_backup_is_not_restored(world: World) -> None:
     assert "cannot be restored: it is removed" in confirm(world).content.decode()
 
 
+@pytest.mark.case("IN-08")
 @pytest.mark.parametrize(
     "path", ["backups/", "backups/<pk>/", "definitions/", "definitions/<pk>/", "servers/<pk>/", ""]
 )

@@ -19,6 +19,8 @@ LISTS = ("dashboard", "server-list", "definition-list", "backup-list", "job-list
 
 # page -> statuses for a SuperAdmin, the DCAdmin of the object's tenant, the VmOwner of its server. All others: 404.
 READ_PAGES = {
+    "agents/<pk>/": (200, 200, 200),
+    "agents/<pk>/revoke/": (200, 200, 403),
     "servers/<pk>/": (200, 200, 200),
     "definitions/<pk>/": (200, 200, 200),
     "definitions/<pk>/edit/": (200, 200, 403),
@@ -36,9 +38,12 @@ READ_PAGES = {
     "tenants/<pk>/delete/": (200, 403, 404),
     "keys/<pk>/": (200, 200, 404),
     "vaults/<pk>/": (200, 200, 404),
+    "vaults/<pk>/remove/": (200, 403, 404),
     "webhooks/<pk>/": (200, 200, 404),
 }
 WRITE_PAGES = {
+    "agents/<pk>/approve/": (302, 302, 403),
+    "agents/<pk>/revoke/": (302, 302, 403),
     "definitions/<pk>/edit/": (302, 302, 403),
     "definitions/<pk>/delete/": (302, 302, 403),
     "definitions/<pk>/backup-now/": (302, 302, 403),
@@ -65,6 +70,9 @@ WRITE_PAGES = {
     "approvals/<pk>/decline/": (302, 302, 404),
     "approvals/<pk>/withdraw/": (403, 403, 404),
     "vaults/<pk>/accept-settings/": (400, 403, 404),
+    # The confirmation is another name; nothing is to be undone.
+    "vaults/<pk>/remove/": (400, 403, 404),
+    "vaults/<pk>/undo-removal/": (302, 403, 404),
     "alarms/<pk>/acknowledge/": (302, 403, 404),
     "webhooks/<pk>/test/": (302, 302, 404),
     "webhooks/<pk>/status/": (302, 302, 404),
@@ -75,10 +83,17 @@ WRITE_PAGES = {
 }
 COLLECTIONS = {
     "": (200, 200, 200),
+    "agents/": (200, 200, 200),
     "servers/": (200, 200, 200),
     "definitions/": (200, 200, 200),
     "definitions/new/": (200, 200, 403),
     "definitions/preview/": (200, 200, 200),
+    "definitions/overview/": (200, 200, 200),
+    "definitions/load/": (200, 200, 200),
+    "policies/": (200, 200, 200),
+    "choices/tenants/": (200, 200, 200),
+    "choices/servers/": (200, 200, 200),
+    "choices/disks/": (200, 200, 200),
     "backups/": (200, 200, 200),
     "jobs/": (200, 200, 200),
     "restores/": (200, 200, 200),
@@ -116,7 +131,7 @@ OTHERS |= {
     *("login/oidc/<slug:provider_id>/", "login/oidc/<slug:provider_id>/callback/"),
     *("confirm/", "confirm/code/", "confirm/passkey/"),
     *("password/reset/", "password/reset/<uidb64>/<token>/"),
-    *("sign-in/", "sign-in/password/", "sign-in/app/", "sign-in/app/remove/", "sign-in/passkeys/add/"),
+    *("sign-in/", "sign-in/password/", "sign-in/app/", "sign-in/code/", "sign-in/app/remove/", "sign-in/passkeys/add/"),
     *("sign-in/passkeys/<int:pk>/remove/", "sign-in/recovery-codes/", "sign-in/recovery-codes/new/"),
     *("sign-in/sessions/<slug:key>/end/", "sign-in/sessions/end/"),
     *("people/<pk>/sign-in/", "people/<pk>/sign-in/reset-mfa/", "people/<pk>/sign-in/end-sessions/"),
@@ -168,6 +183,7 @@ def _portal_paths(patterns: list[Any], prefix: str = "") -> list[str]:
     return found
 
 
+@pytest.mark.case("AZ-01", "AZ-21")
 @pytest.mark.parametrize("path", sorted(READ_PAGES))
 @pytest.mark.parametrize("estate", ["ours", "theirs"])
 def test_reading(world: World, path: str, estate: str) -> None:
@@ -178,6 +194,7 @@ def test_reading(world: World, path: str, estate: str) -> None:
     assert found == expected(READ_PAGES[path], estate)
 
 
+@pytest.mark.case("AZ-01")
 @pytest.mark.parametrize("path", sorted(WRITE_PAGES))
 @pytest.mark.parametrize("estate", ["ours", "theirs"])
 def test_writing(world: World, path: str, estate: str) -> None:
@@ -234,6 +251,7 @@ def hidden_words(estate: Estate) -> list[str]:
     return [*map(str, keys), estate.server.name, estate.other_server.name, estate.tenant.title, estate.definition.name]
 
 
+@pytest.mark.case("AZ-03")
 @pytest.mark.parametrize("name", ["admin_a", "owner_a1", "owner_a2"])
 @pytest.mark.parametrize("path", sorted({*READ_PAGES, *COLLECTIONS}))
 def test_nothing_of_the_other_tenant_is_on_any_page(world: World, name: str, path: str) -> None:
@@ -277,10 +295,10 @@ def test_the_counts_of_the_dashboard_are_of_what_is_visible(world: World) -> Non
     def counts(name: str) -> tuple[Any, ...]:
         context = world.client(name).get("/").context
         return (
-            context["server_count"],
-            context["protected_count"],
-            context["definition_count"],
-            context["good"]["count"],
+            context["totals"].server_count,
+            context["totals"].protected_count,
+            context["totals"].definition_count,
+            context["totals"].good_count,
         )
 
     assert counts("super") == (4, 2, 2, 2)
@@ -352,6 +370,7 @@ def test_pages_of_one_object_need_few_queries(world: World, django_assert_max_nu
         client.get(address)
 
 
+@pytest.mark.case("IN-08")
 @pytest.mark.parametrize("path", sorted({*READ_PAGES, *COLLECTIONS}))
 def test_a_page_loads_nothing_from_elsewhere_and_runs_nothing_inline(world: World, path: str) -> None:
     answer = world.client("super").get(address_of(path, world.ours))

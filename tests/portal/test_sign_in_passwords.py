@@ -80,6 +80,7 @@ def few(settings: Any) -> None:
     settings.API_RATES = {"password-pair": "3/m", "password-account": "6/h", "password-address": "10/m"}
 
 
+@pytest.mark.case("AZ-23")
 @pytest.mark.parametrize("name", ["anna", "nobody"])
 def test_guessing_is_locked_alike_for_who_is_there_and_who_is_not(db: None, few: None, name: str) -> None:
     make_person("anna", password=PASSWORD)
@@ -134,6 +135,7 @@ def test_what_was_typed_as_a_name_is_in_no_counter(db: None, few: None) -> None:
     assert "my-secret-password" not in str(getattr(cache, "_cache", {}).keys())
 
 
+@pytest.mark.case("AZ-23")
 @pytest.mark.parametrize("name", ["anna", "anna@example.com", "disabled", "unusable", "nobody"])
 def test_every_refusal_costs_one_hash(db: None, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     person_with_mail()
@@ -156,6 +158,7 @@ def counting(plain: Any, counted: list[int]) -> Any:
     return encode
 
 
+@pytest.mark.case("AZ-23")
 def test_unknown_wrong_and_disabled_are_one_page(db: None) -> None:
     make_person("anna", password=PASSWORD)
     make_person("disabled", password=PASSWORD, active=False)

@@ -33,6 +33,7 @@ def signed_in(name: str = "anna", **headers: Any) -> Client:
     return client
 
 
+@pytest.mark.case("AZ-19")
 def test_a_session_from_before_the_sign_in_is_worth_nothing(db: None) -> None:
     make_person("anna", password=PASSWORD)
     client = Client()
@@ -170,6 +171,7 @@ def test_signing_out_everywhere_ends_all(db: None) -> None:
     assert (here.get("/").status_code, there.get("/").status_code) == (302, 302)
 
 
+@pytest.mark.case("AZ-06")
 def test_a_disabled_person_is_out_with_the_next_request(world: World) -> None:
     client = world.client("super")
     Person.objects.filter(username="super").update(is_active=False)

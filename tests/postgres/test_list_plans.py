@@ -46,6 +46,23 @@ GROWS = frozenset({"backups_backup", "backups_job", "backups_jobevent", "vaults_
 OTHER_STATEMENTS = 9
 
 
+# Other pages of the portal, with the most statements that each may need.
+PAGES = {
+    "/": 24,
+    # Of a few small vaults everything is counted at once.
+    "/vaults/overview/": 20,
+    "/approvals/": 15,
+    "/notifications/": 15,
+    "/people/invite/": 8,
+    "/definitions/new/": 8,
+    "/choices/servers/?q=web-0001": 6,
+    "/choices/disks/?q=web-0001": 6,
+    "/choices/tenants/?q=00012": 6,
+    "/servers/?q=web-0001": 8,
+    "/definitions/?q=web-0001": 9,
+}
+
+
 @pytest.fixture(scope="module")
 def fleet(django_db_setup: None, django_db_blocker: Any) -> Iterator[dict[str, Client]]:
     """A signed-in client for each role. All of it is undone at the end."""
@@ -85,6 +102,37 @@ def test_a_page_further_down_costs_no_more(fleet: dict[str, Client], role: str, 
 
     for sql, parameters in _statements_of(fleet[role], address):
         assert _read_whole(sql, parameters) == set(), sql
+
+
+@pytest.mark.parametrize("address", PAGES)
+@pytest.mark.parametrize("role", ROLES)
+def test_a_page_of_the_portal_is_a_few_indexed_statements(fleet: dict[str, Client], role: str, address: str) -> None:
+    if fleet[role].get(address).status_code == 403:
+        return
+    statements = _statements_of(fleet[role], address)
+
+    assert len(statements) <= PAGES[address]
+    # What is summed up stops after some thousands.
+    for sql, parameters in [one for one in statements if "COUNT(" not in one[0] or "LIMIT" not in one[0]]:
+        assert _read_whole(sql, parameters) == set(), sql
+
+
+def test_a_part_of_a_name_is_looked_up_in_an_index(fleet: dict[str, Client]) -> None:
+    """Few rows would be read at once as well: the plan is asked for as if that cost much."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("SET LOCAL enable_indexscan = off")
+        cursor.execute("SET LOCAL enable_indexonlyscan = off")
+    try:
+        [(sql, parameters)] = [
+            one for one in _statements_of(fleet["SuperAdmin"], "/choices/servers/?q=web-0001") if "LIKE UPPER" in one[0]
+        ]
+        with connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN {sql}", parameters)
+            assert "server_by_part_of_name" in str(cursor.fetchall())
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("RESET enable_seqscan; RESET enable_indexscan; RESET enable_indexonlyscan")
 
 
 def test_the_check_sees_a_whole_table(fleet: dict[str, Client]) -> None:

@@ -66,6 +66,7 @@ LINKS: dict[str, Link] = {
 }
 
 
+@pytest.mark.case("AZ-02")
 @pytest.mark.parametrize("name", LINKS)
 def test_a_link_to_another_tenant_cannot_be_stored(world: World, name: str) -> None:
     with pytest.raises(IntegrityError) as refused, transaction.atomic():

@@ -150,6 +150,6 @@ def test_the_disk_of_another_server_is_none_of_this_domain() -> None:
             definitions=[],
         )
 
-        _, disks = _server(labels, world.domain, world.disk.server.node)
+        _, disks = _server(labels, world.domain, world.vault.tenant, world.disk.server.node)
 
         assert disks == {str(world.disk.pk): world.disk}

@@ -22,12 +22,14 @@ from backups.models import Backup, Job
 from backups.moved_packs import moved_packs_of
 from backups.removal import rounds
 from backups.removal.repacking import repack_vault
+from backups.server_moves import move_server
 from backups.states import BackupStatus, JobState
 from backupsite.installation import write_fixed_rows
 from engine.alone.s3 import S3Bucket
 from engine.crypto import key_fingerprint
 from engine.recovery import RecoveryKey
 from tenants.models import Person, Tenant
+from tenants.services import create_tenant
 from tests.backups.conftest import MIB, Site
 from vaults.custody import active_key, catalogue_key_of, private_key_of
 from vaults.models import ObjectUse, StoredObject, Vault
@@ -187,6 +189,42 @@ def test_a_backup_whose_packs_were_moved_and_are_gone_is_rebuilt_through_relocat
     tenant = Tenant.objects.get(title="Acme")
     admin = Person.objects.create(username="root", is_superuser=True)
     again = Site(site.data, tenant, tenant.vaults.get(), Node.objects.get(name="local"), admin)
+    target = again.server("web02")
+    job = again.restore(backup, target)
+    assert job.state == JobState.OK, job.message
+    assert again.path(target).read_bytes() == content
+
+
+def test_a_server_that_was_moved_is_given_to_its_present_tenant(site: Site, settings, tmp_path: Path) -> None:
+    disk = site.server("web01", content=os.urandom(MIB))
+    assert site.back_up(site.definition(disk)).state == JobState.OK
+    domain_id = Backup.objects.get().manifest.domain_id
+    describe_domain(domain_id)
+    other = create_tenant(title="Other", actor=None)
+    move_server(server=disk.server, tenant=other, confirmation="web01", actor=site.admin)
+    describe_domain(domain_id)
+    key, content = _recovery_key(site.tenant), site.path(disk).read_bytes()
+
+    _lose_the_database(site, settings)
+    _rebuild(site, key, tmp_path)
+    _rebuild(site, key, tmp_path)
+
+    backup = Backup.objects.get()
+    domain = backup.manifest.domain
+    assert (backup.tenant_id, backup.server.tenant_id, domain.held_for_id) == (other.pk, other.pk, other.pk)
+    assert (backup.disk_id, backup.server.name, backup.server.domain) == (disk.pk, "web01", None)
+    former = Tenant.objects.get(title="Acme")
+    assert (domain.tenant, backup.vault.tenant) == (former, former)
+    assert not Backup.objects.filter(tenant=former).exists()
+    # What the new tenant is called is not in the former one's bucket.
+    assert Tenant.objects.get(pk=other.pk).title == Tenant.objects.get(pk=other.pk).name
+    again = Site(
+        data=site.data,
+        tenant=Tenant.objects.get(pk=other.pk),
+        vault=backup.vault,
+        node=Node.objects.get(name="local"),
+        admin=Person.objects.create(username="root", is_superuser=True),
+    )
     target = again.server("web02")
     job = again.restore(backup, target)
     assert job.state == JobState.OK, job.message

@@ -22,10 +22,11 @@ from tests.removal.real_writer import BLOCK, IMAGE_BLOCKS, KillableStore, Killed
 from tests.removal.world import World, advance, now, running
 from vaults.models import StoredObject
 
-pytestmark = [pytest.mark.django_db, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.django_db, pytest.mark.long, pytest.mark.timeout(900)]
 
 FAILURES = ("killed before", "killed after", "reply lost")
 DAY = timedelta(days=1)
+# Together at least 450.
 LEAST_POINTS = {"first": 155, "second": 195, "removal": 100, "repack": 60}
 
 
@@ -41,13 +42,22 @@ def _quiet_world() -> Iterator[tuple[World, Mover]]:
         logging.disable(logging.NOTSET)
 
 
+@pytest.fixture
+def count(record_property: Callable[[str, object], None]) -> Callable[[int], None]:
+    """Let the points be told at the end of the run, with those of the other tests."""
+    return lambda points: record_property("counted", ("crash points (an operation and a way to fail at it)", points))
+
+
 def _change(mover: Mover, *blocks: int) -> None:
     for number in blocks:
         mover.image[number * BLOCK : number * BLOCK + 4] = b"new!"
 
 
-def _enumerate(world: World, mover: Mover, name: str, run: Callable[[], None], check: Callable[[], None]) -> None:
-    """Run `run` once without trouble to count its operations, then once per operation and way to fail."""
+def _enumerate(world: World, mover: Mover, name: str, run: Callable[[], None], check: Callable[[], None]) -> int:
+    """Run `run` once without trouble to count its operations, then once per operation and way to fail.
+
+    Returns the number of points.
+    """
     store = world.store
     base, image = store.snapshot(), bytes(mover.image)
     begun, points = world.clock_now(), 0
@@ -60,8 +70,9 @@ def _enumerate(world: World, mover: Mover, name: str, run: Callable[[], None], c
                 raise AssertionError(f"{name}: {failure} at operation {point} of {operations}: {error}") from error
             points += 1
             assert world.clock_now() == begun
-    # Together at least 450; fewer would mean that operations were left out.
+    # Fewer would mean that operations were left out.
     assert points >= LEAST_POINTS[name], f"{name}: only {points} points"
+    return points
 
 
 def _once(world, mover, base, image, run, check, *, point, failure) -> int:
@@ -111,7 +122,7 @@ def _only_what_is_needed(world: World) -> None:
     assert world.keys_in_store() == world.keys_needed()
 
 
-def test_a_first_backup_comes_through_every_crash() -> None:
+def test_a_first_backup_comes_through_every_crash(count: Callable[[int], None]) -> None:
     with _quiet_world() as (world, mover):
 
         def run() -> None:
@@ -126,10 +137,10 @@ def test_a_first_backup_comes_through_every_crash() -> None:
             assert packs <= world.keys_needed()
             assert len(mover.sent) == len(set(mover.sent))
 
-        _enumerate(world, mover, "first", run, check)
+        count(_enumerate(world, mover, "first", run, check))
 
 
-def test_a_second_backup_comes_through_every_crash_and_the_first_stays_whole() -> None:
+def test_a_second_backup_comes_through_every_crash_and_the_first_stays_whole(count: Callable[[int], None]) -> None:
     with _quiet_world() as (world, mover):
         first = mover.back_up()
         contents = {first.sequence: bytes(mover.image)}
@@ -144,10 +155,11 @@ def test_a_second_backup_comes_through_every_crash_and_the_first_stays_whole() -
             newest = Backup.objects.in_catalogue().order_by("-sequence").first()
             _all_restore(world, mover, {**contents, newest.sequence: bytes(mover.image)})
 
-        _enumerate(world, mover, "second", run, check)
+        count(_enumerate(world, mover, "second", run, check))
 
 
-def test_removal_comes_through_every_crash() -> None:
+@pytest.mark.case("CP-23")
+def test_removal_comes_through_every_crash(count: Callable[[int], None]) -> None:
     with _quiet_world() as (world, mover):
         mover.back_up()
         _change(mover, *range(48))
@@ -165,10 +177,10 @@ def test_removal_comes_through_every_crash() -> None:
             _only_what_is_needed(world)
             _all_restore(world, mover, contents)
 
-        _enumerate(world, mover, "removal", run, check)
+        count(_enumerate(world, mover, "removal", run, check))
 
 
-def test_a_repack_comes_through_every_crash() -> None:
+def test_a_repack_comes_through_every_crash(count: Callable[[int], None]) -> None:
     """Wherever it ends, what it left goes, a later one does the work, and the old packs go only then."""
     with _quiet_world() as (world, mover):
         mover.back_up()
@@ -196,4 +208,8 @@ def test_a_repack_comes_through_every_crash() -> None:
             assert {row.status for row in StoredObject.objects.filter(pk__in=[row.pk for row in old])} == {"deleted"}
             assert world.keys_in_store() == world.keys_needed()
 
-        _enumerate(world, mover, "repack", run, check)
+        count(_enumerate(world, mover, "repack", run, check))
+
+
+def test_the_points_are_as_many_as_were_promised() -> None:
+    assert sum(LEAST_POINTS.values()) >= 450

@@ -29,9 +29,9 @@ from tests.removal.real_writer import BLOCK, KillableStore, Mover
 from tests.removal.world import advance, now, running
 from vaults.models import MovedPack, StoredObject
 
-pytestmark = [pytest.mark.django_db, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.django_db, pytest.mark.long, pytest.mark.timeout(900)]
 
-EXAMPLES = int(os.environ.get("BACKUPSITE_STATEFUL_EXAMPLES", "200")) // 20
+EXAMPLES = int(os.environ.get("STATEFUL_EXAMPLES", "200")) // 20
 SETTINGS = settings(
     max_examples=EXAMPLES,
     stateful_step_count=25,

@@ -12,7 +12,8 @@ from backupsite.stack.secret_files import StackSecrets, load_or_make
 from backupsite.stack.settings import StackSettings
 
 ROLES = {name: name for name in ("web", "signer", "control", "checks", "node", "beat", "reaper", "notices")} | {
-    "setup": "control"
+    "setup": "control",
+    "asked": "checks",
 }
 
 

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from agents.invitations import accept_invitation, invite
 from common.errors import ApprovalNeededError, ConflictError, InvalidInputError, NotAllowedError
 from tenants.approval_states import COOLING, GOOD_FOR, MOVES, WAITS, ApprovalKind, ApprovalStatus, sources_of
 from tenants.approvals import (
@@ -276,6 +277,20 @@ def test_who_got_his_right_from_the_requester_is_no_second_person(
     with pytest.raises(NotAllowedError, match="changed by first"):
         approve(request=request, actor=second, now=timezone.now())
     assert approve(request=request, actor=make_person(superadmin=True), now=timezone.now())
+
+
+@pytest.mark.parametrize("has_account", [True, False])
+def test_nor_is_whom_the_requester_invited(tenant: Tenant, first: Person, has_account: bool) -> None:
+    switch_on(tenant)
+    puppet = make_person("puppet") if has_account else None
+    Person.objects.filter(username="puppet").update(email="puppet@example.org")
+    _, token = invite(
+        email="puppet@example.org", tenant=tenant, administers=True, servers=[], actor=first, now=timezone.now()
+    )
+    puppet = accept_invitation(token, now=timezone.now(), signed_in=puppet, password="a long enough pass phrase")
+
+    with pytest.raises(NotAllowedError, match="changed by first less than 72 hours before"):
+        approve(request=ask(tenant, first), actor=puppet, now=timezone.now())
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def asked_then_done(act: Callable[[], Any], approver: APIClient, *, done: int) -
     return request
 
 
+@pytest.mark.case("AZ-18")
 @pytest.mark.parametrize(
     ("kind", "change"),
     [
@@ -121,6 +122,7 @@ def test_the_portal_asks_as_well_and_says_so(world: World) -> None:
     assert definition.retention_count != 1
 
 
+@pytest.mark.case("AZ-18")
 def test_deleting_a_tenant(world: World) -> None:
     ask_for(ApprovalKind.TENANT_DELETE)
     tenant = world.ours.tenant
@@ -193,6 +195,7 @@ def test_restoring_what_another_tenant_or_nobody_owns_asks(world: World) -> None
             )
 
 
+@pytest.mark.case("AZ-18")
 def test_showing_a_recovery_key_is_refused_by_the_signer_itself(db: None, settings: Any) -> None:
     settings.ROOT_URLCONF = "backupsite.gate_urls"
     with key_world() as keys:

@@ -12,6 +12,7 @@ from django.test import Client
 from django.utils import timezone
 
 from tenants.audit import record
+from tenants.audit_api import AuditEventViewSet
 from tenants.audit_heads import check_audit, heads_file, published_heads
 from tenants.models import AuditCheck, AuditEvent
 from tests.factories import make_person
@@ -31,6 +32,7 @@ def everything(client: Any, query: str = "") -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.case("AZ-03")
 def test_each_sees_the_records_of_his_tenants_and_no_others(world: World) -> None:
     ours, theirs = str(world.ours.tenant.pk), str(world.theirs.tenant.pk)
 
@@ -183,3 +185,29 @@ def test_the_daily_look_tells_of_a_head_that_is_not_there_any_more(
     assert AuditCheck.objects.latest("pk").broken_at == 2
     assert "tampered" in caplog.text
     assert len(published_heads()) == 2
+
+
+def test_every_column_that_the_list_is_narrowed_by_has_an_index() -> None:
+    model = AuditEvent._meta
+    indexed = {model.get_field(index.fields[0]).name for index in model.indexes if index.condition is None}
+
+    narrowed = {field.column for field in AuditEventViewSet.filters.values()}
+    assert len(narrowed) >= 10
+    assert {column.split("__")[0] for column in narrowed} <= indexed
+
+
+def test_words_are_looked_for_in_the_last_time_unless_a_first_day_is_chosen(world: World) -> None:
+    now = timezone.now()
+    for days in (1, 120):
+        AuditEvent(at=now - timedelta(days=days), action=f"old.{days}days", actor_kind="service").save()
+    client = world.client("super")
+
+    def found(query: str) -> set[str]:
+        text = client.get(f"/audit/?{query}").content.decode()
+        return {action for action in ("old.1days", "old.120days") if f">{action}<" in text}
+
+    first_day = f"{now - timedelta(days=200):%Y-%m-%d}"
+    assert found("") == found(f"action=old.&since={first_day}") == {"old.1days", "old.120days"}
+    assert found("action=old.") == {"old.1days"}
+    assert found(f"action=old.&until={now - timedelta(days=100):%Y-%m-%d}") == {"old.120days"}
+    assert "For what is older choose a first day" in client.get("/audit/?action=old.").content.decode()

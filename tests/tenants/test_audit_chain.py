@@ -75,6 +75,7 @@ def test_the_model_refuses_change_and_removal(db: None) -> None:
             attempt()
 
 
+@pytest.mark.case("AZ-24")
 @pytest.mark.parametrize(
     "statement",
     [
@@ -110,6 +111,7 @@ def test_the_triggers_are_there_after_all_migrations(db: None) -> None:
     assert audit_guard.missing(connection) == []
 
 
+@pytest.mark.case("AZ-24")
 @pytest.mark.parametrize(
     ("column", "value"),
     [
@@ -132,6 +134,7 @@ def test_a_row_that_was_changed_by_force_is_found(db: None, column: str, value: 
     assert found is not None and found.sequence == victim.sequence
 
 
+@pytest.mark.case("AZ-24")
 def test_a_row_that_was_taken_out_is_found(db: None) -> None:
     make_chain()
 
@@ -195,6 +198,7 @@ def test_a_tail_that_was_cut_off_together_with_the_head_is_found_by_a_published_
     assert found is not None and found.sequence == 4
 
 
+@pytest.mark.case("AZ-24")
 def test_a_chain_that_was_made_anew_is_found_by_a_published_head(db: None) -> None:
     published = (5, make_chain()[4].hash)
     by_force("UPDATE tenants_auditevent SET action = 'other', sequence = NULL, hash = '', previous_hash = ''")

@@ -17,7 +17,7 @@ from tests.api.test_permission_matrix import API, TABLE
 from tests.worlds import World, make_world
 
 # They answer a question and write nothing.
-WITHOUT_A_WRITE = {("POST", "definitions/preview/")}
+WITHOUT_A_WRITE = {("POST", "definitions/preview/"), ("POST", "definitions/simulate/")}
 # What has to be so first, for these to change anything.
 BEFORE = {
     ("POST", "people/<pk>/enable/"): "people/<pk>/disable/",

@@ -55,6 +55,8 @@ def _a_day(world: World, clock: Any) -> None:
         world.reap()
 
 
+@pytest.mark.case("CP-19")
+@pytest.mark.case("AZ-18")
 def test_everything_goes_after_its_lock_and_nothing_before_it() -> None:
     with running() as (world, clock):
         tenant = world.vault.tenant
@@ -98,6 +100,7 @@ def test_keys_and_rows_stay_while_one_object_is_left() -> None:
     assert advance_deletions(now=late) == 0
 
 
+@pytest.mark.case("AZ-18")
 def test_nothing_happens_within_the_delay_but_rights_are_gone_at_once() -> None:
     tenant = make_tenant()
     server = make_server(tenant)

@@ -37,6 +37,7 @@ def visible(world: World, resource: str, name: str) -> set[str]:
     return {row["id"] for row in rows}
 
 
+@pytest.mark.case("AZ-03")
 def test_lists_hold_exactly_what_is_ones_own(world: World) -> None:
     installation = make_webhook(None)
     wide = make_subscription(address="all@example.com")
@@ -398,6 +399,7 @@ def test_somebody_subscribes_himself_in_the_portal(world: World) -> None:
     assert Subscription.objects.filter(person=world.people["owner_a1"]).count() == 1
 
 
+@pytest.mark.case("IN-08")
 def test_what_others_answered_is_escaped(world: World) -> None:
     OutboxMessage.objects.filter(pk=world.ours.delivery.pk).update(last_error="<script>alert(1)</script>")
     Webhook.objects.filter(pk=world.ours.webhook.pk).update(label="<img src=x>")

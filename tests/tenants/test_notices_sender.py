@@ -264,6 +264,7 @@ def test_times_are_in_the_zone_of_the_person(clock: Clock, tenant: Tenant) -> No
     assert "2026-03-02 19:00:00 JST" in sent()[0].body
 
 
+@pytest.mark.case("IN-12")
 @pytest.mark.parametrize(
     "evil",
     [

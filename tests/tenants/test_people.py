@@ -186,6 +186,7 @@ def test_every_change_is_in_the_audit_of_its_tenant() -> None:
     assert sorted(found) == ["role.grant", "role.revoke"]
 
 
+@pytest.mark.case("AZ-06")
 def test_a_disabled_person_is_out_with_the_next_request_session_and_token(world: World) -> None:
     admin = world.people["admin_a"]
     assert admin is not None

@@ -109,6 +109,7 @@ def test_the_database_holds_nothing_that_signs_in(db: None) -> None:
     assert person_behind(f"bks_{row['key']}.{row['secret_mac']}") is None
 
 
+@pytest.mark.case("AZ-08")
 @pytest.mark.parametrize(("seconds", "is_good"), [(-1, True), (0, False), (1, False)])
 def test_it_ends_to_the_second(db: None, seconds: int, is_good: bool) -> None:
     text = make_token(make_person(), now=NOW, days=1)
@@ -122,6 +123,7 @@ def test_without_a_wish_it_lives_ninety_days(db: None) -> None:
     assert ApiToken.objects.get().expires_at == NOW + timedelta(days=90)
 
 
+@pytest.mark.case("AZ-08")
 def test_whatever_is_wrong_with_it_nobody_is_told(db: None, settings: Any) -> None:
     person = make_person()
     good = make_token(person, now=NOW)
@@ -151,6 +153,7 @@ def test_whatever_is_wrong_with_it_nobody_is_told(db: None, settings: Any) -> No
     assert all(answer == answers[0] for answer in answers)
 
 
+@pytest.mark.case("AZ-08")
 def test_an_unknown_token_costs_as_much_as_a_wrong_one(db: None, monkeypatch: Any) -> None:
     looked: list[str] = []
     monkeypatch.setattr(tokens, "matches", lambda text, kept, peppers: bool(looked.append(text.key)))
@@ -186,6 +189,7 @@ def test_a_token_under_a_lost_pepper_is_worth_nothing(db: None, settings: Any) -
 # --- from where, when -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("AZ-20")
 @pytest.mark.parametrize(
     ("address", "fits"),
     [
@@ -248,6 +252,7 @@ def test_a_request_within_the_minute_writes_nothing(db: None, django_assert_num_
 # --- live rights ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("AZ-06")
 def test_who_is_disabled_or_loses_a_role_has_lost_it_with_the_next_request(world: World) -> None:
     person = world.people["admin_a"]
     assert person is not None
@@ -265,6 +270,7 @@ def test_who_is_disabled_or_loses_a_role_has_lost_it_with_the_next_request(world
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("AZ-20")
 @given(st.sampled_from(Action), st.sampled_from(Scope), st.booleans())
 def test_more_scope_never_allows_less(action: Action, scope: Scope, may_restore: bool) -> None:
     limits = Limits(scope=scope, may_restore=may_restore, tenant_id=None, of_superadmin=False)
@@ -311,6 +317,7 @@ def test_no_scope_reaches_further_than_its_person(world: World) -> None:
                     assert not rows or (covers(scope, needed_scope(action)) and action is not Action.RESTORE)
 
 
+@pytest.mark.case("AZ-08")
 @pytest.mark.parametrize("name", ["super", "admin_a"])
 def test_bound_to_a_tenant_it_reaches_nothing_of_another(world: World, name: str) -> None:
     person = world.people[name]

@@ -211,6 +211,7 @@ def test_two_different_credentials_are_none(world: World) -> None:
     assert (ask(first, first), ask(first, second)) == (200, 401)
 
 
+@pytest.mark.case("AZ-20")
 @pytest.mark.parametrize("query", ["token={0}", "api_key={0}", "ES-API-KEY={0}", "access_token={0}"])
 def test_a_token_in_an_address_opens_nothing(world: World, query: str) -> None:
     text = make_token(world.people["super"])  # type: ignore[arg-type]

@@ -84,6 +84,7 @@ def test_a_new_one_ends_the_one_before(anna: Person) -> None:
     assert ApiToken.objects.filter(person=anna).count() == 1
 
 
+@pytest.mark.case("AZ-23")
 def test_wrong_unknown_and_disabled_are_answered_alike(anna: Person) -> None:
     make_person("gone", password=PASSWORD, active=False)
 

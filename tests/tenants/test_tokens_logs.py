@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Runs in a process of its own, with the service's own settings and everything logged.
@@ -48,6 +50,7 @@ print(json.dumps({"text": text, "wrong": wrong, "statuses": sorted(set(statuses)
 """
 
 
+@pytest.mark.case("AZ-20")
 def test_no_line_holds_a_token(tmp_path: Path) -> None:
     (tmp_path / "db").mkdir()
     environment = {

@@ -56,6 +56,7 @@ def versions(weed: EmbeddedWeed, bucket: str, prefix: str) -> list[Any]:
     return [*told.get("Versions", []), *told.get("DeleteMarkers", [])]
 
 
+@pytest.mark.case("AZ-13")
 def test_every_tampering_is_refused_and_leaves_nothing(
     session: tuple[SessionClient, BackupWork],
     site: Site,
@@ -94,6 +95,7 @@ def test_a_header_that_was_not_signed_is_refused(session: tuple[SessionClient, B
     assert send(replace(granted, headers={**granted.headers, header: UNSIGNED_EXTRAS[header]})) >= 400
 
 
+@pytest.mark.case("AZ-13")
 def test_a_grant_works_once(session: tuple[SessionClient, BackupWork]) -> None:
     client, work = session
     granted = upload_of(client.grant_puts([spec_of(work, b"data")])[0], b"data")

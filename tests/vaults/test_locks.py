@@ -49,6 +49,7 @@ def test_a_live_object_is_extended_at_most_once_per_generation(rule: LockRule, s
     assert len(extended_in) == len(set(extended_in))
 
 
+@pytest.mark.case("CP-22")
 def test_a_date_is_clamped_because_it_can_never_be_taken_back() -> None:
     rule = LockRule(promised=timedelta(days=40_000))
 

@@ -2,91 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from unittest import mock
 
 import pytest
-from django.db import connection
-from hypothesis import HealthCheck
-from hypothesis import settings as run_settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
 
 from backups.accounting import recompute
 from backups.models import Backup
 from common.errors import ConflictError, UnavailableError
-from engine.crypto import SessionKeys
 from engine.envelope import unwrap_envelope
 from engine.recovery import RecoveryKey, answer_challenge, decode_challenge
-from engine.store.memory import Fault
 from tests.factories import make_backup, make_person, make_server
-from tests.vaults.key_world import KeyWorld, Killed, key_world
+from tests.vaults.key_world import KeyWorld
+from tests.vaults.rotating import expected, keys, opens_with_the_active_key_alone, rotate, run_round
 from vaults import rotation
 from vaults.custody import (
     CustomerKeyNeededError,
     check_envelope,
     companion_envelopes,
     fingerprint,
-    private_key_of,
     restore_needs_customer_key,
     session_data_keys,
-    sessions_of,
 )
 from vaults.envelopes import readable_envelopes
-from vaults.models import Alarm, Envelope, ObjectUse, StoredObject, TenantKey
+from vaults.models import Alarm, Envelope, StoredObject, TenantKey
 from vaults.own_objects import NO_SESSION
 from vaults.recovery_keys import finish_test, register_customer_key, start_test
-from vaults.rotation import RETIRED_KEPT, Round, rewrap, rewrap_everywhere, rotate_managed_key, sessions_left
+from vaults.rotation import RETIRED_KEPT, Round, rewrap_everywhere, rotate_managed_key, sessions_left
+
+__all__ = ["keys"]
 
 pytestmark = pytest.mark.django_db
 Status, Mode = TenantKey.Status, TenantKey.Mode
-
-
-@pytest.fixture
-def keys(db: None) -> Iterator[KeyWorld]:
-    with key_world() as world:
-        yield world
-
-
-def rotate(world: KeyWorld) -> TenantKey:
-    person = make_person(superadmin=True)
-    return rotate_managed_key(world.tenant, replaced=world.key.pk, actor=person, now=world.clock())
-
-
-def run_round(world: KeyWorld) -> Round:
-    return rewrap(world.tenant.pk, now=world.clock())
-
-
-def expected(world: KeyWorld) -> dict[str, bytes]:
-    return {session: keys.data_key for session, keys in world.sessions.items()}
-
-
-def opens_with_the_active_key_alone(world: KeyWorld) -> None:
-    """Read from the store itself: each session that a manifest needs has an envelope for the key in use."""
-    key = world.key
-    private, recipient = private_key_of(key), fingerprint(key)
-    for manifest in world.manifests:
-        rows = world.envelopes_of(manifest)
-        opened: dict[str, SessionKeys] = {}
-        for row in rows:
-            if row.envelope.recipient == recipient:
-                version = world.store.head(key=f"{world.vault.bucket}/{row.key}", version_id=row.version_id)
-                names = {"tenant": str(world.tenant.pk), "domain": str(world.domain.pk)}
-                unwrapped = unwrap_envelope(version.data, tenant_private_key=private, **names)
-                opened[unwrapped.session.session_id.hex()] = unwrapped.session
-                assert version.retain_until is not None
-                assert version.retain_until >= max(other.retain_until for other in rows)
-        assert opened == {session: world.sessions[session] for session in sessions_of(manifest)}
 
 
 # --- the change -------------------------------------------------------------------------------------------------------
@@ -252,102 +200,6 @@ def test_a_rotation_after_a_rotation(keys: KeyWorld) -> None:
     run_round(keys)
 
     opens_with_the_active_key_alone(keys)
-
-
-# --- killed anywhere --------------------------------------------------------------------------------------------------
-
-
-def prepared(sessions: int) -> KeyWorld:
-    world = KeyWorld()
-    envelopes: list[StoredObject] = []
-    for _ in range(sessions):
-        envelopes = world.envelopes_of(world.back_up(reused=envelopes))
-    rotate(world)
-    world.places.clear()
-    return world
-
-
-@contextmanager
-def fresh(sessions: int = 1) -> Iterator[KeyWorld]:
-    """A prepared world of its own, in autocommit as in a worker: the test needs `transactional_db`."""
-    with key_world():
-        world = prepared(sessions)
-        with (
-            mock.patch("vaults.storage.client_for", world.client_for),
-            mock.patch("vaults.storage.timezone.now", world.clock),
-        ):
-            yield world
-
-
-def settles_after(world: KeyWorld) -> None:
-    """After whatever happened, the next round brings everything to its end, and leaves nothing for a person."""
-    run_round(world)
-    assert sessions_left(world.tenant.pk) == 0
-    opens_with_the_active_key_alone(world)
-    assert session_data_keys(world.domain, list(world.sessions)) == expected(world)
-    for versions in world.store._versions.values():
-        assert len(versions) == 1
-        assert versions[0].retain_until is not None
-    in_ledger = {f"{row.vault.bucket}/{row.key}" for row in StoredObject.objects.filter(vault=world.vault)}
-    assert set(world.store._versions) <= in_ledger
-
-
-def test_killed_at_every_call_of_the_store(transactional_db: None) -> None:
-    with fresh(sessions=2) as world:
-        run_round(world)
-        total = len(world.places)
-    assert total >= 14
-
-    for place in range(total):
-        with fresh(sessions=2) as world:
-            world.kill_at = place
-            with pytest.raises(Killed):
-                run_round(world)
-            world.kill_at = None
-            settles_after(world)
-
-
-def test_every_call_of_the_store_fails_once(transactional_db: None) -> None:
-    with fresh() as world:
-        begin = world.store.operation_count
-        run_round(world)
-        total = world.store.operation_count - begin
-
-    for number in range(total):
-        for fault in Fault:
-            with fresh() as world:
-                world.store.faults[world.store.operation_count + number] = fault
-                run_round(world)
-                settles_after(world)
-
-
-class _DiesAt:
-    """Ends the process before the database's statement number `at`."""
-
-    def __init__(self, at: int | None) -> None:
-        self.at = at
-        self.count = 0
-
-    def __call__(self, execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
-        if "SAVEPOINT" not in sql:
-            if self.count == self.at:
-                self.at = None
-                raise Killed(sql)
-            self.count += 1
-        return execute(sql, *arguments)
-
-
-def test_killed_at_every_statement_of_the_database(transactional_db: None) -> None:
-    counter = _DiesAt(None)
-    with fresh() as world, connection.execute_wrapper(counter):
-        run_round(world)
-    assert counter.count >= 15
-
-    for number in range(counter.count):
-        with fresh() as world:
-            with connection.execute_wrapper(_DiesAt(number)), pytest.raises(Killed):
-                run_round(world)
-            settles_after(world)
 
 
 # --- sessions that were open ------------------------------------------------------------------------------------------
@@ -577,80 +429,3 @@ def test_from_one_key_of_the_customer_to_the_next_the_service_rewraps_nothing(ke
     assert done == Round()
     assert sessions_left(keys.tenant.pk) == 1
     assert TenantKey.objects.filter(mode=Mode.CUSTOMER, status=Status.RETIRED).count() == 1
-
-
-# --- any order --------------------------------------------------------------------------------------------------------
-
-
-class Rotations(RuleBasedStateMachine):
-    """Backups, changes of the key, rounds, failures and time in any order: every backup opens at every moment."""
-
-    @initialize()
-    def begin(self) -> None:
-        self.stack = key_world()
-        self.world = self.stack.__enter__()
-        self.public = bytes(self.world.key.public_key)
-        self.opened_at = self.world.clock()
-
-    def teardown(self) -> None:
-        if hasattr(self, "stack"):
-            self.stack.__exit__(None, None, None)
-
-    @rule()
-    def open_session(self) -> None:
-        self.public, self.opened_at = bytes(self.world.key.public_key), self.world.clock()
-
-    @precondition(lambda self: self.world.clock() - self.opened_at < timedelta(hours=24))
-    @rule(base=st.integers(0, 20), tells=st.booleans())
-    def commit(self, base: int, tells: bool) -> None:
-        reused: list[StoredObject] = []
-        if self.world.manifests:
-            manifest = self.world.manifests[base % len(self.world.manifests)]
-            reused = [row for row in self.world.envelopes_of(manifest) if row.session_id != NO_SESSION]
-            reused += companion_envelopes(reused) if tells else []
-        self.world.back_up(reused=reused, public_key=self.public)
-
-    @rule()
-    def change_key(self) -> None:
-        rotate(self.world)
-
-    @rule(fault=st.sampled_from([None, *Fault]), number=st.integers(0, 12))
-    def one_round(self, fault: Fault | None, number: int) -> None:
-        if fault is not None:
-            self.world.store.faults[self.world.store.operation_count + number] = fault
-        run_round(self.world)
-        self.world.store.faults.clear()
-
-    @rule(hours=st.integers(1, 30))
-    def time_passes(self, hours: int) -> None:
-        self.world.pass_time(hours=hours)
-
-    @precondition(lambda self: len(self.world.manifests) > 1)
-    @rule(number=st.integers(0, 20))
-    def a_backup_is_removed(self, number: int) -> None:
-        manifest = self.world.manifests.pop(number % len(self.world.manifests))
-        ObjectUse.objects.filter(manifest=manifest).delete()
-        StoredObject.objects.filter(pk=manifest.pk).update(status=StoredObject.Status.DELETED)
-
-    @invariant()
-    def every_backup_opens(self) -> None:
-        if not hasattr(self, "world"):
-            return
-        for manifest in self.world.manifests:
-            needed = sessions_of(manifest)
-            found = session_data_keys(self.world.domain, needed)
-            assert found == {session: self.world.sessions[session].data_key for session in needed}
-        if not sessions_left(self.world.tenant.pk):
-            opens_with_the_active_key_alone(self.world)
-
-
-def test_any_order(db: None) -> None:
-    run_state_machine_as_test(
-        Rotations,
-        settings=run_settings(
-            max_examples=10,
-            stateful_step_count=15,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )

@@ -1,6 +1,7 @@
 """Tables of the vaults, by what they are about."""
 
 from vaults.models.keys import CatalogueKey, Domain, TenantKey
+from vaults.models.leaving import VaultDeletion
 from vaults.models.ledger import (
     Envelope,
     KnownBadObject,
@@ -31,4 +32,5 @@ __all__ = [
     "StoredObject",
     "TenantKey",
     "Vault",
+    "VaultDeletion",
 ]

@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection, models
 from django.utils import timezone
 
+from backupsite.seeding.figures import write_figures
 from backupsite.seeding.people import write_people
 from backupsite.seeding.places import write_places
 from backupsite.seeding.records import write_records
@@ -52,6 +53,8 @@ class Command(BaseCommand):
         write_work(shape, random, places)
         self._tell("records", began)
         write_records(shape, random, places)
+        self._tell("figures", began)
+        write_figures(shape)
         with connection.cursor() as cursor:
             cursor.execute("ANALYZE")
         self._tell("done", began)

@@ -1,0 +1,141 @@
+"""What tenants and vaults hold, for pages that have to come at once.
+
+    count_everywhere(now=...)                    the tenants; a vault's figures are kept by its lock report
+    overview_of(vaults, now=...) -> [Overview]   of a page of vaults
+    totals_of(person) -> Totals                  of all that the person sees
+    known_uses(tenant) -> {kind: used}           what limits are about, for a tenant that is not small
+
+Counting reads every backup. What is small is counted when somebody looks, so that a first backup is seen at once;
+otherwise the kept figures are shown, with the time at which they were counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db.models import Count, Exists, Min, OuterRef, QuerySet, Sum
+
+from agents.models import Server
+from backups.accounting import Usage, usage_of
+from backups.figure_models import TenantFigures, VaultFigures
+from backups.lock_coverage import coverage_of
+from backups.models import Backup, BackupQuerySet
+from backups.states import BackupStatus
+from definitions.models import Definition
+from definitions.services import definitions_per_server
+from tenants.models import Person, QuotaKind, Tenant
+from vaults.coverage import Coverage
+from vaults.models import Vault
+
+# Counted while somebody waits: so many vaults, with so many backups each, at most.
+LIVE_VAULTS = 3
+LIVE_BACKUPS = 500
+# Servers, or good backups, that are counted at once.
+MOST_EXACT = 5_000
+_GOOD = (BackupStatus.OK, BackupStatus.RESTORE)
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A vault with its tenant; None for what was not counted yet. `counted_at` is None for what was counted now."""
+
+    vault: Vault
+    usage: Usage | TenantFigures | None
+    coverage: Coverage | VaultFigures | None
+    counted_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Servers, those with an active definition, definitions, backups that can be restored, bytes stored for them.
+
+    `counted_at` as in Overview. A figure is None where there is too much to count and nothing was kept.
+    """
+
+    server_count: int
+    protected_count: int | None
+    definition_count: int | None
+    good_count: int | None
+    stored_bytes: int | None
+    counted_at: datetime | None = None
+
+
+def count_everywhere(*, now: datetime) -> None:
+    """Every tenant whose vaults hold something."""
+    for tenant in Tenant.objects.filter(vaults__isnull=False).distinct().order_by("pk"):
+        count_tenant(tenant, now=now)
+
+
+def count_tenant(tenant: Tenant, *, now: datetime) -> None:
+    good_count, stored_bytes = _summed(_good(Backup.objects.filter(tenant=tenant)))
+    servers, usage = Server.objects.filter(tenant=tenant), usage_of(tenant, now=now)
+    figures = {
+        "counted_at": now,
+        "server_count": servers.count(),
+        "protected_count": _protected(servers),
+        "definition_count": Definition.objects.filter(tenant=tenant).count(),
+        "most_definitions": definitions_per_server(tenant, None),
+        "good_count": good_count,
+        "stored_bytes": stored_bytes,
+        "unique_bytes": usage.unique_bytes,
+        "shared_bytes": usage.shared_bytes,
+        "locked_bytes": usage.locked_bytes,
+        "pending_delete_bytes": usage.pending_delete_bytes,
+    }
+    TenantFigures.objects.update_or_create(tenant=tenant, defaults=figures)
+
+
+def overview_of(vaults: Sequence[Vault], *, now: datetime) -> list[Overview]:
+    """In the order of the vaults, which come with their tenants."""
+    if len(vaults) <= LIVE_VAULTS and all(_is_small(vault) for vault in vaults):
+        return [Overview(vault, usage_of(vault.tenant, now=now), coverage_of(vault, now=now), None) for vault in vaults]
+    tenants = TenantFigures.objects.in_bulk([vault.tenant_id for vault in vaults])
+    reports = VaultFigures.objects.in_bulk([vault.pk for vault in vaults])
+    return [_kept(vault, tenants.get(vault.tenant_id), reports.get(vault.pk)) for vault in vaults]
+
+
+def _is_small(vault: Vault) -> bool:
+    return Backup.objects.filter(vault=vault).order_by()[: LIVE_BACKUPS + 1].count() <= LIVE_BACKUPS
+
+
+def _kept(vault: Vault, usage: TenantFigures | None, coverage: VaultFigures | None) -> Overview:
+    times = [kept.counted_at for kept in (usage, coverage) if kept is not None]
+    return Overview(vault, usage, coverage, min(times, default=None))
+
+
+def totals_of(person: Person) -> Totals:
+    """Counted now up to MOST_EXACT servers and backups; beyond that what was kept of the tenants one administers."""
+    servers = Server.objects.for_user(person)
+    server_count = servers.order_by()[: MOST_EXACT + 1].count()
+    good = _good(Backup.objects.for_user(person))
+    good_count, stored_bytes = _summed(good.order_by()[: MOST_EXACT + 1])
+    if max(server_count, good_count) <= MOST_EXACT:
+        definition_count = Definition.objects.for_user(person).count()
+        return Totals(server_count, _protected(servers), definition_count, good_count, stored_bytes)
+    kept = TenantFigures.objects.filter(tenant__in=Tenant.objects.for_user(person).order_by().values("pk"))
+    sums = {name: Sum(name) for name in ("server_count", "protected_count", "definition_count", "good_count")}
+    found = kept.aggregate(**sums, stored_bytes=Sum("stored_bytes"), counted_at=Min("counted_at"))
+    return Totals(**found) if found["counted_at"] else Totals(server_count, None, None, None, None)
+
+
+def known_uses(tenant: Tenant) -> dict[QuotaKind, int]:
+    """What limits are about, as far as it was kept; nothing for a small tenant, where it is counted at once."""
+    kept = TenantFigures.objects.filter(tenant=tenant, good_count__gt=LIVE_BACKUPS).first()
+    if kept is None:
+        return {}
+    return {QuotaKind.BYTES: kept.total_bytes, QuotaKind.DEFINITIONS_PER_SERVER: kept.most_definitions}
+
+
+def _good(backups: BackupQuerySet) -> BackupQuerySet:
+    return backups.in_catalogue().filter(status__in=_GOOD)
+
+
+def _protected(servers: QuerySet[Server]) -> int:
+    return servers.filter(Exists(Definition.objects.filter(disk__server=OuterRef("pk"), active=True))).count()
+
+
+def _summed(backups: QuerySet[Backup]) -> tuple[int, int]:
+    sums = backups.aggregate(count=Count("pk"), stored_bytes=Sum("stored_bytes", default=0))
+    return sums["count"], sums["stored_bytes"]

@@ -1,0 +1,81 @@
+"""What is known of definitions, read for many at once and judged by the pure `definitions.honest_states`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Max
+
+from backups.lock_coverage import locked_until
+from backups.models import Backup, BackupQuerySet, Job
+from backups.states import BackupHealth, BackupStatus
+from definitions.holds import Holds, load_holds
+from definitions.honest_states import Facts, Standing, standing_of
+from definitions.models import Definition
+
+
+def standings_of(definitions: Sequence[Definition], *, now: datetime) -> dict[UUID, tuple[Facts, Standing]]:
+    """Each with the facts that it was judged by. `disk.server` must be loaded; a few queries, and one per lock."""
+    good = {row["definition"]: row for row in _good(definitions).order_by().values("definition").annotate(**_NEWEST)}
+    newest = _newest_of(good)
+    slots = dict(
+        Job.objects.filter(definition__in=definitions)
+        .order_by()
+        .values_list("definition")
+        .annotate(last=Max("slot_at"))
+    )
+    holds = load_holds(now=now)
+    found = {}
+    for definition in definitions:
+        facts = _facts(definition, good.get(definition.pk, {}), newest.get(definition.pk), holds, slots)
+        found[definition.pk] = (facts, standing_of(facts, now=now))
+    return found
+
+
+_NEWEST = {"finished": Max("finished_at"), "slot": Max("slot_at"), "verified": Max("verified_at")}
+
+
+def _good(definitions: Iterable[Definition]) -> BackupQuerySet:
+    whole = Backup.objects.in_catalogue().exclude(health__in=[BackupHealth.DAMAGED, BackupHealth.MISSING])
+    return whole.filter(definition__in=definitions, status__in=[BackupStatus.OK, BackupStatus.RESTORE])
+
+
+def _newest_of(good: dict[UUID, Any]) -> dict[UUID, Backup]:
+    """The backup that was finished last of each definition."""
+    rows = Backup.objects.in_catalogue().filter(
+        definition__in=list(good), finished_at__in={row["finished"] for row in good.values()}
+    )
+    return {
+        backup.definition_id: backup
+        for backup in rows.select_related("manifest")
+        if backup.finished_at == good[backup.definition_id]["finished"]
+    }
+
+
+def _facts(
+    definition: Definition,
+    good: dict[str, Any],
+    newest: Backup | None,
+    holds: Holds,
+    slots: dict[UUID, datetime | None],
+) -> Facts:
+    hold = holds.of(definition)
+    hours = definition.rpo_hours
+    return Facts(
+        cron=definition.cron,
+        time_zone=definition.time_zone,
+        active=definition.active,
+        since=definition.created_at,
+        next_run_at=definition.next_run_at,
+        last_slot_at=slots.get(definition.pk),
+        last_good_at=good.get("finished"),
+        last_good_slot_at=good.get("slot"),
+        last_verified_at=good.get("verified"),
+        locked_until=locked_until(newest) if newest is not None else None,
+        promised_until=newest.immutable_until if newest is not None else None,
+        held_because=hold.sentence if hold is not None else "",
+        rpo=timedelta(hours=hours) if hours else None,
+    )

@@ -1,0 +1,124 @@
+"""What a definition says of itself, and when each state begins and ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from definitions.honest_states import GRACE, Facts, State, standing_of
+
+SLOT = datetime(2026, 1, 14, 22, tzinfo=UTC)
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+# Made a month ago, all went well up to yesterday, and the run of SLOT is due.
+GOOD = Facts(
+    cron="0 22 * * *",
+    time_zone="UTC",
+    active=True,
+    since=SLOT - 30 * DAY,
+    next_run_at=SLOT,
+    last_slot_at=SLOT - DAY,
+    last_good_at=SLOT - DAY + HOUR,
+    last_good_slot_at=SLOT - DAY,
+    last_verified_at=SLOT - 3 * DAY,
+    locked_until=SLOT + 14 * DAY,
+    promised_until=SLOT + 13 * DAY,
+)
+
+
+def states(now: datetime, **changes: Any) -> list[State]:
+    return [finding.state for finding in standing_of(replace(GOOD, **changes), now=now).findings]
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (timedelta(0), [State.PROTECTED]),
+        (GRACE - timedelta(seconds=1), [State.PROTECTED]),
+        (GRACE, [State.LATE]),
+        (6 * HOUR + GRACE - timedelta(seconds=1), [State.LATE]),
+        # A quarter of the interval and 15 minutes after the slot: 1.25 intervals and 15 minutes after the one before.
+        (6 * HOUR + GRACE, [State.MISSED]),
+        (DAY + 2 * HOUR, [State.STALE, State.MISSED]),
+    ],
+)
+@pytest.mark.parametrize("dispatched", [True, False])
+def test_a_run_that_makes_no_good_backup(after: timedelta, expected: list[State], dispatched: bool) -> None:
+    """Whether the dispatcher is away, or ran and all jobs fail: the same is said at the same time."""
+    now = SLOT + after
+    moved = {"last_slot_at": SLOT, "next_run_at": SLOT + DAY} if dispatched else {}
+
+    assert states(now, **moved) == expected
+
+
+def test_a_later_run_that_fails_too_does_not_start_the_clock_anew() -> None:
+    now = SLOT + 2 * DAY + GRACE
+
+    found = standing_of(replace(GOOD, last_slot_at=SLOT + 2 * DAY, next_run_at=SLOT + 3 * DAY), now=now)
+
+    assert [finding.state for finding in found.findings] == [State.STALE, State.MISSED]
+    assert found.findings[1].since == SLOT
+    assert found.findings[1].sentence == "The run of 2026-01-14 22:00 UTC has made no good backup."
+
+
+def test_a_good_backup_made_by_hand_after_the_slot_heals_it() -> None:
+    assert states(SLOT + 10 * HOUR, last_good_at=SLOT + 9 * HOUR, last_good_slot_at=None) == [State.PROTECTED]
+
+
+def test_one_on_workdays_is_not_missed_at_the_weekend() -> None:
+    friday = datetime(2026, 1, 16, 22, tzinfo=UTC)
+    changes = {"cron": "0 22 * * mon-fri", "last_slot_at": friday, "next_run_at": friday + 3 * DAY}
+
+    assert states(friday + 2.5 * DAY, last_good_at=friday + HOUR, last_good_slot_at=friday, **changes) == [
+        State.PROTECTED
+    ]
+
+
+def test_a_new_one_waits_then_is_stale() -> None:
+    new = {"last_slot_at": None, "last_good_at": None, "last_good_slot_at": None, "since": SLOT - HOUR}
+    no_lock = {"locked_until": None, "promised_until": None, "last_verified_at": None}
+
+    assert states(SLOT - HOUR, **new, **no_lock) == [State.WAITING]
+    assert states(SLOT + 7 * HOUR, **new, **no_lock)[0] == State.STALE
+    assert State.MISSED in states(SLOT + 7 * HOUR, **new, **no_lock)
+
+
+def test_an_rpo_of_its_own_counts() -> None:
+    assert states(SLOT - HOUR, rpo=timedelta(hours=12)) == [State.STALE]
+    assert State.STALE not in states(SLOT + 3 * DAY, rpo=timedelta(days=5))
+
+
+def test_unverified_and_unlocked_are_said_beside_it() -> None:
+    assert states(SLOT, last_verified_at=SLOT - 36 * DAY) == [State.UNVERIFIED]
+    assert states(SLOT, last_verified_at=None, since=SLOT - 90 * DAY) == [State.UNVERIFIED]
+    assert states(SLOT, last_verified_at=None) == [State.PROTECTED]
+    assert states(SLOT, locked_until=None) == [State.UNLOCKED]
+    assert states(SLOT, locked_until=SLOT + 2 * DAY) == [State.UNLOCKED]
+    assert states(SLOT, locked_until=None, promised_until=SLOT - DAY) == [State.PROTECTED]
+
+
+def test_what_is_held_says_why_and_is_still_missed() -> None:
+    found = standing_of(replace(GOOD, held_because="The node is paused: new disks"), now=SLOT + 8 * HOUR)
+
+    assert [finding.state for finding in found.findings] == [State.MISSED, State.HELD]
+    assert found.findings[1].sentence == "The node is paused: new disks"
+    assert [finding.state for finding in found.alerts] == [State.MISSED]
+
+
+def test_an_inactive_one_alarms_nobody_about_its_schedule() -> None:
+    assert states(SLOT + 30 * DAY, active=False, next_run_at=None, last_verified_at=SLOT) == [State.INACTIVE]
+
+
+@given(minutes=st.lists(st.integers(0, 60 * 24 * 6), min_size=2, max_size=8))
+def test_while_nothing_happens_it_only_gets_worse(minutes: list[int]) -> None:
+    seen: set[State] = set()
+    for minute in sorted(minutes):
+        found = set(states(SLOT + timedelta(minutes=minute), last_verified_at=SLOT + 30 * DAY))
+        alarms = found & {State.MISSED, State.STALE}
+        assert seen <= alarms
+        seen = alarms
