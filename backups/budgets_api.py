@@ -16,7 +16,7 @@ from backups.models import Budget
 from tenants.api import READ, ScopedViewSet, by_choice, by_id
 from tenants.models import Tenant
 from tenants.roles import Action
-from tenants.serializers import BodySerializer, ReadSerializer, ScopedField
+from tenants.serializers import BodySerializer, LocalTimeField, ReadSerializer, ScopedField
 from vaults.models import Vault
 from vaults.regions_api import RegionField
 
@@ -53,8 +53,8 @@ class BudgetChangeSerializer(BodySerializer):
 
     most_jobs = serializers.IntegerField(min_value=0, max_value=_LARGEST, required=False, allow_null=True)
     bytes_per_second = serializers.IntegerField(min_value=65536, max_value=2**62, required=False, allow_null=True)
-    from_time = serializers.TimeField(required=False, allow_null=True)
-    until_time = serializers.TimeField(required=False, allow_null=True)
+    from_time = LocalTimeField(required=False, allow_null=True)
+    until_time = LocalTimeField(required=False, allow_null=True)
     time_zone = serializers.CharField(max_length=64, required=False)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -25,10 +26,18 @@ from backups.queue import hint_commit, hint_next
 from backups.resuming import resumable_objects
 from backups.states import JobKind, JobState
 from backups.transitions import end_session_job, finish_job, mark_restored, renew_lease, request_commit
-from common.errors import BackupsiteError, ConflictError, InvalidInputError, NotFoundError, NotSignedInError
+from common.errors import (
+    BackupsiteError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    NotSignedInError,
+    TooManyAttemptsError,
+)
 from common.ids import hash_token
 from engine.store.base import ObjectKind, ObjectRef
 from engine.store.http import Grant, PutSpec
+from tenants.api.throttling import count_request
 from tenants.origin import NODE, Origin, acting_as
 from vaults.grants import GrantContext, grant_gets, grant_puts
 from vaults.locks import LONGEST_SESSION
@@ -87,6 +96,7 @@ def _session_of(request: HttpRequest) -> Session:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     session = None
     if scheme.lower() == "bearer" and token:
+        _refuse_too_many(hash_token(token.strip()))
         related = ("job__backup__vault__endpoint", "job__disk__server__domain", "job__disk__storage", "base__manifest")
         found = Session.objects.select_related(*related, "job__definition__vault", "job__node")
         session = found.filter(token_hash=hash_token(token.strip())).first()
@@ -95,6 +105,13 @@ def _session_of(request: HttpRequest) -> Session:
     if not session.is_live(timezone.now()) and session.commit_requested_at is None:
         raise SessionEndedError("The job of this session has ended or was taken over.")
     return session
+
+
+def _refuse_too_many(token_hash: str) -> None:
+    """Before anything is read: a mover that asks without end costs the others nothing. Its next try comes later."""
+    standing = count_request("session", token_hash, now=time.time())
+    if standing is not None and not standing.allowed:
+        raise TooManyAttemptsError(f"This session asks too often. Try again in {standing.reset_seconds} seconds.")
 
 
 def _message(body: bytes, kind: type[T]) -> T:

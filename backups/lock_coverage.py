@@ -133,9 +133,9 @@ def _least_slack(backups: BackupQuerySet) -> timedelta | None:
 def _needed_objects(vault: Vault) -> QuerySet[StoredObject]:
     """What backups of the catalogue need, whether their promise still runs or not."""
     naming = ObjectUse.objects.filter(
-        needed=OuterRef("pk"), manifest__backup__isnull=False, manifest__backup__removed_at=None
+        needed=OuterRef("pk"), manifest__backup__vault=vault, manifest__backup__removed_at=None
     )
-    own = Backup.objects.in_catalogue().filter(manifest=OuterRef("pk"))
+    own = Backup.objects.in_catalogue().filter(vault=vault, manifest=OuterRef("pk"))
     return StoredObject.objects.filter(vault=vault).filter(Exists(naming) | Exists(own))
 
 

@@ -195,6 +195,8 @@ REST_FRAMEWORK = {
 API_RATES = {"read": "1200/m", "write": "300/m", "export": "20/m", "sign-in": "10/m", "refused": "60/m"}
 # Signed requests of one agent.
 API_RATES |= {"agent": "120/m"}
+# Calls of one session at the gate: several times what a mover needs that fills ten gigabits per second.
+API_RATES |= {"session": "12000/m"}
 # Passwords tried, right ones not counted: by an address, for one account from it, for one account from everywhere.
 API_RATES |= {"password-address": "30/m", "password-pair": "10/m", "password-pair-hourly": "30/h"}
 API_RATES |= {"password-account": "100/h", "reset-address": "10/m", "reset-account": "5/h"}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Q
 
 from agents.models import Disk, Node, Storage
 from common.models import IdentifiedModel
 from definitions.hold_models import BlackoutWindow, DefinitionPause
+from definitions.names import check_name
 from definitions.policy_models import EarlierRules, Policy, PolicyAssignment, ServerTag, SpreadAct
 from definitions.rule_fields import RetentionRules
 from tenants.models import Tenant
@@ -26,8 +26,6 @@ __all__ = [
     "ServerTag",
     "SpreadAct",
 ]
-
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class DefinitionQuerySet(ScopedQuerySet):
@@ -51,7 +49,7 @@ class Definition(IdentifiedModel, RetentionRules):
 
     name = models.CharField(
         max_length=16,
-        validators=[RegexValidator(NAME_PATTERN, "Use letters, digits, dots, dashes; begin with a letter or digit.")],
+        validators=[check_name],
     )
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="definitions")
     disk = models.ForeignKey(Disk, on_delete=models.PROTECT, related_name="definitions")

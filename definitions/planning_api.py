@@ -16,10 +16,12 @@ from agents.models import Node, Server
 from common.errors import InvalidInputError, NotFoundError
 from definitions import holds, policies
 from definitions.models import BlackoutWindow, Definition, DefinitionPause, Policy, PolicyAssignment
+from definitions.names import check_name
+from definitions.serializers import RulesSerializer
 from tenants.api import READ, ScopedViewSet, by_boolean, by_id
 from tenants.models import Tenant
 from tenants.roles import Action
-from tenants.serializers import BodySerializer, ReadSerializer, ScopedField
+from tenants.serializers import BodySerializer, LocalTimeField, ReadSerializer, ScopedField
 from vaults.models import Region
 
 
@@ -76,8 +78,8 @@ class NewBlackoutSerializer(BodySerializer):
     node = ScopedField(queryset=Node.objects.all(), required=False)
     tenant = ScopedField(queryset=Tenant.objects.all(), required=False)
     reason = serializers.CharField(max_length=200)
-    start = serializers.TimeField()
-    end = serializers.TimeField(help_text="Not later than the start: of the next day.")
+    start = LocalTimeField()
+    end = LocalTimeField(help_text="Not later than the start: of the next day.")
     time_zone = serializers.CharField(required=False)
     weekdays = serializers.CharField(required=False, max_length=7, help_text="Of the start; 1 is Monday.")
 
@@ -108,25 +110,18 @@ class PolicySerializer(ReadSerializer):
         read_only_fields = fields
 
 
-class PolicyChangeSerializer(BodySerializer):
+class PolicyChangeSerializer(RulesSerializer):
     description = serializers.CharField(required=False, allow_blank=True, max_length=128)
-    window_start = serializers.TimeField(required=False)
-    window_end = serializers.TimeField(required=False)
+    window_start = LocalTimeField(required=False)
+    window_end = LocalTimeField(required=False)
     time_zone = serializers.CharField(required=False)
-    retention_count = serializers.IntegerField(required=False, min_value=0, max_value=65536)
-    retention_days = serializers.IntegerField(required=False, min_value=0, max_value=3650)
-    keep_hourly = serializers.IntegerField(required=False, min_value=0, max_value=10000)
-    keep_daily = serializers.IntegerField(required=False, min_value=0, max_value=3650)
-    keep_weekly = serializers.IntegerField(required=False, min_value=0, max_value=520)
-    keep_monthly = serializers.IntegerField(required=False, min_value=0, max_value=120)
-    keep_yearly = serializers.IntegerField(required=False, min_value=0, max_value=10)
     lock_days = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=3650)
     lock_whole_retention = serializers.BooleanField(required=False)
     restricted = serializers.BooleanField(required=False)
 
 
 class NewPolicySerializer(PolicyChangeSerializer):
-    name = serializers.CharField(max_length=16)
+    name = serializers.CharField(max_length=16, validators=[check_name])
 
 
 class PolicyTargetSerializer(BodySerializer):

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from datetime import time
 
-from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Q
 
 from agents.models import Server
 from common.models import IdentifiedModel
+from definitions.names import check_name, check_tag
 from definitions.rule_fields import RetentionRules
 from definitions.spread import Window
 from tenants.models import Person, Tenant
 from tenants.querysets import ScopedQuerySet
 from vaults.models import Region
-
-TAG_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,31}$"
-check_tag = RegexValidator(TAG_PATTERN, "Use small letters, digits, dots and dashes, at most 32.")
 
 
 class PolicyQuerySet(ScopedQuerySet):
@@ -37,11 +34,7 @@ class Policy(IdentifiedModel, RetentionRules):
     name = models.CharField(
         max_length=16,
         unique=True,
-        validators=[
-            RegexValidator(
-                r"^[A-Za-z0-9][A-Za-z0-9._-]*$", "Use letters, digits, dots, dashes; begin with a letter or digit."
-            )
-        ],
+        validators=[check_name],
     )
     description = models.CharField(max_length=128, blank=True)
     window_start = models.TimeField(default=time(22))

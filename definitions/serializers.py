@@ -8,6 +8,7 @@ from rest_framework import serializers
 
 from agents.models import Disk
 from definitions.models import Definition
+from definitions.names import check_name
 from definitions.rule_fields import RULE_FIELDS
 from definitions.services import Fate
 from definitions.simulator import LONGEST_DAYS
@@ -65,26 +66,33 @@ class DefinitionSerializer(ReadSerializer):
         return why_waiting(definition.tenant.status, definition.tenant.status_reason)
 
 
-class DefinitionChangeSerializer(BodySerializer):
+def _number(least: int, most: int, help_text: str = "", *, allow_null: bool = False) -> Any:
+    return serializers.IntegerField(
+        required=False, allow_null=allow_null, min_value=least, max_value=most, help_text=help_text
+    )
+
+
+class RulesSerializer(BodySerializer):
+    """The retention rules, of a definition and of a policy. 0: does not ask for any backup; all 0: all are kept."""
+
+    retention_count = _number(0, 65536, "Keep the newest so many.")
+    retention_days = _number(0, 3650, "Keep all of so many days.")
+    keep_hourly = _number(0, 10000, "Keep the newest of each of so many hours.")
+    keep_daily = _number(0, 3650, "Keep the newest of each of so many days.")
+    keep_weekly = _number(0, 520, "Keep the newest of each of so many weeks.")
+    keep_monthly = _number(0, 120, "Keep the newest of each of so many months.")
+    keep_yearly = _number(0, 10, "Keep the newest of each of so many years.")
+
+
+class DefinitionChangeSerializer(RulesSerializer):
     """Name and disk stay for life; the rest may change."""
 
     cron = serializers.CharField(required=False)
     time_zone = serializers.CharField(required=False, help_text="IANA name. New definitions take the caller's own.")
-    retention_count = serializers.IntegerField(
-        required=False, help_text="Keep the newest so many; with all rules 0, all are kept."
+    rpo_hours = _number(
+        1, 87600, "How old the last good backup may be; null: two intervals of the schedule.", allow_null=True
     )
-    retention_days = serializers.IntegerField(required=False, help_text="Keep all of so many days.")
-    keep_hourly = serializers.IntegerField(required=False, help_text="Keep the newest of each of so many hours.")
-    keep_daily = serializers.IntegerField(required=False, help_text="Keep the newest of each of so many days.")
-    keep_weekly = serializers.IntegerField(required=False, help_text="Keep the newest of each of so many weeks.")
-    keep_monthly = serializers.IntegerField(required=False, help_text="Keep the newest of each of so many months.")
-    keep_yearly = serializers.IntegerField(required=False, help_text="Keep the newest of each of so many years.")
-    rpo_hours = serializers.IntegerField(
-        required=False,
-        allow_null=True,
-        help_text="How old the last good backup may be; null: two intervals of the schedule.",
-    )
-    compression = serializers.CharField(required=False, help_text="Of File backups.")
+    compression = serializers.ChoiceField(Definition.Compression.choices, required=False, help_text="Of File backups.")
     freeze_filesystem = serializers.BooleanField(required=False)
     immutable_days = serializers.IntegerField(
         required=False,
@@ -101,7 +109,7 @@ class DefinitionChangeSerializer(BodySerializer):
 
 class NewDefinitionSerializer(DefinitionChangeSerializer):
     disk = ScopedField(queryset=Disk.objects.select_related("server"))
-    name = serializers.CharField(max_length=16)
+    name = serializers.CharField(max_length=16, validators=[check_name])
     cron = serializers.CharField(
         required=False, help_text="May be left out with the names hourly, daily, weekly and monthly."
     )

@@ -7,6 +7,7 @@ from datetime import UTC
 from typing import Any
 
 from django.db import models
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from common.errors import BackupsiteError
@@ -23,12 +24,21 @@ class UtcDateTimeField(serializers.DateTimeField):
         super().__init__(**{"default_timezone": UTC, **options})
 
 
+@extend_schema_field({"type": "string", "pattern": r"^([01]\d|2[0-3]):[0-5]\d$", "example": "22:00"})
+class LocalTimeField(serializers.TimeField):
+    """A time of day to the minute, `22:00`, in the zone that stands beside it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"format": "%H:%M", "input_formats": ["%H:%M"], **options})
+
+
 class ReadSerializer(serializers.ModelSerializer[Any]):
     """Base of everything that is answered."""
 
     serializer_field_mapping = {
         **serializers.ModelSerializer.serializer_field_mapping,
         models.DateTimeField: UtcDateTimeField,
+        models.TimeField: LocalTimeField,
     }
 
 

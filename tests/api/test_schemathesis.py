@@ -44,8 +44,9 @@ def _one_connection() -> Iterator[None]:
 
 
 # Whose bodies only the service can judge as a whole: kinds of events that exist, addresses that may be called, networks
-# of tokens, a region whose vaults lie elsewhere. There a right form may be refused; all other checks hold.
-JUDGED = ("/regions/", "/subscriptions/", "/webhooks/", "/tokens/", "/budgets/")
+# of tokens, a region whose vaults lie elsewhere, a lock as long as rules that end. There a right form may be refused;
+# all other checks hold.
+JUDGED = ("/regions/", "/subscriptions/", "/webhooks/", "/tokens/", "/budgets/", "/policies/")
 # What a schema cannot say: a right value for what only the service can judge.
 SENSIBLE: dict[str, Any] = {
     "cron": "0 1 * * *",

@@ -9,6 +9,7 @@ import http.client
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import pytest
@@ -231,3 +232,20 @@ def test_a_message_that_is_not_of_the_schema_is_refused(opened: Opened, settings
         connection.request("POST", "/session/v1/grants/put", body, {"Authorization": f"Bearer {token}"})
         assert connection.getresponse().status == 400
         connection.close()
+
+
+@pytest.mark.case("AZ-14")
+def test_a_mover_that_floods_the_gate_is_stopped_and_the_others_are_not(opened: Opened, settings: Any) -> None:
+    beat = Progress(phase="reading", total_bytes=MIB)
+    stranger = SessionClient(gate_url=settings.CONFIG.gate_url, token="of nobody", retry_seconds=0)
+    settings.API_RATES = {"session": "3/d"}
+    opened.client.heartbeat(beat)
+    opened.client.heartbeat(beat)
+    opened.client.heartbeat(beat)
+
+    with pytest.raises(GateRefusedError) as flood:
+        opened.client.heartbeat(beat)
+    with pytest.raises(SessionEndedError) as other:
+        stranger.heartbeat(beat)
+
+    assert (flood.value.code, other.value.code) == ("throttled", "not_signed_in")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from django.core.exceptions import ValidationError
 
+from definitions.names import check_name, check_tag
 from tests.factories import disk_of
 from tests.worlds import World
 
@@ -71,3 +74,11 @@ def test_a_name_that_is_more_than_a_name_is_refused(world: World, name: str) -> 
     answer = world.client("admin_a").post("/api/v1/definitions/", body)
 
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "name")
+
+
+@pytest.mark.parametrize("check", [check_name, check_tag])
+def test_a_line_end_is_refused_also_where_nobody_trims_it(check: Callable[[str], None]) -> None:
+    check("daily")
+
+    with pytest.raises(ValidationError):
+        check("daily\n")

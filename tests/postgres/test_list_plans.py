@@ -124,12 +124,13 @@ def test_a_part_of_a_name_is_looked_up_in_an_index(fleet: dict[str, Client]) -> 
         cursor.execute("SET LOCAL enable_indexscan = off")
         cursor.execute("SET LOCAL enable_indexonlyscan = off")
     try:
-        [(sql, parameters)] = [
-            one for one in _statements_of(fleet["SuperAdmin"], "/choices/servers/?q=web-0001") if "LIKE UPPER" in one[0]
-        ]
+        statements = _statements_of(fleet["SuperAdmin"], "/choices/servers/?q=web-0001")
+        searching = [one for one in statements if "LIKE UPPER" in one[0]]
+        assert searching
         with connection.cursor() as cursor:
-            cursor.execute(f"EXPLAIN {sql}", parameters)
-            assert "server_by_part_of_name" in str(cursor.fetchall())
+            for sql, parameters in searching:
+                cursor.execute(f"EXPLAIN {sql}", parameters)
+                assert "server_by_part_of_name" in str(cursor.fetchall())
     finally:
         with connection.cursor() as cursor:
             cursor.execute("RESET enable_seqscan; RESET enable_indexscan; RESET enable_indexonlyscan")

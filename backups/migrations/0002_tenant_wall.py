@@ -92,11 +92,6 @@ def _backwards(apps: Any, schema_editor: Any) -> None:
 
 
 class Migration(migrations.Migration):
-    dependencies = [
-        ("agents", "0006_list_indexes"),
-        ("backups", "0007_list_indexes"),
-        ("definitions", "0005_list_indexes"),
-        ("vaults", "0007_list_indexes"),
-    ]
+    dependencies = [("backups", "0001_tables")]
 
     operations = [migrations.RunPython(_forwards, _backwards)]

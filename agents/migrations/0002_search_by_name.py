@@ -34,6 +34,6 @@ def remove_index(apps: Any, schema_editor: Any) -> None:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("agents", "0007_silent_agents")]
+    dependencies = [("agents", "0001_tables")]
 
     operations = [migrations.RunPython(add_index, remove_index)]
