@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from backups.views import backups, dashboard, definitions, jobs, restores, servers, tenants, vaults
+from backups.views import backups, budgets, dashboard, definitions, jobs, restores, servers, tenants, vaults
 
 urlpatterns = [
     path("", dashboard.dashboard, name="dashboard"),
@@ -19,6 +19,10 @@ urlpatterns = [
     path("backups/<uuid:pk>/verify/", backups.backup_verify, name="backup-verify"),
     path("backups/<uuid:pk>/check/", backups.backup_check, name="backup-check"),
     path("backups/<uuid:pk>/restore/", restores.backup_restore, name="backup-restore"),
+    path("budgets/", budgets.budget_list, name="budget-list"),
+    path("budgets/new/", budgets.budget_create, name="budget-create"),
+    path("budgets/<uuid:pk>/edit/", budgets.budget_edit, name="budget-edit"),
+    path("budgets/<uuid:pk>/remove/", budgets.budget_remove, name="budget-remove"),
     path("jobs/", jobs.job_list, name="job-list"),
     path("jobs/<uuid:pk>/", jobs.job_detail, name="job-detail"),
     path("jobs/<uuid:pk>/progress/", jobs.job_progress, name="job-progress"),

@@ -16,7 +16,7 @@ from tenants.choosing import ScopedChoiceField
 from tenants.models import Person
 
 
-class _StyledForm(forms.Form):
+class StyledForm(forms.Form):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         for field in self.fields.values():
@@ -26,7 +26,39 @@ class _StyledForm(forms.Form):
 _CLASSES = {forms.CheckboxInput: "form-check-input", forms.Select: "form-select"}
 
 
-class DefinitionForm(_StyledForm):
+class RulesForm(StyledForm):
+    """The retention rules, of a definition and of a policy."""
+
+    retention_count = forms.IntegerField(
+        label="Backups to keep",
+        min_value=0,
+        initial=14,
+        help_text="The oldest ones beyond it are removed. With all rules 0, all are kept.",
+    )
+    retention_days = forms.IntegerField(
+        label="Days of which all are kept", min_value=0, max_value=3650, required=False, initial=0
+    )
+    keep_hourly = forms.IntegerField(label="Hours of which one is kept", min_value=0, required=False, initial=0)
+    keep_daily = forms.IntegerField(label="Days of which one is kept", min_value=0, required=False, initial=0)
+    keep_weekly = forms.IntegerField(label="Weeks of which one is kept", min_value=0, required=False, initial=0)
+    keep_monthly = forms.IntegerField(label="Months of which one is kept", min_value=0, required=False, initial=0)
+    keep_yearly = forms.IntegerField(label="Years of which one is kept", min_value=0, required=False, initial=0)
+
+    def clean(self) -> dict[str, Any]:
+        """An empty rule asks for nothing."""
+        values: dict[str, Any] = super().clean() or self.cleaned_data
+        return values | {name: 0 for name in RULE_FIELDS if values.get(name, 0) is None}
+
+    @property
+    def more_rules(self) -> list[forms.BoundField]:
+        return [self[name] for name in RULE_FIELDS if name != "retention_count"]
+
+    @property
+    def has_more_rules(self) -> bool:
+        return any(field.errors or str(field.value() or 0) != "0" for field in self.more_rules)
+
+
+class DefinitionForm(RulesForm):
     """The fields that may change during a definition's life."""
 
     cron = forms.CharField(
@@ -44,20 +76,6 @@ class DefinitionForm(_StyledForm):
         help_text="The schedule keeps its local time when clocks change.",
         widget=forms.TextInput(attrs={"class": "form-control", "list": "time-zones", "autocomplete": "off"}),
     )
-    retention_count = forms.IntegerField(
-        label="Backups to keep",
-        min_value=0,
-        initial=14,
-        help_text="The oldest ones beyond it are removed. With all rules 0, all are kept.",
-    )
-    retention_days = forms.IntegerField(
-        label="Days of which all are kept", min_value=0, max_value=3650, required=False, initial=0
-    )
-    keep_hourly = forms.IntegerField(label="Hours of which one is kept", min_value=0, required=False, initial=0)
-    keep_daily = forms.IntegerField(label="Days of which one is kept", min_value=0, required=False, initial=0)
-    keep_weekly = forms.IntegerField(label="Weeks of which one is kept", min_value=0, required=False, initial=0)
-    keep_monthly = forms.IntegerField(label="Months of which one is kept", min_value=0, required=False, initial=0)
-    keep_yearly = forms.IntegerField(label="Years of which one is kept", min_value=0, required=False, initial=0)
     rpo_hours = forms.IntegerField(
         label="Oldest that the last good backup may be, in hours",
         min_value=1,
@@ -78,19 +96,6 @@ class DefinitionForm(_StyledForm):
         label="Active", required=False, initial=True, help_text="Without it nothing runs by schedule."
     )
     run_at_once = forms.BooleanField(label="Run the first backup at once", required=False)
-
-    def clean(self) -> dict[str, Any]:
-        """An empty rule asks for nothing."""
-        values: dict[str, Any] = super().clean() or self.cleaned_data
-        return values | {name: 0 for name in RULE_FIELDS if values.get(name, 0) is None}
-
-    @property
-    def more_rules(self) -> list[forms.BoundField]:
-        return [self[name] for name in RULE_FIELDS if name != "retention_count"]
-
-    @property
-    def has_more_rules(self) -> bool:
-        return any(field.errors or str(field.value() or 0) != "0" for field in self.more_rules)
 
     def changes(self) -> dict[str, Any]:
         return {name: self.cleaned_data[name] for name in EDITABLE if name in self.fields}

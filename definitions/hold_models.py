@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import calendar
+
 from django.db import models
 from django.db.models import Q
 
@@ -79,3 +81,10 @@ class BlackoutWindow(IdentifiedModel):
 
     def __str__(self) -> str:
         return f"no backups from {self.start:%H:%M} to {self.end:%H:%M} {self.time_zone}"
+
+    @property
+    def weekday_names(self) -> str:
+        """`Monday, Tuesday`; `every day` for all of them."""
+        if len(self.weekdays) == len(calendar.day_name):
+            return "every day"
+        return ", ".join(calendar.day_name[int(number) - 1] for number in self.weekdays)

@@ -1,4 +1,4 @@
-"""Pages about many definitions: how well each protects, when nodes have work, and what policies give."""
+"""Pages about many definitions: how well each protects, and when nodes have work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -15,7 +14,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from agents.models import Node
 from common.errors import BackupsiteError, NotFoundError
-from definitions.models import Definition, Policy, SpreadAct
+from definitions.models import Definition, SpreadAct
 from definitions.overview import overview_of
 from definitions.planner import HeatMap, heat_map
 from definitions.spreading import preview_spread, spread, undo_spread
@@ -87,18 +86,6 @@ def _cells(planned: HeatMap) -> list[dict[str, Any]]:
         {"node": row.node, "hours": [{"load": int(value), "shade": round(9 * value / most)} for value in row.hours]}
         for row in planned.rows
     ]
-
-
-@require_GET
-@portal_page
-def policy_list(request: HttpRequest) -> HttpResponse:
-    """What the provider's policies give; a tenant sees those that its definitions follow."""
-    found = Policy.objects.for_user(request.user)
-    if request.user.is_superuser:
-        found = found.annotate(followers=Count("definitions")).prefetch_related(
-            "assignments__server", "assignments__tenant"
-        )
-    return render(request, "definitions/policies.html", {"page": paginate(request, found.order_by("name"))})
 
 
 def _chosen(request: HttpRequest, name: str, rows: Any) -> Any:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from django.urls import path
 
-from definitions import planning_views, views
+from definitions import hold_views, planning_views, policy_views, views
 
 urlpatterns = [
     path("definitions/", views.definition_list, name="definition-list"),
     path("definitions/new/", views.definition_create, name="definition-create"),
     path("definitions/overview/", planning_views.definition_overview, name="definition-overview"),
     path("definitions/load/", planning_views.load_of_nodes, name="definition-load"),
-    path("policies/", planning_views.policy_list, name="policy-list"),
+    path("pauses/", hold_views.hold_list, name="hold-list"),
+    path("pauses/new/", hold_views.pause_create, name="pause-create"),
+    path("pauses/<uuid:pk>/end/", hold_views.pause_end, name="pause-end"),
+    path("blackouts/new/", hold_views.blackout_create, name="blackout-create"),
+    path("blackouts/<uuid:pk>/remove/", hold_views.blackout_remove, name="blackout-remove"),
+    path("policies/", policy_views.policy_list, name="policy-list"),
+    path("policies/new/", policy_views.policy_create, name="policy-create"),
+    path("policies/<uuid:pk>/", policy_views.policy_detail, name="policy-detail"),
+    path("policies/<uuid:pk>/edit/", policy_views.policy_edit, name="policy-edit"),
+    path("policies/<uuid:pk>/delete/", policy_views.policy_delete, name="policy-delete"),
+    path("policies/<uuid:pk>/take-back/<int:assignment_pk>/", policy_views.policy_unassign, name="policy-unassign"),
     path("definitions/preview/", views.schedule_preview, name="schedule-preview"),
     path("definitions/<uuid:pk>/edit/", views.definition_edit, name="definition-edit"),
     path("definitions/<uuid:pk>/delete/", views.definition_delete, name="definition-delete"),

@@ -25,6 +25,11 @@ READ_PAGES = {
     "definitions/<pk>/": (200, 200, 200),
     "definitions/<pk>/edit/": (200, 200, 403),
     "definitions/<pk>/delete/": (200, 200, 403),
+    "policies/<pk>/": (200, 403, 404),
+    "policies/<pk>/edit/": (200, 403, 404),
+    "policies/<pk>/delete/": (200, 403, 404),
+    # The operator's alone.
+    "budgets/<pk>/edit/": (200, 404, 404),
     "backups/<pk>/": (200, 200, 200),
     # No check is active: asked once, and no more.
     "backups/<pk>/check/": (286, 286, 286),
@@ -47,6 +52,13 @@ WRITE_PAGES = {
     "definitions/<pk>/edit/": (302, 302, 403),
     "definitions/<pk>/delete/": (302, 302, 403),
     "definitions/<pk>/backup-now/": (302, 302, 403),
+    "pauses/<pk>/end/": (302, 302, 404),
+    "blackouts/<pk>/remove/": (302, 302, 404),
+    "policies/<pk>/": (302, 403, 404),
+    "policies/<pk>/edit/": (302, 403, 404),
+    "policies/<pk>/delete/": (302, 403, 404),
+    "budgets/<pk>/edit/": (302, 404, 404),
+    "budgets/<pk>/remove/": (302, 404, 404),
     "backups/<pk>/note/": (302, 302, 403),
     "backups/<pk>/verify/": (302, 302, 403),
     "backups/<pk>/delete/": (302, 302, 403),
@@ -91,6 +103,12 @@ COLLECTIONS = {
     "definitions/overview/": (200, 200, 200),
     "definitions/load/": (200, 200, 200),
     "policies/": (200, 200, 200),
+    "policies/new/": (200, 403, 403),
+    "pauses/": (200, 200, 200),
+    "pauses/new/": (200, 200, 403),
+    "blackouts/new/": (200, 200, 403),
+    "budgets/": (200, 200, 200),
+    "budgets/new/": (200, 403, 403),
     "choices/tenants/": (200, 200, 200),
     "choices/servers/": (200, 200, 200),
     "choices/disks/": (200, 200, 200),
@@ -113,6 +131,8 @@ OTHERS = {
     # Everybody's own: test_tokens.py here.
     "tokens/<pk>/end/",
     "tokens/<pk>/rotate/",
+    # test_planning_pages.py
+    "policies/<pk>/take-back/<int:assignment_pk>/",
     # No pages, and for agents alone: tests/agents/test_agent_requests.py.
     "agent/v1/me/",
     "agent/v1/heartbeat/",
@@ -153,6 +173,9 @@ def form_of(estate: Estate) -> dict[str, Any]:
         "confirmation": estate.server.name,
         "answer": "ABCD-EFGH-JKMN",
         "public_key": bytes(range(32)).hex(),
+        "window_start": "22:00",
+        "window_end": "06:00",
+        "most_jobs": 4,
     }
 
 
