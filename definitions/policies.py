@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +26,8 @@ from definitions.rule_fields import RULE_FIELDS
 from definitions.schedule import check_time_zone, next_run
 from definitions.services import LONGEST_IMMUTABLE_DAYS, create_definition, vault_for
 from definitions.spread import Load, Placed, nearest_night, place, rebalance
+from tenants import approvals
+from tenants.approval_states import ApprovalKind
 from tenants.audit import fields_of, record, record_change
 from tenants.models import Person, Tenant
 from vaults.models import Region, Vault
@@ -59,7 +62,10 @@ def create_policy(*, name: str, actor: Person, **values: Any) -> Policy:
 
 @transaction.atomic
 def update_policy(*, policy: Policy, changes: Mapping[str, Any], actor: Person, now: datetime) -> Policy:
-    """Change it, and the definitions that follow it: schedule, rules and lock of the backups from now on."""
+    """Change it, and the definitions that follow it: schedule, rules and lock of the backups from now on.
+
+    Raises ApprovalNeededError when fewer backups or a shorter lock need a second person; so do the verbs below.
+    """
     _refuse_others(actor)
     if refused := sorted(set(changes) - set(POLICY_FIELDS)):
         raise InvalidInputError(f"{', '.join(refused)} cannot be changed.", code="read_only", field=refused[0])
@@ -70,10 +76,13 @@ def update_policy(*, policy: Policy, changes: Mapping[str, Any], actor: Person, 
     _clean(policy)
     policy.save()
     record_change(action="policy.edit", subject=policy, actor=actor, before=before)
-    following = list(policy.definitions.select_related("disk__server__node", "vault", "policy").filter(retired_at=None))
+    following = list(
+        policy.definitions.select_related("disk__server__node", "tenant", "vault", "policy").filter(retired_at=None)
+    )
     moved = any(before[field] != getattr(policy, field) for field in _WINDOW)
     if rules != policy.rules:
         remember_rules([one for one in following if one.rules != policy.rules], until=now)
+    _ask_for_shorter(policy, following, actor=actor, now=now)
     _hand_down(policy, following, now=now, with_window=moved)
     return policy
 
@@ -120,7 +129,7 @@ def assign(
         tenant=tenant or (server.tenant if server else None),
         after={"to": assignment.target},
     )
-    apply_to_servers(_servers_of(assignment), now=now)
+    apply_to_servers(_servers_of(assignment), now=now, actor=actor)
     return assignment
 
 
@@ -137,7 +146,7 @@ def unassign(*, assignment: PolicyAssignment, actor: Person, now: datetime) -> N
         before={"to": assignment.target},
     )
     assignment.delete()
-    apply_to_servers(servers, now=now)
+    apply_to_servers(servers, now=now, actor=actor)
 
 
 @transaction.atomic
@@ -154,7 +163,7 @@ def set_tags(*, server: Server, tags: list[str], actor: Person, now: datetime) -
         _full_clean(row)
         row.save()
     record(action="server.tags", subject=server, actor=actor, before={"tags": before}, after={"tags": wanted})
-    apply_to_servers([server], now=now)
+    apply_to_servers([server], now=now, actor=actor)
 
 
 def policy_for(server: Server) -> Policy | None:
@@ -166,9 +175,16 @@ def policy_for(server: Server) -> Policy | None:
     return nearest.policy if nearest else None
 
 
-def apply_to_servers(servers: Any, *, now: datetime) -> None:
-    for server in servers:
-        policy = policy_for(server)
+def apply_to_servers(servers: Any, *, now: datetime, actor: Person) -> None:
+    given = [(server, policy_for(server)) for server in servers]
+    taking: dict[Policy, list[Definition]] = {}
+    for server, policy in given:
+        if policy is not None:
+            followed = Definition.objects.filter(disk__server=server).exclude(policy=None).exclude(policy=policy)
+            taking.setdefault(policy, []).extend(followed.select_related("tenant", "vault"))
+    for policy, definitions in taking.items():
+        _ask_for_shorter(policy, definitions, actor=actor, now=now)
+    for server, policy in given:
         for disk in server.disks.order_by("number"):
             apply_to_disk(disk, policy=policy, now=now)
 
@@ -242,6 +258,28 @@ def _hand_down(policy: Policy, definitions: list[Definition], *, now: datetime, 
                 one.next_run_at = next_run(cron=one.cron, time_zone=one.time_zone, after=now)
     fields = [*RULE_FIELDS, "immutable_days", "policy", "cron", "time_zone", "next_run_at"]
     Definition.objects.bulk_update(definitions, fields, batch_size=500)
+
+
+def _ask_for_shorter(policy: Policy, definitions: list[Definition], *, actor: Person, now: datetime) -> None:
+    """As for one definition: fewer backups, or a shorter lock on the next ones, may need a second person.
+
+    One request where a rule holds everywhere, else one for each tenant that has the rule.
+    """
+    fewer = {one.tenant for one in definitions if policy.rules.keep_less_than(one.rules)}
+    shorter = {one.tenant for one in definitions if _locks_shorter(policy, one)}
+    asked = {
+        ApprovalKind.RETENTION_SHORTEN: (fewer, asdict(policy.rules)),
+        ApprovalKind.LOCK_SHORTEN: (shorter, {"days": policy.lock_days, "whole": policy.lock_whole_retention}),
+    }
+    for kind, (tenants, told) in asked.items():
+        whole: list[Tenant | None] = [None] if approvals.is_required(kind, None) else sorted(tenants, key=str)
+        for tenant in whole if tenants else []:
+            approvals.require(kind=kind, subject=policy, actor=actor, parameters={"to": told}, tenant=tenant, now=now)
+
+
+def _locks_shorter(policy: Policy, definition: Definition) -> bool:
+    least = definition.vault.immutable_days
+    return (_lock_days(policy, definition.vault) or least) < (definition.immutable_days or least)
 
 
 def _starts(policy: Policy, definitions: list[Definition], *, now: datetime) -> dict[str, Placed]:

@@ -9,7 +9,7 @@ import pytest
 
 from agents.models import Server
 from agents.services import add_disk
-from common.errors import ConflictError, InvalidInputError, NotAllowedError
+from common.errors import ApprovalNeededError, ConflictError, InvalidInputError, NotAllowedError
 from common.ids import new_id
 from definitions.keeping import surplus_of
 from definitions.models import Definition, Policy
@@ -19,7 +19,9 @@ from definitions.retention import Candidate, Rules
 from definitions.schedule import next_run
 from definitions.services import Fate, create_definition, delete_definition, update_definition
 from definitions.spreading import preview_spread, spread, undo_spread
-from tenants.models import Person
+from tenants.approval_states import ApprovalKind
+from tenants.approvals import approve, keep
+from tenants.models import ApprovalRule, Person
 from tests.factories import disk_of, make_backup, make_definition, make_person, make_server, make_storage
 from vaults.models import Region
 
@@ -267,3 +269,30 @@ def test_deleting_says_what_becomes_of_the_backups() -> None:
     assert (retiring.rules, retiring.active, retiring.next_run_at) == (Rules(days=90), False, None)
     with pytest.raises(ConflictError):
         update_definition(definition=retiring, changes={"active": True}, now=NOW)
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_shorter_policy_may_need_a_second_person_once_for_all_its_servers(boss: Person, everywhere: bool) -> None:
+    """The way around a definition's own rule would be the policy that it follows."""
+    server = make_server()
+    other, second = make_server(server.tenant), make_person("second", superadmin=True)
+    given, short = policy(boss, retention_days=30, lock_days=30), policy(boss, "short", retention_days=3, lock_days=20)
+    assign(policy=given, tenant=server.tenant, actor=boss, now=NOW)
+    kinds = [ApprovalKind.RETENTION_SHORTEN, ApprovalKind.LOCK_SHORTEN]
+    for kind in kinds:
+        ApprovalRule.objects.create(tenant=None if everywhere else server.tenant, kind=kind, required=True)
+
+    update_policy(policy=given, changes={"retention_days": 40}, actor=boss, now=NOW)
+    for kind in kinds:
+        with pytest.raises(ApprovalNeededError) as needed:
+            assign(policy=short, tenant=server.tenant, actor=boss, now=NOW)
+        request = needed.value.request
+        assert (request.kind, followed(other).policy) == (kind, given)
+        keep(request)
+        approve(request=request, actor=second, now=NOW)
+    assign(policy=short, tenant=server.tenant, actor=boss, now=NOW)
+
+    assert {followed(one).policy for one in (server, other)} == {short}
+    with pytest.raises(ApprovalNeededError):
+        update_policy(policy=short, changes={"retention_days": 1}, actor=boss, now=NOW)
+    assert followed(server).retention_days == 3
