@@ -36,8 +36,6 @@ AGAIN = {
         "tests/tenants/test_notices_outbox.py",
     ],
     "api": [
-        "tests/api/test_hidden.py",
-        "tests/api/test_foreign_links.py",
         "tests/api/test_paging.py",
         "tests/api/test_idempotency.py",
         "tests/api/test_etags.py",
