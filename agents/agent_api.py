@@ -23,9 +23,9 @@ class AgentView(ApiView):
     authentication_classes = (AgentAuthentication,)
     permission_classes = (IsAgent,)
     # Counted when the signature is looked at.
-    throttle_classes: ClassVar[tuple[Any, ...]] = ()  # type: ignore[assignment]
+    throttle_classes: ClassVar[tuple[Any, ...]] = ()
     # Not a part of the OpenAPI document for people.
-    schema = None  # type: ignore[assignment]
+    schema = None
 
     @property
     def agent(self) -> Agent:

@@ -40,8 +40,8 @@ class InvitationForm(_StyledForm):
 
     def __init__(self, *args: Any, person: Person, tenants: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.fields["tenant"].offer(tenants)  # type: ignore[attr-defined]
-        self.fields["servers"].offer(_servers_within(person, tenants))  # type: ignore[attr-defined]
+        self.fields["tenant"].offer(tenants)
+        self.fields["servers"].offer(_servers_within(person, tenants))
 
 
 class RoleForm(_StyledForm):
@@ -52,8 +52,8 @@ class RoleForm(_StyledForm):
 
     def __init__(self, *args: Any, person: Person, tenants: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.fields["tenant"].offer(tenants)  # type: ignore[attr-defined]
-        self.fields["server"].offer(_servers_within(person, tenants))  # type: ignore[attr-defined]
+        self.fields["tenant"].offer(tenants)
+        self.fields["server"].offer(_servers_within(person, tenants))
 
     def clean(self) -> dict[str, Any]:
         typed = super().clean() or {}

@@ -59,8 +59,8 @@ class NewBudgetForm(BudgetForm):
     def __init__(self, *args: Any, person: Person, **options: Any) -> None:
         super().__init__(*args, **options)
         self._vaults = Vault.objects.for_user(person)
-        self.fields["node"].queryset = Node.objects.for_user(person).order_by("name")  # type: ignore[attr-defined]
-        self.fields["tenant"].offer(Tenant.objects.for_user(person))  # type: ignore[attr-defined]
+        self.fields["node"].queryset = Node.objects.for_user(person).order_by("name")
+        self.fields["tenant"].offer(Tenant.objects.for_user(person))
 
     def clean_vault(self) -> Vault | None:
         typed = self.cleaned_data["vault"]

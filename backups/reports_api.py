@@ -33,7 +33,7 @@ class UsageMixin:
     @action(detail=True, filter_backends=[], pagination_class=None)
     def usage(self, request: Request, pk: str) -> Response:
         """Space in vaults, counted from the ledger at this moment."""
-        usage = usage_of(self.get_object(), now=timezone.now())  # type: ignore[attr-defined]
+        usage = usage_of(self.get_object(), now=timezone.now())
         return Response(UsageSerializer(usage).data)
 
 

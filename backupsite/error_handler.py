@@ -66,7 +66,7 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
     context["request"].accepted_renderer, context["request"].accepted_media_type = JSONRenderer(), MEDIA_TYPE
     headers = {}
     if getattr(error, "auth_header", None):
-        headers["WWW-Authenticate"] = error.auth_header  # type: ignore[attr-defined]
+        headers["WWW-Authenticate"] = error.auth_header
     wait = getattr(error, "wait", None) or getattr(error, "retry_after_seconds", None)
     if wait:
         headers["Retry-After"] = str(math.ceil(wait))

@@ -126,7 +126,7 @@ class NewDefinitionForm(DefinitionForm):
         super().__init__(*args, **options)
         tenants = tenants_for_new(person, Definition)
         disks = Disk.objects.for_user(person).filter(tenant__in=tenants)
-        self.fields["disk"].offer(disks.select_related("server", "tenant"))  # type: ignore[attr-defined]
+        self.fields["disk"].offer(disks.select_related("server", "tenant"))
 
 
 class DeletionForm(forms.Form):
@@ -138,7 +138,7 @@ class DeletionForm(forms.Form):
 
     def __init__(self, *args: Any, adopters: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.fields["adopter"].queryset = adopters  # type: ignore[attr-defined]
+        self.fields["adopter"].queryset = adopters
 
     def fate(self) -> dict[str, Any]:
         chosen = Fate(self.cleaned_data["backups"] or Fate.KEEP)

@@ -34,9 +34,9 @@ class _HoldForm(StyledForm):
 
     def __init__(self, *args: Any, person: Person, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.fields["tenant"].offer(Tenant.objects.for_user(person))  # type: ignore[attr-defined]
+        self.fields["tenant"].offer(Tenant.objects.for_user(person))
         if person.is_superuser:
-            self.fields["node"].queryset = Node.objects.for_user(person).order_by("name")  # type: ignore[attr-defined]
+            self.fields["node"].queryset = Node.objects.for_user(person).order_by("name")
         else:
             del self.fields["node"], self.fields["fleet"]
 
@@ -69,7 +69,7 @@ class PauseForm(_HoldForm):
     def __init__(self, *args: Any, person: Person, **options: Any) -> None:
         super().__init__(*args, person=person, **options)
         mine = Definition.objects.for_user(person, Action.EDIT).select_related("disk__server")
-        self.fields["definition"].queryset = mine  # type: ignore[attr-defined]
+        self.fields["definition"].queryset = mine
 
 
 class BlackoutForm(_HoldForm):

@@ -63,7 +63,7 @@ def pause_create(request: HttpRequest) -> HttpResponse:
             messages.success(request, "It is paused. What is due meanwhile runs once, when the pause has ended.")
             return redirect("hold-list")
     chosen = form["definition"].value()
-    shown = form.fields["definition"].queryset.filter(pk=chosen).first() if _is_id(chosen) else None  # type: ignore[attr-defined]
+    shown = form.fields["definition"].queryset.filter(pk=chosen).first() if _is_id(chosen) else None
     return _page(request, form, title="Pause", definition=shown)
 
 

@@ -69,8 +69,8 @@ class PolicyTargetForm(StyledForm):
 
     def __init__(self, *args: Any, person: Person, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.fields["server"].offer(Server.objects.for_user(person).select_related("tenant"))  # type: ignore[attr-defined]
-        self.fields["tenant"].offer(Tenant.objects.for_user(person))  # type: ignore[attr-defined]
+        self.fields["server"].offer(Server.objects.for_user(person).select_related("tenant"))
+        self.fields["tenant"].offer(Tenant.objects.for_user(person))
 
     def target(self) -> dict[str, Any]:
         return {name: value for name, value in self.cleaned_data.items() if value}

@@ -51,7 +51,7 @@ class MetadataSetter:
         mode = entry.mode if is_trusted else entry.mode & ~_PRIVILEGED_BITS
         if mode != entry.mode:
             yield "setuid and setgid were left out"
-        yield from _tried("mode", lambda: os.chmod(path, mode))  # noqa: PTH101 - a path as bytes
+        yield from _tried("mode", lambda: os.chmod(path, mode))  # noqa: PTH101  # a path as bytes
         capability = dict(entry.xattrs).get(_CAPABILITY)
         if capability is not None and is_trusted:
             yield from _tried("capability", lambda: os.setxattr(path, _CAPABILITY, capability))

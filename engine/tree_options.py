@@ -45,7 +45,7 @@ def open_target_directory(target: str | bytes | os.PathLike[str], options: TreeR
         raise TargetError("the target is no directory that can be opened", code="target_missing") from error
     if options.differential:
         _lock(descriptor)
-    elif not options.overwrite and os.listdir(descriptor):  # noqa: PTH208 - a descriptor
+    elif not options.overwrite and os.listdir(descriptor):  # noqa: PTH208  # a descriptor has no path
         os.close(descriptor)
         raise TargetError("the target is not empty", code="target_not_empty")
     return descriptor

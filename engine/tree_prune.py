@@ -56,7 +56,7 @@ def _enter(path: DirectoryPath, name: bytes, device: int) -> _Level:
     if path.device != device:
         raise OtherDeviceError("another file system is mounted there")
     level = _Level(name)
-    for child in (os.fsencode(child) for child in os.listdir(path.descriptor)):  # noqa: PTH208 - a descriptor
+    for child in (os.fsencode(child) for child in os.listdir(path.descriptor)):  # noqa: PTH208  # a descriptor has no path
         if stat.S_ISDIR(os.stat(child, dir_fd=path.descriptor, follow_symlinks=False).st_mode):
             level.folders.append(child)
         else:

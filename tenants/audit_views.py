@@ -61,7 +61,7 @@ class RuleForm(forms.Form):
         # Only a SuperAdmin may leave it out.
         tenant.required = not person.is_superuser
         tenant.help_text = "" if tenant.required else "Empty: everywhere."
-        tenant.offer(tenants_for_new(person, ApprovalRule))  # type: ignore[attr-defined]
+        tenant.offer(tenants_for_new(person, ApprovalRule))
 
 
 @require_GET

@@ -26,7 +26,7 @@ class TokenForm(forms.Form):
 
     def __init__(self, *args: Any, person: Person, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.fields["tenant"].offer(Tenant.objects.for_user(person))  # type: ignore[attr-defined]
+        self.fields["tenant"].offer(Tenant.objects.for_user(person))
         for name, field in self.fields.items():
             kind = "form-select" if name == "scope" else "form-control"
             field.widget.attrs["class"] = "form-check-input" if name == "may_restore" else kind

@@ -51,14 +51,14 @@ class GuardedMixin:
         if isinstance(error, Replay):
             return error.answer
         try:
-            return super().handle_exception(_counted(self, error))  # type: ignore[misc]
+            return super().handle_exception(_counted(self, error))
         except Exception:
             if self._claim is not None:
                 self._claim.release()
             raise
 
     def finalize_response(self, request: Any, response: Any, *args: Any, **options: Any) -> Any:
-        response = super().finalize_response(request, response, *args, **options)  # type: ignore[misc]
+        response = super().finalize_response(request, response, *args, **options)
         if self._claim is not None:
             self._claim.finish(response)
         standing = getattr(getattr(request, "_request", request), "rate_standing", None)

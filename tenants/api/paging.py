@@ -157,7 +157,7 @@ def _field_of(model: Any, path: str) -> models.Field[Any, Any]:
     for name in relations:
         model = model._meta.get_field(name).related_model
     try:
-        return model._meta.pk if last == "pk" else model._meta.get_field(last)  # type: ignore[no-any-return]
+        return model._meta.pk if last == "pk" else model._meta.get_field(last)
     except FieldDoesNotExist as error:
         raise ImproperlyConfigured(f"{path} is no column to page by.") from error
 

@@ -108,7 +108,7 @@ class PrincipalThrottle(BaseThrottle):
 
     def allow_request(self, request: Request, view: Any) -> bool:
         self._standing = count_request(scope_of(request, view), principal_of(request), now=self.clock())
-        request._request.rate_standing = self._standing  # type: ignore[attr-defined]
+        request._request.rate_standing = self._standing
         return self._standing is None or self._standing.allowed
 
     def wait(self) -> float | None:

@@ -119,7 +119,7 @@ class ScopedViewSet(GuardedMixin, mixins.ListModelMixin, mixins.RetrieveModelMix
 
     def list(self, request: Request, *args: Any, **options: Any) -> Any:
         if getattr(request.accepted_renderer, "format", "") == "csv":
-            self.paginator.check(request)  # type: ignore[union-attr]
+            self.paginator.check(request)
             name = slugify(self.queryset.model._meta.verbose_name_plural)
             return csv_response(self.filter_queryset(self.get_queryset()), self.get_serializer(), name=name)
         return super().list(request, *args, **options)

@@ -34,11 +34,11 @@ class _NoticeForm(forms.Form):
 
     def __init__(self, *args: Any, person: Person, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.fields["tenant"].offer(Tenant.objects.for_user(person))  # type: ignore[attr-defined]
+        self.fields["tenant"].offer(Tenant.objects.for_user(person))
         without = "the whole installation" if self.by_webhook else "all that you see"
         self.fields["tenant"].help_text = f"Empty: {without}."
         offered = to_subscribe(by_webhook=self.by_webhook, by_super_admin=person.is_superuser)
-        self.fields["events"].choices = [(code, code) for code in offered]  # type: ignore[attr-defined]
+        self.fields["events"].choices = [(code, code) for code in offered]
 
 
 class WebhookForm(_NoticeForm):
@@ -69,7 +69,7 @@ class SubscriptionForm(_NoticeForm):
 
     def __init__(self, *args: Any, person: Person, **options: Any) -> None:
         super().__init__(*args, person=person, **options)
-        if not self.fields["tenant"].rows.exists():  # type: ignore[attr-defined]
+        if not self.fields["tenant"].rows.exists():
             # Whoever administers nothing subscribes himself, and is told of what he sees.
             del self.fields["tenant"], self.fields["address"]
 

@@ -28,7 +28,7 @@ def _sees_subject(person: Person, event: NoticeEvent) -> bool:
     """A subject that is gone, or has no row in the table of roles, is its tenant's administrators' business."""
     model = apps.get_model(event.subject_model)
     if model._meta.model_name in scoped_models():
-        seen = model._default_manager.for_user(person).filter(pk=event.subject_id)  # type: ignore[attr-defined]
+        seen = model._default_manager.for_user(person).filter(pk=event.subject_id)
         if seen.exists():
             return True
     return person.administered_tenants().filter(pk=event.tenant_id).exists()

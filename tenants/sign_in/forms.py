@@ -57,7 +57,7 @@ class _Styled:
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        for field in self.fields.values():  # type: ignore[attr-defined]
+        for field in self.fields.values():
             field.widget.attrs["class"] = "form-control"
 
 
@@ -69,7 +69,7 @@ class ChangePasswordForm(_Styled, PasswordChangeForm):
     """With the present one; wrong ones count like wrong sign-ins."""
 
     def clean_old_password(self) -> str:
-        attempt = begin_attempt(self.request, self.user.get_username(), now=time.time())  # type: ignore[attr-defined]
+        attempt = begin_attempt(self.request, self.user.get_username(), now=time.time())
         if not attempt.is_allowed:
             raise ValidationError(TOO_MANY, code="too_many")
         old = super().clean_old_password()

@@ -259,7 +259,7 @@ def test_a_pending_agent_waits_for_a_person(world: World) -> None:
 
     assert client.send("GET", ME).status_code == 200
     with pytest.raises(ConflictError):
-        approve_agent(agent=agent, actor=world.people["admin_a"])  # type: ignore[arg-type]
+        approve_agent(agent=agent, actor=world.people["admin_a"])
 
 
 def test_another_key_ends_the_former_one(world: World) -> None:

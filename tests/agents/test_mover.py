@@ -86,7 +86,7 @@ class World:
 
     def run(self, work: protocol.BackupWork, **more: Any) -> Gate:
         gate = Gate(self.server, work, **more)
-        mover.run_session(gate, writer_key=self.vault.writer_key, retry_seconds=1.0)  # type: ignore[arg-type]
+        mover.run_session(gate, writer_key=self.vault.writer_key, retry_seconds=1.0)
         return gate
 
     def back_up(self, image: bytes, **changes: Any) -> protocol.CommitRequest:
@@ -95,7 +95,7 @@ class World:
         return gate.committed[0]
 
     def restored(self, commit: protocol.CommitRequest) -> bytes:
-        self.vault.store = GrantedSource(Grants(self.server))  # type: ignore[assignment]
+        self.vault.store = GrantedSource(Grants(self.server))
         manifest = _ref(commit.manifest)
         target = ImageTarget(self.vault.open(manifest).body.size_bytes)
         self.vault.restore(manifest, target)
@@ -113,7 +113,7 @@ class World:
 
     def entries(self, commit: protocol.CommitRequest) -> list[MapEntry]:
         source = GrantedSource(Grants(self.server))
-        self.vault.store = source  # type: ignore[assignment]
+        self.vault.store = source
         info = self.vault.open(_ref(commit.manifest))
         reader = MapReader(manifest=info, object_source=source, map_key=self.vault.domain_keys.map_key)
         return list(reader.leaf(0).values())

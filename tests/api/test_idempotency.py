@@ -222,15 +222,15 @@ class _Asked:
 
 def test_a_claim_by_the_clock_that_is_given(db: None) -> None:
     principal, now = f"person:{make_person().pk}", timezone.now()
-    first: Any = claim(_Asked(), principal=principal, secret=False, now=now)  # type: ignore[arg-type]
+    first: Any = claim(_Asked(), principal=principal, secret=False, now=now)
 
     with pytest.raises(ConflictError):
-        claim(_Asked(), principal=principal, secret=False, now=now + LEASE - timedelta(seconds=1))  # type: ignore[arg-type]
+        claim(_Asked(), principal=principal, secret=False, now=now + LEASE - timedelta(seconds=1))
     with pytest.raises(IdempotencyMismatchError):
-        claim(_Asked(b"[]"), principal=principal, secret=False, now=now + LEASE)  # type: ignore[arg-type]
-    second: Any = claim(_Asked(), principal=principal, secret=False, now=now + LEASE)  # type: ignore[arg-type]
+        claim(_Asked(b"[]"), principal=principal, secret=False, now=now + LEASE)
+    second: Any = claim(_Asked(), principal=principal, secret=False, now=now + LEASE)
     assert (first.attempt, second.attempt) == (1, 2)
 
     second.finish(_Answer(201))
     with pytest.raises(Replay):
-        claim(_Asked(), principal=principal, secret=False, now=now + timedelta(hours=23))  # type: ignore[arg-type]
+        claim(_Asked(), principal=principal, secret=False, now=now + timedelta(hours=23))

@@ -110,5 +110,5 @@ def test_a_look_costs_few_questions_however_many_there_are(
     look_at_due(now=NOW)
     DefinitionStanding.objects.update(look_again_at=NOW)
 
-    with django_assert_max_num_queries(12 + 11 * 5):  # type: ignore[operator]
+    with django_assert_max_num_queries(12 + 11 * 5):
         assert look_at_due(now=NOW + timedelta(minutes=5)) == 11

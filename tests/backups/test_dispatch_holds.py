@@ -137,7 +137,7 @@ def test_a_tick_asks_a_bounded_number_of_questions(django_assert_max_num_queries
     for number in range(12):
         due_definition(name=f"d{number}")
 
-    with django_assert_max_num_queries(6):  # type: ignore[operator]
+    with django_assert_max_num_queries(6):
         dispatch_due(now=DUE - timedelta(minutes=1))
-    with django_assert_max_num_queries(30 + 12 * 2):  # type: ignore[operator]
+    with django_assert_max_num_queries(30 + 12 * 2):
         assert dispatch_due(now=DUE) == 12

@@ -46,7 +46,7 @@ def remove(vault: Vault, *, actor: Person | None = None, at: Any = None, **chang
         vault=vault,
         actor=actor or make_person(superadmin=True),
         now=at or now(),
-        **order,  # type: ignore[arg-type]
+        **order,
     )
 
 
@@ -195,7 +195,7 @@ def test_where_a_rule_asks_a_second_super_admin_agrees_first() -> None:
 
     with pytest.raises(ApprovalNeededError) as needed:
         remove(vault, actor=root)
-    request = needed.value.request  # type: ignore[attr-defined]
+    request = needed.value.request
     approvals.keep(request)
     assert not VaultDeletion.objects.exists()
     assert not approvals.may_approve(request, admin)

@@ -168,8 +168,8 @@ class Receiver(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.seen.append((self.path, dict(self.headers), body))  # type: ignore[attr-defined]
-        self.server.answer(self)  # type: ignore[attr-defined]
+        self.server.seen.append((self.path, dict(self.headers), body))
+        self.server.answer(self)
 
     def log_message(self, *_: object) -> None:
         return
@@ -183,7 +183,7 @@ def ok(handler: Receiver) -> None:
 @pytest.fixture
 def server() -> Iterator[http.server.ThreadingHTTPServer]:
     found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    found.seen, found.answer = [], ok  # type: ignore[attr-defined]
+    found.seen, found.answer = [], ok
     found.daemon_threads = True
     thread = threading.Thread(target=found.serve_forever, args=(0.05,), daemon=True)
     thread.start()
@@ -197,13 +197,13 @@ def send(server: http.server.ThreadingHTTPServer, **options: object) -> guarded_
     scheme = options.pop("scheme", "http")
     url = f"{scheme}://hook.test:{server.server_port}/in?a=b"
     given: dict[str, object] = {"guard": LOOPBACK, "resolve": leads_to("127.0.0.1"), **options}
-    return post(url, body=b'{"a":1}', headers={"X-Own": "yes"}, **given)  # type: ignore[arg-type]
+    return post(url, body=b'{"a":1}', headers={"X-Own": "yes"}, **given)
 
 
 def test_it_sends_the_body_to_the_vetted_address_under_the_name(server: http.server.ThreadingHTTPServer) -> None:
     answer = send(server)
 
-    path, headers, body = server.seen[0]  # type: ignore[attr-defined]
+    path, headers, body = server.seen[0]
     assert (answer.status, path, body) == (204, "/in?a=b", b'{"a":1}')
     assert headers["Host"] == f"hook.test:{server.server_port}"
     assert (headers["X-Own"], headers["Connection"]) == ("yes", "close")
@@ -220,14 +220,14 @@ def test_the_name_is_resolved_once_so_rebinding_gets_nothing(server: http.server
     send(server, resolve=rebinding)
 
     assert asked == ["hook.test"]
-    assert len(server.seen) == 1  # type: ignore[attr-defined]
+    assert len(server.seen) == 1
 
 
 def test_nothing_is_connected_to_when_the_address_is_forbidden(server: http.server.ThreadingHTTPServer) -> None:
     with pytest.raises(ForbiddenTargetError):
         send(server, guard=Guard.of("10.0.0.0/8"))
 
-    assert server.seen == []  # type: ignore[attr-defined]
+    assert server.seen == []
 
 
 @pytest.mark.case("IN-01")
@@ -237,10 +237,10 @@ def test_a_redirect_is_an_answer_and_not_followed(server: http.server.ThreadingH
         handler.send_header("Location", f"http://127.0.0.1:{server.server_port}/inside")
         handler.end_headers()
 
-    server.answer = redirect  # type: ignore[attr-defined]
+    server.answer = redirect
 
     assert send(server).status == 307
-    assert len(server.seen) == 1  # type: ignore[attr-defined]
+    assert len(server.seen) == 1
 
 
 def test_a_proxy_of_the_environment_is_not_used(
@@ -263,7 +263,7 @@ def test_an_endless_answer_is_cut(server: http.server.ThreadingHTTPServer) -> No
         except OSError:
             return
 
-    server.answer = flood  # type: ignore[attr-defined]
+    server.answer = flood
 
     assert len(send(server).body) == LARGEST_ANSWER_BYTES
 
@@ -280,7 +280,7 @@ def test_an_answer_that_trickles_ends_with_the_time_for_all_of_it(server: http.s
         except OSError:
             return
 
-    server.answer = trickle  # type: ignore[attr-defined]
+    server.answer = trickle
     begun = time.monotonic()
 
     with pytest.raises(DeliveryError) as caught:
@@ -294,7 +294,7 @@ def test_an_answer_that_trickles_ends_with_the_time_for_all_of_it(server: http.s
     "answer", [b"", b"SSH-2.0-OpenSSH_9\r\n", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200\r\n" + b"a" * 99999]
 )
 def test_what_is_no_http_is_told_without_its_words(server: http.server.ThreadingHTTPServer, answer: bytes) -> None:
-    server.answer = lambda handler: handler.wfile.write(answer)  # type: ignore[attr-defined]
+    server.answer = lambda handler: handler.wfile.write(answer)
 
     with pytest.raises(DeliveryError) as caught:
         send(server)
@@ -380,7 +380,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tls_server: http.serve
         send(tls_server, scheme="https")
 
     assert caught.value.code == "bad_certificate"
-    assert tls_server.seen == []  # type: ignore[attr-defined]
+    assert tls_server.seen == []
 
 
 def test_https_to_a_port_without_tls_is_refused(server: http.server.ThreadingHTTPServer) -> None:
@@ -388,4 +388,4 @@ def test_https_to_a_port_without_tls_is_refused(server: http.server.ThreadingHTT
         send(server, scheme="https")
 
     assert caught.value.code in {"bad_tls", "unreachable", "timeout"}
-    assert server.seen == []  # type: ignore[attr-defined]
+    assert server.seen == []

@@ -42,7 +42,7 @@ def golden_trees() -> list[dict[TreeEntry, bytes]]:
     tree: dict[TreeEntry, bytes] = {}
 
     def add(key: bytes, kind: FileKind, content: bytes = b"", **fields: object) -> None:
-        tree[TreeEntry(**{**common, "key": key, "kind": kind, "size": len(content), **fields})] = content  # type: ignore[arg-type]
+        tree[TreeEntry(**{**common, "key": key, "kind": kind, "size": len(content), **fields})] = content
 
     add(b"", directory, mode=0o755, mtime_ns=1_700_000_000_123_456_789)
     add(b"dir", directory, mode=0o2750, xattrs=((b"user.note", b"\x00\xff"),))
@@ -98,7 +98,7 @@ def write_tree_of(
         return session.commit(root=root, size_bytes=root.total_bytes, counters={"files": len(tree)})
 
 
-def _reader(content: bytes):  # type: ignore[no-untyped-def]
+def _reader(content: bytes):
     rest = memoryview(content)
 
     def read(length: int) -> bytes:

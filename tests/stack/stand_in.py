@@ -55,8 +55,8 @@ def _long_running(programs: Programs) -> tuple[ChildSpec, ...]:
 
 
 def use_stand_ins() -> None:
-    Programs.setup = _setup  # type: ignore[method-assign]
-    Programs.long_running = _long_running  # type: ignore[method-assign]
+    Programs.setup = _setup
+    Programs.long_running = _long_running
 
 
 def use_main_job(*, identical: bool) -> None:
@@ -65,7 +65,7 @@ def use_main_job(*, identical: bool) -> None:
     result = types.SimpleNamespace(
         identical=identical, reason="disk differs at block 7", summary=("compared",), logins=()
     )
-    module.run_main_job = lambda stack, terminal, smoke: result  # type: ignore[attr-defined]
+    module.run_main_job = lambda stack, terminal, smoke: result
     sys.modules[module.__name__] = module
 
 

@@ -15,7 +15,7 @@ from backupsite.stack.settings import DATA_FOLDERS
 def refusal(data: Path, **options: object) -> str:
     values = {"ports": (), "needed_bytes": 0} | options
     with pytest.raises(PreflightError) as caught:
-        prepare_data(data=data, **values)  # type: ignore[arg-type]
+        prepare_data(data=data, **values)
     assert "\n" not in caught.value.message
     assert caught.value.exit_code == 2
     return caught.value.message

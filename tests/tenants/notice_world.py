@@ -120,4 +120,4 @@ def on_loopback(host: str, port: int) -> Sequence[str]:
 def tools(clock: Clock, **changes: Any) -> Tools:
     """Waits are as long as they can be; every name leads to this machine."""
     values = {"private_key": NOTICE_KEY, "guard": LOOPBACK, "clock": clock, "chance": lambda: 1.0}
-    return Tools(**{**values, "poster": partial(post, resolve=on_loopback), **changes})  # type: ignore[arg-type]
+    return Tools(**{**values, "poster": partial(post, resolve=on_loopback), **changes})

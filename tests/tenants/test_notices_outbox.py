@@ -93,7 +93,7 @@ def test_waits_are_spread_and_bounded(failures: int, chance: float) -> None:
 def test_it_is_tried_for_a_day_and_then_given_up_with_a_notice() -> None:
     clock = Clock()
     message = a_message(clock)
-    make_subscription(tenant=message.webhook.tenant, address="team@example.com")  # type: ignore[union-attr]
+    make_subscription(tenant=message.webhook.tenant, address="team@example.com")
     begun = clock.now
     while message.state != State.DEAD:
         # One answer in between, so that the endpoint as a whole is not switched off.
@@ -125,7 +125,7 @@ def test_an_endpoint_that_only_fails_is_switched_off_with_a_notice_and_can_be_sw
     assert set(OutboxMessage.objects.filter(webhook=webhook).values_list("state", flat=True)) == {State.DEAD}
     assert NoticeEvent.objects.filter(code="webhook.disabled").count() == 1
     # Nothing new is made for it, and what was given up can be sent again.
-    assert publish(event="backup.failed", tenant=webhook.tenant, subject=webhook.tenant).messages.count() == 1  # type: ignore[union-attr]
+    assert publish(event="backup.failed", tenant=webhook.tenant, subject=webhook.tenant).messages.count() == 1
     Webhook.objects.update(status=Webhook.Status.ACTIVE, consecutive_failures=0, not_before=None)
     assert retry(failing[0], now=clock.now)
     assert attempt(failing[0], DONE, clock).state == State.DONE

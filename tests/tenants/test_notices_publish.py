@@ -77,7 +77,7 @@ def test_of_an_alarm_no_owner_of_a_server(quiet: World) -> None:
     raise_alarm(quiet.ours.vault, code="locks_short", message="An object is free.", now=NOW)
 
     assert told() == {"super", "admin_a"}
-    assert OutboxMessage.objects.first().event.facts["message"] == "An object is free."  # type: ignore[union-attr]
+    assert OutboxMessage.objects.first().event.facts["message"] == "An object is free."
 
 
 def test_of_a_person_himself_unasked_and_super_admins(quiet: World) -> None:

@@ -130,7 +130,7 @@ def test_whatever_is_wrong_with_it_nobody_is_told(db: None, settings: Any) -> No
     other = make_token(make_person(), now=NOW)
     mixed = f"{good.partition('.')[0]}.{other.partition('.')[2]}"
     ended = make_token(person, now=NOW)
-    end_token(token=ApiToken.objects.get(key=parse_token(ended).key), actor=person, now=NOW)  # type: ignore[union-attr]
+    end_token(token=ApiToken.objects.get(key=parse_token(ended).key), actor=person, now=NOW)
     disabled = make_token(make_person(active=False), now=NOW)
     answers = []
 
@@ -236,7 +236,7 @@ def test_its_use_is_noted_once_a_minute(db: None) -> None:
     for seconds, address in ((0, "192.0.2.1"), (30, "192.0.2.2"), (61, "192.0.2.3")):
         person_behind(text, address=address, now=NOW + timedelta(seconds=seconds))
         row = ApiToken.objects.get()
-        noted.append((int((row.last_used_at - NOW).total_seconds()), row.last_used_address))  # type: ignore[operator]
+        noted.append((int((row.last_used_at - NOW).total_seconds()), row.last_used_address))
 
     assert noted == [(0, "192.0.2.1"), (0, "192.0.2.1"), (61, "192.0.2.3")]
 

@@ -24,7 +24,7 @@ def bearer(person: Person | None, **wanted: Any) -> APIClient:
 
 def test_everybody_sees_his_own_and_a_super_admin_all(world: World) -> None:
     for name in ("super", "admin_a", "owner_a1"):
-        make_token(world.people[name], label=name)  # type: ignore[arg-type]
+        make_token(world.people[name], label=name)
 
     seen = {
         name: {row["label"] for row in world.client(name).get(TOKENS).json()["results"]}
@@ -203,7 +203,7 @@ def test_an_operating_token_makes_no_tokens(world: World) -> None:
 
 
 def test_two_different_credentials_are_none(world: World) -> None:
-    first, second = make_token(world.people["admin_a"]), make_token(world.people["super"])  # type: ignore[arg-type]
+    first, second = make_token(world.people["admin_a"]), make_token(world.people["super"])
 
     def ask(one: str, other: str) -> int:
         return APIClient(HTTP_AUTHORIZATION=f"Bearer {one}", HTTP_ES_API_KEY=other).get("/api/v1/me/").status_code
@@ -214,14 +214,14 @@ def test_two_different_credentials_are_none(world: World) -> None:
 @pytest.mark.case("AZ-20")
 @pytest.mark.parametrize("query", ["token={0}", "api_key={0}", "ES-API-KEY={0}", "access_token={0}"])
 def test_a_token_in_an_address_opens_nothing(world: World, query: str) -> None:
-    text = make_token(world.people["super"])  # type: ignore[arg-type]
+    text = make_token(world.people["super"])
 
     assert APIClient().get(f"/api/v1/me/?{query.format(text)}").status_code == 401
     assert APIClient().post("/api/v1/tokens/", {"token": text, "label": "x"}).status_code == 401
 
 
 def test_a_token_signs_nobody_in_at_the_portal(world: World) -> None:
-    text = make_token(world.people["super"])  # type: ignore[arg-type]
+    text = make_token(world.people["super"])
 
     assert Client(HTTP_AUTHORIZATION=f"Bearer {text}", HTTP_ES_API_KEY=text).get("/tokens/").status_code == 302
 
@@ -247,7 +247,7 @@ def test_the_page_shows_a_secret_once(world: World) -> None:
 
 def test_the_page_asks_again_before_a_secret(world: World) -> None:
     client = world.client("owner_a1")
-    make_token(world.people["owner_a1"])  # type: ignore[arg-type]
+    make_token(world.people["owner_a1"])
     token = ApiToken.objects.get(person=world.people["owner_a1"])
     confirm(client, ago_seconds=1000)
 
@@ -262,7 +262,7 @@ def test_the_page_asks_again_before_a_secret(world: World) -> None:
 
 def test_the_page_renews_and_ends(world: World) -> None:
     client = world.client("owner_a1")
-    text = make_token(world.people["owner_a1"])  # type: ignore[arg-type]
+    text = make_token(world.people["owner_a1"])
     token = ApiToken.objects.get(person=world.people["owner_a1"])
 
     shown = client.post(f"/tokens/{token.pk}/rotate/")
@@ -292,7 +292,7 @@ def test_what_was_typed_wrong_is_said(world: World) -> None:
 def test_a_page_of_tokens_is_a_few_queries(world: World, django_assert_max_num_queries: Any) -> None:
     client, person = world.client("owner_a1"), world.people["owner_a1"]
     for _ in range(12):
-        make_token(person)  # type: ignore[arg-type]
+        make_token(person)
     make_person()
 
     with django_assert_max_num_queries(12):

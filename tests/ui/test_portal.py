@@ -54,7 +54,7 @@ def picture(page: Page, name: str) -> None:
     page.screenshot(path=OUTPUT / f"{name}.png")
 
 
-def test_an_administrator_backs_up_and_restores(browser_page: Page, running: Running) -> None:  # noqa: F811
+def test_an_administrator_backs_up_and_restores(browser_page: Page, running: Running) -> None:  # noqa: F811  # the fixture of that name
     page, portal = browser_page, running.stack.settings.portal_url
     sign_in(page, running, "admin")
 
@@ -81,7 +81,7 @@ def test_an_administrator_backs_up_and_restores(browser_page: Page, running: Run
     picture(page, "dashboard")
 
 
-def test_an_owner_sees_his_server_only_and_no_way_to_change_it(browser_page: Page, running: Running) -> None:  # noqa: F811
+def test_an_owner_sees_his_server_only_and_no_way_to_change_it(browser_page: Page, running: Running) -> None:  # noqa: F811  # the fixture of that name
     page, portal = browser_page, running.stack.settings.portal_url
     sign_in(page, running, "owner")
 
@@ -94,7 +94,7 @@ def test_an_owner_sees_his_server_only_and_no_way_to_change_it(browser_page: Pag
     picture(page, "owner")
 
 
-def test_the_portal_fits_a_phone(browser_page: Page, running: Running) -> None:  # noqa: F811
+def test_the_portal_fits_a_phone(browser_page: Page, running: Running) -> None:  # noqa: F811  # the fixture of that name
     page, portal = browser_page, running.stack.settings.portal_url
     sign_in(page, running, "admin")
     page.set_viewport_size({"width": 360, "height": 740})
