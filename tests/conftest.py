@@ -10,7 +10,8 @@ import pytest
 from django.db import connection
 
 from tenants import audit_guard
-from tests.worlds import World, make_world
+from tests.recorded_world import RecordedWorld
+from tests.worlds import World
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,10 +33,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(f"{what}: {number:,}")
 
 
+@pytest.fixture(scope="module")
+def recorded_world() -> RecordedWorld:
+    return RecordedWorld()
+
+
 @pytest.fixture
-def world(db: None) -> World:
+def world(db: None, recorded_world: RecordedWorld) -> World:
     """Two tenants with everything in them, and everybody who may or may not see it."""
-    return make_world()
+    return recorded_world.play()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -28,3 +28,5 @@ from backupsite.settings import *  # noqa: E402, F403  # after the environment w
 
 # One process, and many tests as the same address: what tests rates sets its own.
 API_RATES: dict[str, str] = {}
+# Each test client makes the middleware anew: static files are looked up when asked for, not all listed by every client.
+WHITENOISE_AUTOREFRESH = True

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.restore import BlockTarget
@@ -62,22 +63,130 @@ class DiskUnreadableError(DriverError):
 
 @dataclass(frozen=True, slots=True)
 class DiskAddress:
-    """Where a disk is on its node. `path` is relative to the storage; `size_bytes` is what the control plane knows."""
+    """Where a disk is on its node. `path` is relative to the storage; `size_bytes` is what the control plane knows.
+
+    `server` is the node's own name for the server that has the disk, such as the UUID of a domain; empty for a driver
+    that knows no servers.
+    """
 
     storage_path: str
     path: str
     size_bytes: int
+    server: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskWish:
+    """One disk to read, and against which earlier point: that of the base backup, or None for everything.
+
+    `kept_points` are the points of backups that a later one may be based on. Every other point of ours on this disk is
+    a leftover, which the driver removes when it opens the disk. Points of others are never touched.
+    """
+
+    address: DiskAddress
+    base_point: str | None = None
+    kept_points: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadWish:
+    """Disks of one server to read as they were at one moment.
+
+    `new_point` names the point that is left behind for the next backup; the driver makes no other name. `freeze` asks
+    for file systems to be quiet at that moment.
+    """
+
+    disks: Sequence[DiskWish]
+    new_point: str
+    freeze: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something that did not stop a backup and that a person should know. `code` is stable."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """What the driver knows of an opened disk.
+
+    `point` is what was left behind, empty for none. `full_reason` is a stable code for why all of the disk is read
+    although a base point was given; empty when that is not so. `configuration` is the server's own description, such
+    as a domain's XML.
+    """
+
+    point: str = ""
+    frozen: bool = False
+    full_reason: str = ""
+    warnings: tuple[Warned, ...] = ()
+    configuration: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedDisk:
+    """A disk to read, and what is known of it as soon as it is open."""
+
+    source: BlockSource
+    facts: SourceFacts
+
+
+@dataclass(frozen=True, slots=True)
+class WriteWish:
+    """A disk to write a backup of `size_bytes` to.
+
+    `create` makes a new disk, and is refused where there is one already. `safety_point` names a snapshot of what is on
+    the disk now, taken before the first write where the storage can; empty for none.
+    """
+
+    address: DiskAddress
+    size_bytes: int
+    create: bool = False
+    safety_point: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFacts:
+    """`safety_point` is the snapshot that was taken, empty when there is none."""
+
+    safety_point: str = ""
+    warnings: tuple[Warned, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedTarget:
+    target: BlockTarget
+    facts: TargetFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """Whether a driver works on this node, with a sentence why not."""
+
+    usable: bool
+    reason: str = ""
 
 
 class Driver(Protocol):
     """A way to reach disks. Every opened thing is closed on every path, also after errors.
 
-    `open_source` raises DiskMissingError, DiskBusyError. `open_target` raises these and takes the disk for itself: no
-    second opening and no running server may have it at the same time.
+    `open_sources` gives the disks in the order of the wish, all as they were at one moment; what the driver had to do
+    for that (a backup job of the hypervisor, a snapshot, a freeze) ends with the block at the latest. It raises
+    DiskMissingError, DiskBusyError. `open_target` raises these and DiskTooSmallError, and takes the disk for itself: no
+    second opening and no running server may have it at the same time. Neither writes anything before it may.
+
+    `forget` removes points and leftovers of ours that nothing needs, `wish.disks` saying what is kept; it returns what
+    it removed. It can be run at any time, also while another program uses the disk, and twice.
     """
 
     name: str
 
-    def open_source(self, address: DiskAddress) -> AbstractContextManager[BlockSource]: ...
+    def probe(self) -> Capability: ...
 
-    def open_target(self, address: DiskAddress) -> AbstractContextManager[BlockTarget]: ...
+    def open_sources(self, wish: ReadWish) -> AbstractContextManager[Sequence[OpenedDisk]]: ...
+
+    def open_target(self, wish: WriteWish) -> AbstractContextManager[OpenedTarget]: ...
+
+    def forget(self, disks: Sequence[DiskWish]) -> Sequence[str]: ...

@@ -10,18 +10,28 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from agents.drivers.base import (
+    Capability,
     DiskAddress,
     DiskBusyError,
     DiskChangedError,
+    DiskFullError,
     DiskMissingError,
+    DiskTooSmallError,
     DiskUnreadableError,
+    DiskWish,
+    OpenedDisk,
+    OpenedTarget,
+    ReadWish,
+    SourceFacts,
+    TargetFacts,
+    WriteWish,
 )
-from engine.targets import FileTarget, descriptor_target
+from engine.targets import descriptor_target
 from engine.writer import Extent
 
 
@@ -80,26 +90,45 @@ class ImageDriver:
 
     name = "image"
 
-    @contextmanager
-    def open_source(self, address: DiskAddress) -> Iterator[ImageSource]:
-        path = _confined(address)
-        descriptor = _open(path, os.O_RDONLY)
-        try:
-            _lock(descriptor, path, fcntl.LOCK_SH)
-            yield ImageSource(descriptor=descriptor, path=path, size_bytes=_size_of(descriptor))
-        finally:
-            os.close(descriptor)
+    def probe(self) -> Capability:
+        return Capability(usable=True)
 
     @contextmanager
-    def open_target(self, address: DiskAddress) -> Iterator[FileTarget]:
-        path = _confined(address)
-        descriptor = _open(path, os.O_RDWR)
+    def open_sources(self, wish: ReadWish) -> Iterator[Sequence[OpenedDisk]]:
+        with ExitStack() as opened:
+            sources = [opened.enter_context(_open_source(disk.address)) for disk in wish.disks]
+            yield [OpenedDisk(source, SourceFacts()) for source in sources]
+
+    @contextmanager
+    def open_target(self, wish: WriteWish) -> Iterator[OpenedTarget]:
+        path = _confined(wish.address)
+        descriptor = _create(path, wish.size_bytes) if wish.create else _open(path, os.O_RDWR)
         try:
             _lock(descriptor, path, fcntl.LOCK_EX)
             _refuse_attached(path)
-            yield descriptor_target(descriptor, name=path)
+            if _size_of(descriptor) < wish.size_bytes:
+                raise DiskTooSmallError(
+                    f"The disk image {path} has {_size_of(descriptor)} bytes, the backup {wish.size_bytes}. "
+                    "Choose a larger disk, or a new one."
+                )
+            yield OpenedTarget(descriptor_target(descriptor, name=path), TargetFacts())
         finally:
             os.close(descriptor)
+
+    def forget(self, disks: Sequence[DiskWish]) -> Sequence[str]:
+        """A raw image has no points."""
+        return ()
+
+
+@contextmanager
+def _open_source(address: DiskAddress) -> Iterator[ImageSource]:
+    path = _confined(address)
+    descriptor = _open(path, os.O_RDONLY)
+    try:
+        _lock(descriptor, path, fcntl.LOCK_SH)
+        yield ImageSource(descriptor=descriptor, path=path, size_bytes=_size_of(descriptor))
+    finally:
+        os.close(descriptor)
 
 
 def _confined(address: DiskAddress) -> str:
@@ -121,6 +150,23 @@ def _open(path: str, flags: int) -> int:
     if not (stat.S_ISREG(os.fstat(descriptor).st_mode) or stat.S_ISBLK(os.fstat(descriptor).st_mode)):
         os.close(descriptor)
         raise DiskMissingError(f"{path} is neither a file nor a block device.")
+    return descriptor
+
+
+def _create(path: str, size_bytes: int) -> int:
+    """A new image that reads as zeros. It stays there when the restore fails: the next try writes to it."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError as error:
+        raise DiskBusyError(f"There is a disk image at {path} already. Choose another name.") from error
+    except OSError as error:
+        raise DiskUnreadableError(f"The disk image {path} cannot be made: {error.strerror}.") from error
+    try:
+        os.truncate(descriptor, size_bytes)
+    except OSError as error:
+        os.close(descriptor)
+        os.unlink(path)
+        raise DiskFullError(f"The disk image {path} cannot have {size_bytes} bytes: {error.strerror}.") from error
     return descriptor
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from agents import protocol
-from agents.drivers.base import DiskAddress, DriverError
+from agents.drivers.base import DiskAddress, DiskWish, DriverError, ReadWish, WriteWish
 from agents.drivers.registry import load_driver
 from agents.program.healing import HealedBlocks
 from agents.program.heart import Heart
@@ -118,7 +118,9 @@ def _back_up(
     base = None
     if work.base is not None:
         base = BackupBase(manifest_ref=to_ref(work.base), object_source=reader, trusted_writers=work.trusted_writers)
-    with load_driver(work.disk.driver).open_source(_address(work.disk)) as source:
+    wish = ReadWish(disks=[DiskWish(_address(work.disk))], new_point="")
+    with load_driver(work.disk.driver).open_sources(wish) as [opened]:
+        source = opened.source
 
         def write(base: BackupBase | None, context: WriteContext, phase: str) -> WriteResult:
             healed, sink = HealedBlocks(), GrantedSink(client, policy=policy)
@@ -214,13 +216,14 @@ def _restore(client: SessionClient, work: protocol.RestoreWork, heart: Heart, re
             protocol.Progress(phase="restoring", done_bytes=progress.done_bytes, total_bytes=progress.size_bytes)
         )
 
-    with load_driver(work.disk.driver).open_target(_address(work.disk)) as target:
+    wish = WriteWish(address=_address(work.disk), size_bytes=0)
+    with load_driver(work.disk.driver).open_target(wish) as opened:
         result = restore_disk(
             manifest_ref=to_ref(work.manifest),
             object_source=source,
             keys=keys,
             trusted_writers=work.trusted_writers,
-            target=target,
+            target=opened.target,
             differential=work.differential,
             relocations=_relocations(work, source),
             gone_packs=[bytes.fromhex(sha256) for sha256 in work.gone_packs],

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from agents.drivers.base import DiskAddress
+from agents.drivers.base import DiskAddress, DiskWish, ReadWish
 from agents.drivers.image import ImageDriver
 from engine.backup import DEFAULT_BLOCK_SIZE
 from engine.compression import Compressor
@@ -97,7 +97,9 @@ class Vault:
             compression_level=self._level,
         )
         address = DiskAddress(str(self._image.parent), self._image.name, self._image.stat().st_size)
-        with ImageDriver().open_source(address) as source:
+        wish = ReadWish(disks=[DiskWish(address)], new_point="")
+        with ImageDriver().open_sources(wish) as [opened]:
+            source = opened.source
             return write_disk_backup(source=source, sink=self.store, base=None, context=context).manifest
 
     def restore(self, manifest: ObjectRef) -> None:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agents.drivers.base import DiskAddress
+from agents.drivers.base import DiskAddress, DiskWish, ReadWish, WriteWish
 from agents.drivers.image import ImageDriver, ImageSource
 from engine.crypto import (
     DomainKeys,
@@ -56,7 +56,8 @@ def backup(order: dict[str, Any]) -> None:
     sink, source = _stores(order["store"])
     base = _ref(state["backups"][order["base"]]) if order["base"] is not None else None
     image = Path(order["image"])
-    with ImageDriver().open_source(_address(image)) as disk:
+    with ImageDriver().open_sources(ReadWish(disks=[DiskWish(_address(image))], new_point="")) as [opened]:
+        disk = opened.source
         changed = order["changed"]
         known = disk if changed is None else KnownExtents(disk, [Extent(*extent) for extent in changed])
         result = write_disk_backup(
@@ -79,13 +80,13 @@ def restore(order: dict[str, Any]) -> None:
     target = Path(order["image"])
     with target.open("wb") as file:
         file.truncate(info.body.size_bytes)
-    with ImageDriver().open_target(_address(target)) as disk:
+    with ImageDriver().open_target(WriteWish(address=_address(target), size_bytes=info.body.size_bytes)) as opened:
         restore_disk(
             manifest_ref=manifest,
             object_source=source,
             keys=_restore_keys(info.body.sessions, info.body.object_ref, source, state),
             trusted_writers=trusted,
-            target=disk,
+            target=opened.target,
         )
 
 

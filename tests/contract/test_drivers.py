@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agents.drivers.base import DiskAddress, DiskBusyError, DiskChangedError, DiskMissingError, Driver
+from agents.drivers.base import (
+    DiskAddress,
+    DiskBusyError,
+    DiskChangedError,
+    DiskMissingError,
+    DiskTooSmallError,
+    DiskWish,
+    Driver,
+    ReadWish,
+    WriteWish,
+)
 from agents.drivers.registry import BUILT_IN, UnknownDriverError, driver_names, load_driver
+from engine.writer import BlockSource
 
 SIZE = 8 * 1024 * 1024
 BLOCK = 64 * 1024
@@ -43,6 +56,18 @@ def image_bench(folder: Path) -> Bench:
     return Bench(load_driver("image"), address, path.read_bytes, disturb, path.unlink)
 
 
+@contextmanager
+def reading(driver: Driver, address: DiskAddress) -> Iterator[BlockSource]:
+    with driver.open_sources(ReadWish(disks=[DiskWish(address)], new_point="of-the-test")) as [opened]:
+        yield opened.source
+
+
+@contextmanager
+def writing(driver: Driver, address: DiskAddress) -> Iterator[Any]:
+    with driver.open_target(WriteWish(address=address, size_bytes=address.size_bytes)) as opened:
+        yield opened.target
+
+
 BENCHES = {"image": image_bench}
 
 
@@ -56,7 +81,7 @@ def test_every_built_in_driver_has_its_bench() -> None:
 
 
 def test_extents_are_ascending_disjoint_and_hold_all_data(bench: Bench) -> None:
-    with bench.driver.open_source(bench.address) as source:
+    with reading(bench.driver, bench.address) as source:
         extents, found = list(source.extents()), bytearray(source.size_bytes)
         for extent in extents:
             found[extent.offset : extent.offset + extent.length] = source.read(extent.offset, extent.length)
@@ -68,18 +93,18 @@ def test_extents_are_ascending_disjoint_and_hold_all_data(bench: Bench) -> None:
 
 
 def test_a_read_returns_exactly_what_was_asked(bench: Bench) -> None:
-    with bench.driver.open_source(bench.address) as source:
+    with reading(bench.driver, bench.address) as source:
         assert source.read(1000, 5000) == bench.content()[1000:6000]
 
 
 def test_an_undisturbed_source_is_one_point_in_time(bench: Bench) -> None:
-    with bench.driver.open_source(bench.address) as source:
+    with reading(bench.driver, bench.address) as source:
         source.read(0, BLOCK)
         source.check_unchanged()
 
 
 def test_a_disturbed_source_is_noticed(bench: Bench) -> None:
-    with bench.driver.open_source(bench.address) as source:
+    with reading(bench.driver, bench.address) as source:
         source.read(0, BLOCK)
         bench.disturb()
 
@@ -90,13 +115,13 @@ def test_a_disturbed_source_is_noticed(bench: Bench) -> None:
 def test_a_missing_disk_is_named(bench: Bench) -> None:
     bench.remove()
 
-    for opened in (bench.driver.open_source, bench.driver.open_target):
-        with pytest.raises(DiskMissingError, match=bench.address.path), opened(bench.address):
+    for opened in (reading, writing):
+        with pytest.raises(DiskMissingError, match=bench.address.path), opened(bench.driver, bench.address):
             pass
 
 
 def test_what_is_written_and_zeroed_is_read_again(bench: Bench) -> None:
-    with bench.driver.open_target(bench.address) as target:
+    with writing(bench.driver, bench.address) as target:
         target.write(100, b"x" * 5000)
         target.zero(SIZE // 2, BLOCK)
         target.flush()
@@ -108,18 +133,28 @@ def test_what_is_written_and_zeroed_is_read_again(bench: Bench) -> None:
 
 
 def test_a_target_is_held_alone(bench: Bench) -> None:
-    with bench.driver.open_target(bench.address):
-        for opened in (bench.driver.open_source, bench.driver.open_target):
-            with pytest.raises(DiskBusyError), opened(bench.address):
+    with writing(bench.driver, bench.address):
+        for opened in (reading, writing):
+            with pytest.raises(DiskBusyError), opened(bench.driver, bench.address):
                 pass
 
 
 def test_it_is_free_again_after_an_error(bench: Bench) -> None:
-    with pytest.raises(RuntimeError), bench.driver.open_target(bench.address):
+    with pytest.raises(RuntimeError), writing(bench.driver, bench.address):
         raise RuntimeError("on purpose")
 
-    with bench.driver.open_target(bench.address) as target:
+    with writing(bench.driver, bench.address) as target:
         assert target.size_bytes == SIZE
+
+
+def test_a_target_that_is_too_small_is_refused(bench: Bench) -> None:
+    before = bench.content()
+    wish = WriteWish(address=bench.address, size_bytes=SIZE + 1)
+
+    with pytest.raises(DiskTooSmallError, match="larger"), bench.driver.open_target(wish):
+        pass
+
+    assert bench.content() == before
 
 
 @pytest.mark.parametrize("path", ["../outside.img", "link.img", "."])
@@ -129,7 +164,7 @@ def test_nothing_outside_of_its_storage_is_opened(tmp_path: Path, path: str) -> 
     (tmp_path / "outside.img").write_bytes(b"secret" * 1000)
     (storage / "link.img").symlink_to(tmp_path / "outside.img")
 
-    with pytest.raises(DiskMissingError), load_driver("image").open_source(DiskAddress(str(storage), path, 6000)):
+    with pytest.raises(DiskMissingError), reading(load_driver("image"), DiskAddress(str(storage), path, 6000)):
         pass
 
 
