@@ -47,7 +47,7 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedWeed]:
         yield server
 
 
-def s3_client(url: str, credential: S3Credential) -> Any:
+def s3_client(url: str, credential: S3Credential, *, attempts: int = 1) -> Any:
     return boto3.client(
         "s3",
         endpoint_url=url,
@@ -57,7 +57,7 @@ def s3_client(url: str, credential: S3Credential) -> Any:
         config=Config(
             signature_version="s3v4",
             s3={"addressing_style": "path"},
-            retries={"max_attempts": 0},
+            retries={"total_max_attempts": attempts, "mode": "standard"},
             read_timeout=30,
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

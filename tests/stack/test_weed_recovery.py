@@ -22,7 +22,8 @@ ROOT = S3Identity(name="root", credential=new_credential(), object_actions=("s3:
 
 
 def client_of(server: EmbeddedWeed) -> Any:
-    return s3_client(server.url, ROOT.credential)
+    """Asks again, as every client of ours does: it answers a moment before it has found all volumes again."""
+    return s3_client(server.url, ROOT.credential, attempts=8)
 
 
 def fill(server: EmbeddedWeed, count: int) -> dict[str, bytes]:
