@@ -47,7 +47,7 @@ def run_main_job(stack: Stack, terminal: Terminal, smoke: bool) -> MainJobResult
     """Run the main job. The demo runs it once per data folder; the smoke test every time. Raises StackError."""
     demo_disk.check_tools()
     with terminal.step("tenant, servers, persons") as step:
-        size = str(demo_disk.DISK_SIZE_BYTES)
+        size = str(stack.settings.demo_disk_mib * _MIB)
         rows = json.loads(stack.run_manage("demo_rows", "--disk-size-bytes", size, role="manage"))
         step.note = f"{rows['tenant']}, {rows['company']}, {rows['vault']}"
     logins = tuple(Login(**login) for login in rows["logins"])
@@ -69,6 +69,7 @@ class _MainJob:
         self._api = DemoApi(portal_url=stack.settings.portal_url, token=rows["token"])
         self._source = Path(rows["disks"]["web01"]["path"])
         self._target = Path(rows["disks"]["web02"]["path"])
+        self._size_bytes = stack.settings.demo_disk_mib * _MIB
         self._summary: list[str] = []
 
     def run(self) -> list[str]:
@@ -84,12 +85,23 @@ class _MainJob:
 
     def _make_disks(self) -> None:
         with self._terminal.step("disk of web01, ext4, real files") as step:
+            self._refuse_another_size()
             if not self._source.exists():
-                demo_disk.make_source(self._source)
-            step.note = f"{demo_disk.allocated_bytes(self._source) // _MIB} MiB allocated of 1 GiB"
+                demo_disk.make_source(self._source, size_bytes=self._size_bytes)
+            step.note = (
+                f"{demo_disk.allocated_bytes(self._source) // _MIB} MiB allocated of {self._size_bytes // _MIB} MiB"
+            )
         if not self._target.exists():
             with self._terminal.step("disk of web02, with old data"):
-                demo_disk.make_target(self._target)
+                demo_disk.make_target(self._target, size_bytes=self._size_bytes)
+
+    def _refuse_another_size(self) -> None:
+        there = self._source.stat().st_size if self._source.exists() else self._size_bytes
+        if there != self._size_bytes:
+            raise StackError(
+                f"the demo's disk {self._source} has {there // _MIB} MiB already; "
+                f"set BACKUPSITE_DEMO_DISK_MIB={there // _MIB}, or choose another BACKUPSITE_DATA"
+            )
 
     def _wait_for_vault(self) -> None:
         path = f"vaults/{self._rows['vault_id']}/"

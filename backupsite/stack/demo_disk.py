@@ -11,10 +11,11 @@ from pathlib import Path
 from backupsite.stack.errors import StackError
 
 DISK_SIZE_BYTES = 1024 * 1024 * 1024
-_FILES_BYTES = 420 * 1024 * 1024
+_FILES_PART = 0.4
 _LARGEST_FILE_BYTES = 48 * 1024 * 1024
 _FILES_FROM = ("/usr/share", "/usr/lib", "/usr/bin")
 _TOOL_PATH = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+_JUNK_BYTES = 256 * 1024
 _JUNK_STEP_BYTES = 96 * 1024 * 1024
 
 
@@ -24,15 +25,15 @@ def check_tools() -> None:
         _tool(tool)
 
 
-def make_source(image: Path) -> int:
+def make_source(image: Path, *, size_bytes: int = DISK_SIZE_BYTES) -> int:
     """Write a raw image with ext4 and this machine's own files in it; returns their bytes. Whole or not at all."""
     staging, beside = image.with_name("staging"), image.with_suffix(".making")
     shutil.rmtree(staging, ignore_errors=True)
     beside.unlink(missing_ok=True)
     try:
-        copied = _copy_files(staging)
+        copied = _copy_files(staging, most_bytes=int(size_bytes * _FILES_PART))
         with beside.open("wb") as file:
-            file.truncate(DISK_SIZE_BYTES)
+            file.truncate(size_bytes)
         _run("mke2fs", "-q", "-F", "-t", "ext4", "-L", "demo", "-d", str(staging), str(beside))
         beside.rename(image)
         return copied
@@ -43,14 +44,14 @@ def make_source(image: Path) -> int:
         beside.unlink(missing_ok=True)
 
 
-def make_target(image: Path) -> None:
+def make_target(image: Path, *, size_bytes: int = DISK_SIZE_BYTES) -> None:
     """A disk of the same size with old content here and there, which a restore must make disappear."""
     beside = image.with_suffix(".making")
     with beside.open("wb") as file:
-        file.truncate(DISK_SIZE_BYTES)
-        for offset in range(0, DISK_SIZE_BYTES, _JUNK_STEP_BYTES):
+        file.truncate(size_bytes)
+        for offset in range(0, size_bytes - _JUNK_BYTES, _JUNK_STEP_BYTES):
             file.seek(offset)
-            file.write(os.urandom(256 * 1024))
+            file.write(os.urandom(_JUNK_BYTES))
     beside.rename(image)
 
 
@@ -93,13 +94,13 @@ def _some_files(image: Path, count: int = 5) -> list[str]:
     return [f"/files/{name}" for name in sorted(names)[:count]]
 
 
-def _copy_files(staging: Path) -> int:
+def _copy_files(staging: Path, *, most_bytes: int) -> int:
     """Trees of real files up to the wanted size, and a flat folder of small ones to remove later."""
     (staging / "files").mkdir(parents=True)
     copied = number = 0
     for source in _real_files():
         size = source.stat().st_size
-        if copied + size > _FILES_BYTES:
+        if copied + size > most_bytes:
             break
         target = staging / source.relative_to("/")
         target.parent.mkdir(parents=True, exist_ok=True)

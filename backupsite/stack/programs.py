@@ -76,6 +76,8 @@ class Programs:
             # Nor does a person who asked for one check wait for those of the night.
             self._worker("asked", "checks", queue="checks.asked", name="asked@local", concurrency=1),
             self._worker("node", "node", queue="node.local", name="node-local@local", concurrency=2),
+            # A restore begins at once, whatever backups the former has: a person waits for it.
+            self._worker("restores", "node", queue="node.local.restores", name="restores@local", concurrency=1),
             self._beat(),
             self._one_process("reaper", "reaper"),
             self._one_process("notices", "notices"),

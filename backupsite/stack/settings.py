@@ -12,6 +12,8 @@ from backupsite.stack.ports import GATE_OFFSET, HIGHEST_PORT, LOOPBACK, LOWEST_P
 
 DEFAULT_PORT = "8000"
 DEFAULT_DATA = "./var"
+DEFAULT_DEMO_DISK_MIB = "1024"
+SMALLEST_DEMO_DISK_MIB, LARGEST_DEMO_DISK_MIB = 128, 1024 * 1024
 DATA_FOLDERS = ("secrets", "log", "run", "s3", "db", "disks", "broker", "node")
 
 
@@ -21,6 +23,8 @@ class StackSettings:
     port: int
     database_url: str = ""
     broker_url: str = ""
+    # Of each of the demo's two disks; an ext4 file system needs some, and it holds files of two fifths of it.
+    demo_disk_mib: int = int(DEFAULT_DEMO_DISK_MIB)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> StackSettings:
@@ -30,6 +34,7 @@ class StackSettings:
             port=_port(environment.get("BACKUPSITE_PORT") or DEFAULT_PORT),
             database_url=environment.get("BACKUPSITE_DATABASE_URL", ""),
             broker_url=environment.get("BACKUPSITE_BROKER_URL", ""),
+            demo_disk_mib=_demo_disk_mib(environment.get("BACKUPSITE_DEMO_DISK_MIB") or DEFAULT_DEMO_DISK_MIB),
         )
 
     @property
@@ -56,3 +61,10 @@ def _port(text: str) -> int:
         f"BACKUPSITE_PORT must be a number from {LOWEST_PORT} to {HIGHEST_PORT}, not {text!r}; "
         "choose another: BACKUPSITE_PORT=9000 make up"
     )
+
+
+def _demo_disk_mib(text: str) -> int:
+    smallest, largest = SMALLEST_DEMO_DISK_MIB, LARGEST_DEMO_DISK_MIB
+    if text.isascii() and text.isdigit() and smallest <= int(text[:9]) <= largest:
+        return int(text)
+    raise PreflightError(f"BACKUPSITE_DEMO_DISK_MIB must be a number from {smallest} to {largest}, not {text!r}")

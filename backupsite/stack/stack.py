@@ -198,6 +198,7 @@ _TITLES = {
     "checks": "checks worker",
     "asked": "worker of asked checks",
     "node": "node worker",
+    "restores": "worker of restores",
     "beat": "clock",
     "reaper": "reaper",
     "notices": "sender of notices",

@@ -14,6 +14,7 @@ from backupsite.stack.settings import StackSettings
 ROLES = {name: name for name in ("web", "signer", "control", "checks", "node", "beat", "reaper", "notices")} | {
     "setup": "control",
     "asked": "checks",
+    "restores": "node",
 }
 
 

@@ -37,6 +37,14 @@ def test_a_port_that_cannot_be_used_is_refused_with_the_way_out(text: str) -> No
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize("text", ["abc", "0", "127", "-1", "1048577", "1e4", "256.5", " 256", "9" * 5000])
+def test_a_size_of_the_demos_disk_that_cannot_be_used_is_refused(text: str) -> None:
+    with pytest.raises(PreflightError, match="BACKUPSITE_DEMO_DISK_MIB must be a number from 128 to"):
+        StackSettings.from_environment({"BACKUPSITE_DEMO_DISK_MIB": text})
+
+    assert StackSettings.from_environment({"BACKUPSITE_DEMO_DISK_MIB": "128"}).demo_disk_mib == 128
+
+
 def test_the_highest_port_leaves_room_for_all() -> None:
     numbers = [port.number for port in stack_ports(HIGHEST_PORT)]
 
