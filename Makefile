@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 STACK := exec $(PYTHON) -m backupsite.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke up test check format bench-catalogue bench-grants bench-api bench-oracle bench-schedule bench bench-stack bench-peers bench-engine bench-block-size lock clean venv venv-dev
+.PHONY: help demo smoke up test check format bench-catalogue bench-grants bench-api bench-oracle bench-schedule bench bench-stack bench-peers bench-engine bench-block-size bench-changed-blocks lab-zfs lock clean venv venv-dev
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,7 @@ up: venv ## Start the service empty, stay up until Ctrl-C
 
 test: venv-dev ## Run the checks and every test this machine can run
 	@bash tools/apt-packages.sh
+	@bash tools/test-guest.sh
 	@$(MAKE) --no-print-directory check
 	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
@@ -55,6 +56,10 @@ bench-engine: venv-dev ## Only the engine's inner loop, and other compression le
 bench-block-size: venv-dev ## Other block sizes: CPU, growth, size of the map, restore
 	@$(PYTHON) -m tests.bench block-size
 
+bench-changed-blocks: venv-dev ## Only changed blocks of a QEMU server's disk: 1 % of 10 GiB, nothing, and all of it
+	@bash tools/apt-packages.sh
+	@$(PYTHON) -m tests.bench changed-blocks
+
 bench-catalogue: venv-dev ## Measure rebuilding and marking with 1,000 manifests over 100,000 packs
 	@$(PYTHON) -m tests.bench.catalogue
 
@@ -71,6 +76,11 @@ bench-schedule: venv-dev ## Measure dispatch with 100,000 definitions, 10,000 of
 
 bench-oracle: venv-dev ## Compare ten years of fifty schedules in five zones with an oracle, run by run
 	@$(PYTHON) -m tests.bench.schedule_oracle
+
+lab-zfs: venv-dev ## Run Dataset and File backups between two emulated machines with real OpenZFS (5 to 12 minutes)
+	@bash tools/lab/build_openzfs.sh
+	@bash tools/lab/build_guest.sh
+	@$(PYTHON) tools/lab/openzfs.py
 
 lock: ## Write the lock files anew from pyproject.toml
 	@bash tools/lock.sh

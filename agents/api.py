@@ -22,7 +22,7 @@ from agents.serializers import (
     ServerSerializer,
     StorageSerializer,
 )
-from agents.services import add_disk, add_server, rename_server
+from agents.services import add_disk, add_server, rename_server, set_source_name
 from tenants.api import (
     READ,
     ApiView,
@@ -88,11 +88,14 @@ class ServerViewSet(ScopedViewSet):
         return self.answer(server, status=201)
 
     @extend_schema(request=ServerChangeSerializer, responses=ServerSerializer)
+    @transaction.atomic
     def partial_update(self, request: Request, pk: str) -> Response:
         server = self.get_object()
         changes = self.read_body(ServerChangeSerializer, partial=True)
         if "name" in changes:
             rename_server(server=server, name=changes["name"], actor=request.user)
+        if "source_name" in changes:
+            set_source_name(server=server, source_name=changes["source_name"], actor=request.user)
         return self.answer(server)
 
     @extend_schema(request=OwnerSerializer, responses={204: None})

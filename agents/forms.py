@@ -9,6 +9,7 @@ from django import forms
 from agents.choosing import SERVERS
 from agents.models import Server
 from agents.people import HeldRole
+from common.forms import PlainForm
 from tenants.choosing import TENANTS, ScopedChoiceField, ScopedChoicesField
 from tenants.models import Person
 from tenants.roles import Action, Role
@@ -16,7 +17,7 @@ from tenants.roles import Action, Role
 _CLASSES = {forms.CheckboxInput: "form-check-input", forms.Select: "form-select", forms.SelectMultiple: "form-select"}
 
 
-class _StyledForm(forms.Form):
+class _StyledForm(PlainForm):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         for field in self.fields.values():

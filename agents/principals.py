@@ -75,6 +75,8 @@ def register_agent(*, server: Server, public_key: bytes, actor: Person | None, p
     """
     require_active(server.tenant)
     key = _checked_key(public_key)
+    # Of many who want the place at once each looks after the one before.
+    Server.objects.select_for_update(of=("self",), no_key=True).get(pk=server.pk)
     agent = Agent.objects.select_for_update(of=("self",)).filter(server=server).first()
     if agent is not None and agent.status != Status.REVOKED:
         raise ConflictError("The server has an agent. Revoke it first.", code="has_agent")

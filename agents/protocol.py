@@ -32,6 +32,8 @@ class DiskMessage(msgspec.Struct, frozen=True):
     storage_path: str
     path: str
     size_bytes: int
+    # The node's own name for the disk's server; empty where the driver knows none.
+    server: str = ""
 
 
 class ResumableMessage(msgspec.Struct, frozen=True):
@@ -66,6 +68,11 @@ class BackupWork(msgspec.Struct, frozen=True, tag="backup"):
     # SHA-256 of the base's packs and segments that are damaged: what lies in them is read and stored anew.
     distrusted: list[str] = []
     bandwidth_bytes_per_second: int = 0
+    # Points on the node: the base's (empty: read everything), those that later backups need, and what to name the next.
+    base_point: str = ""
+    kept_points: list[str] = []
+    new_point: str = ""
+    freeze: bool = False
 
     def __repr__(self) -> str:
         return f"BackupWork(source_id={self.source_id!r}, sequence={self.sequence})"
@@ -87,12 +94,122 @@ class RestoreWork(msgspec.Struct, frozen=True, tag="restore"):
     # Where blocks can be found whose own packs are gone or damaged, and packs that need not even be tried.
     relocations: list[ObjectMessage] = []
     gone_packs: list[str] = []
+    # Bytes of the backup; whether to make the disk; and what to name a snapshot of what is there now, empty for none.
+    size_bytes: int = 0
+    create: bool = False
+    safety_point: str = ""
+    # A new server is to be defined of it: the mover asks (`restore-written`) when all blocks are there.
+    defines: bool = False
 
     def __repr__(self) -> str:
         return f"RestoreWork(manifest={self.manifest.key!r})"
 
 
-Work = BackupWork | RestoreWork
+class CopyPlaceMessage(msgspec.Struct, frozen=True):
+    """Where a copy lies: a storage of the node, and a path in it."""
+
+    storage_path: str
+    storage_id: str
+    place: str
+
+
+class CopyWork(msgspec.Struct, frozen=True, tag="copy"):
+    """A full stream of a disk, to be written into a file of a storage. A bandwidth of 0 means no limit.
+
+    `facts` go into the manifest beside the file. `is_first`: nothing of ours is known on the storage.
+    """
+
+    disk: DiskMessage
+    at: CopyPlaceMessage
+    compression: str
+    facts: dict[str, str]
+    is_first: bool = False
+    new_point: str = ""
+    kept_points: list[str] = []
+    freeze: bool = False
+    bandwidth_bytes_per_second: int = 0
+    # Where the disk is, when it is on another node that this one reaches; and its id, which marks what is made there.
+    node: str = ""
+    disk_id: str = ""
+
+
+class CopyRestoreWork(msgspec.Struct, frozen=True, tag="copy_restore"):
+    """A copy to be written to a disk. SHA-256 and bytes are those of the file, `size_bytes` of what is in it."""
+
+    disk: DiskMessage
+    at: CopyPlaceMessage
+    compression: str
+    sha256: str
+    file_bytes: int
+    size_bytes: int
+    create: bool = False
+    safety_point: str = ""
+    node: str = ""
+    disk_id: str = ""
+    tag: str = ""
+
+
+class CopyCheckWork(msgspec.Struct, frozen=True, tag="copy_check"):
+    """A copy to be read again."""
+
+    at: CopyPlaceMessage
+    sha256: str
+    file_bytes: int
+
+
+class BaseMessage(msgspec.Struct, frozen=True):
+    """An earlier Dataset backup: `dataset@snapshot` on the backup node, and the guid of its snapshot."""
+
+    place: str
+    guid: str
+
+
+class DatasetWork(msgspec.Struct, frozen=True, tag="dataset"):
+    """A ZFS dataset or volume to be sent to the pool of this node. See `agents.drivers.zfs_sets.SendWish`.
+
+    `node` is where the source is; empty: on this node.
+    """
+
+    source: str
+    node: str
+    disk: str
+    snapshot: str
+    chain: str
+    bases: list[BaseMessage] = []
+    kept: list[str] = []
+    known: list[str] = []
+    bandwidth_bytes_per_second: int = 0
+
+
+class DatasetRestoreWork(msgspec.Struct, frozen=True, tag="dataset_restore"):
+    """A Dataset backup of this node in the place of a dataset, there or on another node."""
+
+    place: str
+    guid: str
+    target: str
+    node: str
+    disk: str
+    tag: str
+    size_bytes: int = 0
+
+
+class DatasetCheckWork(msgspec.Struct, frozen=True, tag="dataset_check"):
+    """A Dataset backup to be read again."""
+
+    place: str
+    guid: str
+
+
+Work = (
+    BackupWork
+    | RestoreWork
+    | CopyWork
+    | CopyRestoreWork
+    | CopyCheckWork
+    | DatasetWork
+    | DatasetRestoreWork
+    | DatasetCheckWork
+)
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -102,6 +219,12 @@ class Progress(msgspec.Struct, frozen=True):
     done_bytes: int = 0
     total_bytes: int = 0
     stored_bytes: int = 0
+
+
+class OpenRequest(msgspec.Struct, frozen=True):
+    """Whether the mover will say when it has opened the target of a restore (`TargetOpened`)."""
+
+    tells_target: bool = False
 
 
 class HeartbeatAnswer(msgspec.Struct, frozen=True):
@@ -146,6 +269,31 @@ class MoverUsage(msgspec.Struct, frozen=True):
     peak_memory_bytes: int = 0
 
 
+class WarnedMessage(msgspec.Struct, frozen=True):
+    """What did not stop the work and a person should know."""
+
+    code: str
+    message: str
+
+
+class FactsMessage(msgspec.Struct, frozen=True):
+    """What the driver really said of the disk that was read (see `SourceFacts`); all empty when it said nothing."""
+
+    point: str = ""
+    frozen: bool = False
+    full_reason: str = ""
+    warnings: list[WarnedMessage] = []
+    # The server's own description is in the manifest, so that a new one can be defined of it.
+    has_configuration: bool = False
+
+
+class TargetOpened(msgspec.Struct, frozen=True):
+    """The driver has the target for itself; said before the first byte is written. The snapshot is there already."""
+
+    safety_point: str = ""
+    warnings: list[WarnedMessage] = []
+
+
 class CommitRequest(msgspec.Struct, frozen=True):
     """The writer is done. It proves nothing: the control plane looks at every object itself."""
 
@@ -158,11 +306,48 @@ class CommitRequest(msgspec.Struct, frozen=True):
     usage: MoverUsage = MoverUsage()
     # Objects of earlier attempts that the manifest needs, their envelopes included.
     resumed_objects: list[ObjectMessage] = []
+    facts: FactsMessage = FactsMessage()
+
+
+class CopyDone(msgspec.Struct, frozen=True):
+    """The copy has its name and is on the medium.
+
+    Of a dataset, `sha256` is `guid:` and its snapshot's guid, and `place` says which chain it went to.
+    """
+
+    sha256: str
+    file_bytes: int
+    size_bytes: int
+    read_bytes: int
+    usage: MoverUsage = MoverUsage()
+    facts: FactsMessage = FactsMessage()
+    place: str = ""
+
+
+class CopyChecked(msgspec.Struct, frozen=True):
+    """What was found of a copy that was read again: `ok`, `damaged` or `missing`."""
+
+    outcome: str
+    message: str = ""
+    usage: MoverUsage = MoverUsage()
+
+
+class DefineOrder(msgspec.Struct, frozen=True):
+    """The last of a server's disks is written: define it. `disks` has the new path of each old one.
+
+    Without a name there is nothing to do: other disks are still missing.
+    """
+
+    name: str = ""
+    disks: dict[str, str] = {}
 
 
 class RestoreDone(msgspec.Struct, frozen=True):
+    """`server` is the node's own name for the server that was defined, empty when none was."""
+
     written_bytes: int
     usage: MoverUsage = MoverUsage()
+    server: str = ""
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -16,24 +16,37 @@ from tenants.serializers import BodySerializer, ReadSerializer, ScopedField
 class NodeSerializer(ReadSerializer):
     """Without the tenants of the node: one tenant must not learn of the others there."""
 
+    drivers = serializers.DictField(
+        child=serializers.CharField(allow_blank=True),
+        read_only=True,
+        help_text="Driver -> why it does not work there; empty where it does.",
+    )
+
     class Meta:
         model = Node
-        fields = ("id", "name", "region", "is_backup", "status", "last_seen_at", "created_at")
+        fields = (
+            *("id", "name", "region", "is_backup", "status", "last_seen_at", "drivers", "drivers_at", "created_at"),
+        )
         read_only_fields = fields
 
 
 class StorageSerializer(ReadSerializer):
     class Meta:
         model = Storage
-        fields = ("id", "name", "node", "created_at")
+        fields = (*("id", "name", "node", "kind", "total_bytes", "free_bytes", "problem", "measured_at", "created_at"),)
         read_only_fields = fields
+        extra_kwargs = {
+            "problem": {"help_text": "What is wrong with it, in words; empty when nothing is known."},
+            "measured_at": {"help_text": "When its node looked last; null: not yet."},
+        }
 
 
 class ServerSerializer(ReadSerializer):
     class Meta:
         model = Server
-        fields = ("id", "name", "tenant", "region", "node", "created_at")
+        fields = ("id", "name", "tenant", "region", "node", "source_name", "created_at")
         read_only_fields = fields
+        extra_kwargs = {"source_name": {"help_text": "What its node calls it, such as the UUID of a domain."}}
 
 
 class DiskSerializer(ReadSerializer):
@@ -65,7 +78,10 @@ class MeSerializer(serializers.Serializer[Any]):
 
 
 class ServerChangeSerializer(BodySerializer):
+    """`source_name` is a SuperAdmin's."""
+
     name = serializers.CharField(max_length=128, required=False)
+    source_name = serializers.CharField(max_length=128, required=False, allow_blank=True)
 
 
 class NewServerSerializer(BodySerializer):
@@ -73,6 +89,7 @@ class NewServerSerializer(BodySerializer):
     tenant = ScopedField(queryset=Tenant.objects.all())
     region = serializers.CharField(max_length=16, source="region_code")
     node = ScopedField(queryset=Node.objects.all())
+    source_name = serializers.CharField(max_length=128, required=False, allow_blank=True, default="")
 
 
 class NewDiskSerializer(BodySerializer):

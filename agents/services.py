@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from uuid import UUID
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
@@ -11,6 +13,7 @@ from guardian.shortcuts import assign_perm
 from agents.drivers.registry import driver_names
 from agents.models import Disk, Node, Server, Storage, WriterKey
 from agents.new_disks import tell_of_new_disk
+from agents.program.surveying import StorageFacts
 from common.errors import ConflictError, InvalidInputError, NotAllowedError
 from tenants import quotas
 from tenants.audit import record, record_change
@@ -18,6 +21,9 @@ from tenants.models import Person, QuotaKind, Tenant
 from tenants.querysets import OWN_SERVER
 from tenants.services import enlist, require_active
 from vaults.services import place_vault
+
+# A worker reports every 15 seconds: one that is late a few times is not gone.
+SILENT_AFTER = timedelta(seconds=90)
 
 
 def report_node(*, name: str, now: datetime, signing_public_key: bytes | None = None) -> None:
@@ -28,17 +34,51 @@ def report_node(*, name: str, now: datetime, signing_public_key: bytes | None = 
     if signing_public_key is not None:
         WriterKey.objects.get_or_create(public_key=signing_public_key, defaults={"node": node, "added_at": now})
     Node.objects.filter(pk=node.pk).update(last_seen_at=now)
-    Node.objects.filter(pk=node.pk, status=Node.Status.OFFLINE).update(status=Node.Status.ONLINE)
+    if Node.objects.filter(pk=node.pk, status=Node.Status.OFFLINE).update(status=Node.Status.ONLINE):
+        record(action="node.online", subject=node, actor=None)
+
+
+def report_survey(
+    *, name: str, drivers: Mapping[str, str], storages: Mapping[UUID, StorageFacts], now: datetime
+) -> None:
+    """What the node's worker found: drivers with why they do not work, and its storages."""
+    bounded = {driver[:32]: reason[:500] for driver, reason in drivers.items()}
+    Node.objects.filter(name=name).update(drivers=bounded, drivers_at=now)
+    for storage_id, facts in storages.items():
+        Storage.objects.filter(pk=storage_id, node__name=name).update(
+            kind=facts.kind[:32],
+            total_bytes=facts.total_bytes,
+            free_bytes=facts.free_bytes,
+            problem=facts.problem[:200],
+            measured_at=now,
+        )
+
+
+def notice_silent_nodes(*, now: datetime) -> list[Node]:
+    """Nodes whose workers were not heard of for a while are offline; those in maintenance stay that."""
+    silent = Node.objects.filter(status=Node.Status.ONLINE, last_seen_at__lte=now - SILENT_AFTER)
+    noticed = []
+    for node in silent.order_by("pk"):
+        # It may have reported itself at this moment.
+        if silent.filter(pk=node.pk).update(status=Node.Status.OFFLINE):
+            record(action="node.offline", subject=node, actor=None, after={"last_seen_at": node.last_seen_at})
+            noticed.append(node)
+    return noticed
 
 
 @transaction.atomic
-def add_server(*, tenant: Tenant, name: str, region_code: str, node: Node, actor: Person | None) -> Server:
-    """Add a server and see that its tenant has a vault in the region that affinity gives."""
+def add_server(
+    *, tenant: Tenant, name: str, region_code: str, node: Node, actor: Person | None, source_name: str = ""
+) -> Server:
+    """Add a server and see that its tenant has a vault in the region that affinity gives.
+
+    `source_name` is what the node calls it, where its driver needs that: the UUID of a domain.
+    """
     if actor is not None and not actor.is_superuser:
         raise NotAllowedError("Only a SuperAdmin adds servers.")
     require_active(tenant)
     quotas.check(tenant=tenant, kind=QuotaKind.SERVERS)
-    server = Server(tenant=tenant, name=name, region_id=region_code, node=node)
+    server = Server(tenant=tenant, name=name, region_id=region_code, node=node, source_name=source_name)
     _clean(server)
     server.save(force_insert=True)
     node.tenants.add(tenant)
@@ -57,6 +97,19 @@ def rename_server(*, server: Server, name: str, actor: Person) -> Server:
     _clean(server)
     server.save(update_fields=["name", "changed_at"])
     record_change(action="server.rename", subject=server, actor=actor, before=before)
+    return server
+
+
+@transaction.atomic
+def set_source_name(*, server: Server, source_name: str, actor: Person) -> Server:
+    """Say what the node calls the server. Backups go on; the first after it reads everything when it is another one."""
+    if not actor.is_superuser:
+        raise NotAllowedError("Only a SuperAdmin says what a node calls a server.")
+    before = {"source_name": server.source_name}
+    server.source_name = source_name.strip()
+    _clean(server)
+    server.save(update_fields=["source_name", "changed_at"])
+    record_change(action="server.source", subject=server, actor=actor, before=before)
     return server
 
 

@@ -193,8 +193,9 @@ def usage_of(scope: Disk | Server | Tenant, *, now: datetime) -> Usage:
     backups, objects, unneeded = _scoped(scope)
     in_scope = _needing().filter(manifest__backup__in=backups)
     sums = backups.aggregate(unique=Sum("unique_bytes"), manifests=Sum("manifest__size_bytes"))
-    unique_bytes = sums["unique"] or 0
-    used_bytes = (sums["manifests"] or 0) + _sum(objects.filter(Exists(in_scope)))
+    copied_bytes, leaving_bytes = _copies_of(scope)
+    unique_bytes = (sums["unique"] or 0) + copied_bytes
+    used_bytes = (sums["manifests"] or 0) + _sum(objects.filter(Exists(in_scope))) + copied_bytes
     spare = _needed_by_none(unneeded).aggregate(
         pending=Sum("size_bytes"), locked=Sum("size_bytes", filter=Q(retain_until__gt=now))
     )
@@ -202,13 +203,29 @@ def usage_of(scope: Disk | Server | Tenant, *, now: datetime) -> Usage:
         unique_bytes=unique_bytes,
         shared_bytes=used_bytes - unique_bytes,
         locked_bytes=spare["locked"] or 0,
-        pending_delete_bytes=spare["pending"] or 0,
+        pending_delete_bytes=(spare["pending"] or 0) + leaving_bytes,
     )
 
 
+def _copies_of(scope: Disk | Server | Tenant) -> tuple[int, int]:
+    """Bytes on storages: of copies in the catalogue, and of those that left it and are not erased yet."""
+    name = {Disk: "disk", Server: "server", Tenant: "tenant"}[type(scope)]
+    copies = Backup.objects.filter(**{name: scope}, storage__isnull=False, erased_at=None)
+    found = copies.aggregate(
+        kept=Sum("stored_bytes", filter=Q(removed_at=None)),
+        leaving=Sum("stored_bytes", filter=Q(removed_at__isnull=False)),
+    )
+    return found["kept"] or 0, found["leaving"] or 0
+
+
 def stored_bytes(tenant: Tenant, within: None = None) -> int:
-    """Bytes that the tenant takes up in vaults, needed or not yet deleted: what its quota is about."""
-    return _bytes_present(StoredObject.objects.filter(_of_tenant(tenant)))
+    """Bytes that the tenant takes up in vaults and on storages, needed or not yet deleted: what its quota is about."""
+    return _bytes_present(StoredObject.objects.filter(_of_tenant(tenant))) + copied_bytes(tenant)
+
+
+def copied_bytes(scope: Disk | Server | Tenant) -> int:
+    """Bytes of its copies on storages, erased ones excepted."""
+    return sum(_copies_of(scope))
 
 
 def bytes_in(domain_ids: Collection[UUID]) -> int:

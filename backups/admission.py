@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from django.db.models import Count, Q, Sum
+from django.db.models.functions import Coalesce
 
+from agents.models import Node
 from backups.budgets import Admission, Use, admit, holds_at
 from backups.models import Budget, Job, JobQuerySet
 from backups.states import ON_A_NODE, JobState
@@ -28,13 +30,21 @@ _UNDER: Mapping[str, Callable[[Job], Q]] = {
 }
 
 
-def admit_job(job: Job, *, now: datetime) -> Admission:
-    """Within the transaction of the claim. When the job has to wait, it and those that wait for the same say why."""
+def admit_job(job: Job, *, now: datetime, asks_budgets: bool = True) -> Admission:
+    """Within the transaction of the claim. When the job has to wait, it and those that wait for the same say why.
+
+    Disks that are claimed together are moved one after the other: a budget lets the first in, and counts them as one.
+    """
+    if job.node is not None and job.node.status == Node.Status.MAINTENANCE:
+        # Without its name, which an owner of a server need not know.
+        waits = "Its node is in maintenance: what runs there ends, and nothing begins"
+        Job.objects.filter(pk=job.pk).update(waits=waits)
+        return Admission(waits=waits)
     hold = is_held(job.definition, now) if job.slot_at is not None and job.definition is not None else None
     if hold is not None:
         Job.objects.filter(pk=job.pk).update(waits=hold.sentence[:200])
         return Admission(waits=hold.sentence)
-    if job.kind not in ON_A_NODE or not Budget.objects.exists():
+    if not asks_budgets or job.kind not in ON_A_NODE or not Budget.objects.exists():
         return Admission()
     budgets = _budgets_of(job, now)
     uses = [_use_of(budget, job) for budget in budgets]
@@ -73,7 +83,7 @@ def _use_of(budget: Budget, job: Job) -> Use:
     found = (
         jobs_under(budget, job)
         .filter(state=JobState.RUNNING)
-        .aggregate(running=Count("pk"), granted=Sum("granted_bandwidth", default=0))
+        .aggregate(running=Count(Coalesce("run_id", "pk"), distinct=True), granted=Sum("granted_bandwidth", default=0))
     )
     target = budget.target
     if target.startswith("each "):
@@ -90,7 +100,7 @@ def _name_of(budget: Budget, job: Job) -> str:
     if budget.kind == Budget.Kind.LINK:
         return f"{_region_of(job)}-{_vault_region_of(job)}"
     if budget.kind == Budget.Kind.VAULT:
-        return str(job.backup.vault) if job.backup else ""
+        return str(job.backup.vault) if job.backup and job.backup.vault else ""
     return str(job.node if budget.kind == Budget.Kind.NODE else job.tenant)
 
 
@@ -109,4 +119,5 @@ def _region_of(job: Job) -> object:
 
 
 def _vault_region_of(job: Job) -> object:
-    return job.backup.vault.endpoint.region_id if job.backup is not None else None
+    vault = job.backup.vault if job.backup is not None else None
+    return vault.endpoint.region_id if vault is not None else None

@@ -30,7 +30,7 @@ def look_at_due(*, now: datetime) -> int:
     due = Definition.objects.filter(Q(standing=None) | Q(standing__look_again_at__lte=now))
     chosen = list(
         due.filter(tenant__status=Tenant.Status.ACTIVE, retired_at=None)
-        .select_related("disk__server", "tenant", "standing")
+        .select_related("disk__server", "tenant", "standing", "vault")
         .order_by("standing__look_again_at")[:BATCH]
     )
     found = standings_of(chosen, now=now)

@@ -15,18 +15,19 @@ from rest_framework.response import Response
 
 from backups.bulk import (
     BACKUP_VERBS,
-    DEFINITION_VERBS,
     JOB_VERBS,
     BackupBulkSerializer,
-    DefinitionBulkSerializer,
     JobBulkSerializer,
 )
 from backups.models import Backup, Job, JobEvent
+from backups.new_targets import request_new_disk, request_new_server
 from backups.serializers import (
     BackupDetailSerializer,
     BackupSerializer,
     JobDetailSerializer,
     JobSerializer,
+    NewDiskRestoreSerializer,
+    NewServerRestoreSerializer,
     NoteSerializer,
     RestoreOrderSerializer,
     RestorePreviewSerializer,
@@ -35,8 +36,8 @@ from backups.serializers import (
 from backups.services import (
     cancel_job,
     crosses_owners,
+    reaches_others,
     remove_backups,
-    request_backup,
     request_restore,
     restore_choices,
     restore_warning,
@@ -44,7 +45,6 @@ from backups.services import (
 )
 from backups.states import BackupHealth, BackupStatus, JobKind, JobState
 from backups.verifier import request_verification
-from definitions.api import DefinitionViewSet as PlainDefinitionViewSet
 from tenants.access import get_for_user
 from tenants.api import (
     READ,
@@ -75,25 +75,6 @@ def job_answer(request: Request, job: Job) -> Response:
     return Response(JobDetailSerializer(seen).data, status=202, headers={"Location": location})
 
 
-class DefinitionViewSet(PlainDefinitionViewSet):
-    """Definitions, with the verbs that this layer adds."""
-
-    role_actions = {**PlainDefinitionViewSet.role_actions, "backup_now": Action.RUN, "bulk": Action.VIEW}
-
-    @extend_schema(request=DefinitionBulkSerializer, responses=BulkResultSerializer)
-    @action(detail=False, methods=["post"], filter_backends=[], pagination_class=None)
-    def bulk(self, request: Request) -> Response:
-        """Pause, resume, delete, or back up now: up to 500 definitions, each with its own result."""
-        return bulk_response(self, DEFINITION_VERBS, self.read_body(DefinitionBulkSerializer))
-
-    @extend_schema(request=None, responses={202: JobDetailSerializer})
-    @action(detail=True, methods=["post"], url_path="backup-now")
-    @transaction.atomic
-    def backup_now(self, request: Request, pk: str) -> Response:
-        job = request_backup(definition=self.get_object(), actor=request.user, now=timezone.now())
-        return job_answer(request, job)
-
-
 class BackupViewSet(ScopedViewSet):
     queryset = Backup.objects.select_related("manifest", "vault").order_by("-created_at", "-pk")
     serializer_class = BackupSerializer
@@ -105,6 +86,8 @@ class BackupViewSet(ScopedViewSet):
         "destroy": Action.DELETE,
         "restore": Action.RESTORE,
         "restore_preview": Action.RESTORE,
+        "restore_new_disk": Action.RESTORE,
+        "restore_new_server": Action.RESTORE,
         "bulk": Action.VIEW,
     }
     filters: ClassVar[dict[str, Any]] = {
@@ -114,6 +97,7 @@ class BackupViewSet(ScopedViewSet):
         "definition": by_id("definition", none=True),
         "node": by_id("node", none=True),
         "vault": by_id("vault"),
+        "storage": by_id("storage"),
         "type": by_text("type"),
         "status": by_choice("status", [str(status) for status in BackupStatus]),
         "health": by_choice("health", [str(health) for health in BackupHealth]),
@@ -173,6 +157,27 @@ class BackupViewSet(ScopedViewSet):
             require_confirmed(request)
         job = request_restore(backup=backup, actor=request.user, now=timezone.now(), **order)
         return job_answer(request, job)
+
+    @extend_schema(request=NewDiskRestoreSerializer, responses={202: JobDetailSerializer})
+    @action(detail=True, methods=["post"], url_path="restore-new-disk")
+    @transaction.atomic
+    def restore_new_disk(self, request: Request, pk: str) -> Response:
+        """Restore to a new disk of a server; nothing is lost. Attaching it there is left to you."""
+        backup = self.get_object()
+        order = self.read_body(NewDiskRestoreSerializer)
+        if reaches_others(backup, order["server"]):
+            require_confirmed(request)
+        job = request_new_disk(backup=backup, actor=request.user, now=timezone.now(), **order)
+        return job_answer(request, job)
+
+    @extend_schema(request=NewServerRestoreSerializer, responses={202: JobSerializer(many=True)})
+    @action(detail=True, methods=["post"], url_path="restore-new-server", filter_backends=[], pagination_class=None)
+    @transaction.atomic
+    def restore_new_server(self, request: Request, pk: str) -> Response:
+        """Make a server of what the backup kept of the old one, shut off, with all disks of the same run."""
+        backup, order = self.get_object(), self.read_body(NewServerRestoreSerializer)
+        jobs = request_new_server(backup=backup, actor=request.user, now=timezone.now(), **order)
+        return Response(JobSerializer(jobs, many=True).data, status=202)
 
     @extend_schema(
         parameters=[OpenApiParameter("target", OpenApiTypes.UUID, required=True)], responses=RestorePreviewSerializer

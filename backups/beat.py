@@ -19,6 +19,8 @@ FORGET_INTERVAL = timedelta(hours=1)
 TIDY_INTERVAL = timedelta(minutes=1)
 # Only those of which something may have changed are looked at.
 STANDING_INTERVAL = timedelta(minutes=1)
+SWEEP_NODES_INTERVAL = timedelta(hours=1)
+NODES_INTERVAL = timedelta(seconds=30)
 SILENT_INTERVAL = timedelta(minutes=5)
 NOTICES_INTERVAL = timedelta(seconds=10)
 REAP_INTERVAL = timedelta(minutes=1)
@@ -29,6 +31,7 @@ DRIFT_INTERVAL = timedelta(minutes=15)
 RIGHTS_INTERVAL = timedelta(hours=1)
 # A run takes at most eight minutes of these ten.
 SCRUB_INTERVAL = timedelta(minutes=10)
+STORAGES_INTERVAL = timedelta(hours=1)
 LOCKS_INTERVAL = timedelta(hours=1)
 
 
@@ -51,8 +54,11 @@ def write_periodic_tasks() -> None:
     _every("delete what is removed", "vaults.tasks.reap", REAP_INTERVAL, queue="reaper")
     _every("send notices", "tenants.tasks.send_notices", NOTICES_INTERVAL, queue="notices")
     _entry("daily removal of old notices", "tenants.tasks.forget_old_notices", crontab=nightly, queue="notices")
+    _every("compare storages with the catalogue", "backups.tasks.tend_storages", STORAGES_INTERVAL)
     _every("forget old requests", "tenants.tasks.forget_old_requests", FORGET_INTERVAL)
     _every("forget requests of agents", "agents.tasks.forget_nonces", TIDY_INTERVAL)
+    _every("remove leftovers on nodes", "backups.tasks.sweep_nodes", SWEEP_NODES_INTERVAL)
+    _every("notice silent nodes", "agents.tasks.notice_silent_nodes", NODES_INTERVAL)
     _every("notice silent agents", "agents.tasks.notice_silent_agents", SILENT_INTERVAL)
     _every("tidy the audit", "tenants.tasks.tidy_audit", TIDY_INTERVAL)
     _write_checks(nightly)

@@ -20,6 +20,7 @@ from backups.accounting import account_commit, hold_accounts
 from backups.models import Backup, Session
 from backups.moved_packs import moved_packs_of, note_moved, stand_ins
 from backups.moves import Moves, read_moves, write_moves
+from backups.points import told_facts
 from backups.promises import lock_rule_of
 from backups.queue import hint_description, hint_next, hint_retention
 from backups.states import BackupStatus, JobState
@@ -333,4 +334,5 @@ def _fill_backup(session: Session, backup_id: UUID, request: CommitRequest, chec
         changed_bytes=request.changed_bytes,
         stored_bytes=request.stored_bytes,
         immutable_until=rule.promised_until(checked.at),
+        **told_facts(session, request.facts),
     )

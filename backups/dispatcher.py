@@ -16,6 +16,7 @@ from uuid import UUID
 from django.db import connection, transaction
 from django.db.models import Q
 
+from agents.models import Node
 from backups.models import Backup, Job, JobEvent
 from backups.queue import MOST_HINTS, hint_jobs, new_backup, new_job, origin
 from backups.telling import LATE_AFTER, tell_of_late_run
@@ -66,7 +67,7 @@ def dispatch_due(*, now: datetime, clock: Callable[[], float] = time.monotonic) 
 
 
 def due_definitions(now: datetime, holds: Holds) -> DefinitionQuerySet:
-    """Those that nothing holds. What is held stays due, and runs once when the hold is over."""
+    """Those that nothing holds, on nodes that work. What is held stays due, and runs once when the hold is over."""
     held: dict[str, set[UUID | None]] = {"definition": set(), "node": set(), "tenant": set(), FLEET: set()}
     for scope, key in holds.targets:
         held[scope].add(key)
@@ -75,6 +76,8 @@ def due_definitions(now: datetime, holds: Holds) -> DefinitionQuerySet:
     )
     if held[FLEET]:
         return due.none()
+    resting = Node.Status.MAINTENANCE
+    due = due.exclude(backup_node=None, disk__server__node__status=resting).exclude(backup_node__status=resting)
     columns = {"definition": "pk__in", "node": "disk__server__node__in", "tenant": "tenant__in"}
     for scope, column in columns.items():
         if held[scope]:
@@ -86,7 +89,9 @@ def due_definitions(now: datetime, holds: Holds) -> DefinitionQuerySet:
 def _dispatch_batch(found: DefinitionQuerySet, now: datetime, runs: NextRuns) -> tuple[list[Job], int]:
     """The jobs that were written, and how many definitions were looked at."""
     locked = found.select_for_update(of=("self",), no_key=True, skip_locked=True)
-    due = list(locked.select_related("disk__server__node", "vault", "tenant").order_by("next_run_at")[:BATCH])
+    due = list(
+        locked.select_related("disk__server__node", "vault", "tenant", "backup_node").order_by("next_run_at")[:BATCH]
+    )
     slots = {definition.pk: definition.next_run_at for definition in due}
     taken = _taken_slots(slots)
     new = [definition for definition in due if (definition.pk, slots[definition.pk]) not in taken]

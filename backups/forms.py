@@ -7,10 +7,13 @@ from typing import Any
 
 from django import forms
 
+from agents.models import Storage
+from common.forms import PlainForm
+from tenants.models import Person
 from tenants.quotas import CAPS, QuotaUse
 
 
-class NoteForm(forms.Form):
+class NoteForm(PlainForm):
     note = forms.CharField(
         label="Note",
         required=False,
@@ -18,7 +21,7 @@ class NoteForm(forms.Form):
     )
 
 
-class RestoreForm(forms.Form):
+class RestoreForm(PlainForm):
     """The target was chosen on the page before; here its server's name is typed."""
 
     confirmation = forms.CharField(
@@ -28,7 +31,30 @@ class RestoreForm(forms.Form):
     )
 
 
-class QuotaForm(forms.Form):
+class NewTargetForm(PlainForm):
+    """Where a restore makes a disk; with a name, a whole server of a SuperAdmin."""
+
+    storage = forms.ModelChoiceField(
+        label="On the storage", queryset=Storage.objects.none(), widget=forms.Select(attrs={"class": "form-select"})
+    )
+    name = forms.CharField(
+        label="As a new server of this name",
+        required=False,
+        max_length=128,
+        help_text="It is defined of what the backup kept of the old one, shut off, with all disks of the same run.",
+        widget=forms.TextInput(attrs={"class": "form-control", "autocomplete": "off"}),
+    )
+
+    def __init__(self, *args: Any, person: Person, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fields["storage"].queryset = (
+            Storage.objects.for_user(person).select_related("node").order_by("node__name", "name")
+        )
+        if not person.is_superuser:
+            del self.fields["name"]
+
+
+class QuotaForm(PlainForm):
     """A soft and a hard limit of each kind; empty is no limit. A cap of a single value has a hard one only."""
 
     def __init__(self, *args: Any, uses: Iterable[QuotaUse], **options: Any) -> None:
@@ -55,7 +81,7 @@ def _levels(use: QuotaUse) -> tuple[str, ...]:
     return ("hard",) if use.kind in CAPS else ("soft", "hard")
 
 
-class DeletionForm(forms.Form):
+class DeletionForm(PlainForm):
     """The tenant's name is typed."""
 
     confirmation = forms.CharField(

@@ -19,13 +19,16 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
 from agents import protocol
-from backups.models import Session, live_sessions
+from backups.copies.settling import settle_check, settle_copy
+from backups.models import Job, Session, live_sessions
 from backups.moves import moves_for
+from backups.new_targets import note_defined, note_written
 from backups.opening import open_session
+from backups.points import bounded_warnings, safety_name
 from backups.queue import hint_commit, hint_next
 from backups.resuming import resumable_objects
 from backups.states import JobKind, JobState
-from backups.transitions import end_session_job, finish_job, mark_restored, renew_lease, request_commit
+from backups.transitions import end_session_job, finish_job, mark_restored, note_target, renew_lease, request_commit
 from common.errors import (
     BackupsiteError,
     ConflictError,
@@ -98,6 +101,7 @@ def _session_of(request: HttpRequest) -> Session:
     if scheme.lower() == "bearer" and token:
         _refuse_too_many(hash_token(token.strip()))
         related = ("job__backup__vault__endpoint", "job__disk__server__domain", "job__disk__storage", "base__manifest")
+        related += ("job__backup__storage", "job__backup__tenant")
         found = Session.objects.select_related(*related, "job__definition__vault", "job__node")
         session = found.filter(token_hash=hash_token(token.strip())).first()
     if session is None:
@@ -126,7 +130,7 @@ def _refuse_after_commit(session: Session) -> None:
 @_endpoint
 def open_view(session: Session, body: bytes) -> Any:
     _refuse_after_commit(session)
-    return open_session(session)
+    return open_session(session, tells_target=_message(body or b"{}", protocol.OpenRequest).tells_target)
 
 
 @_endpoint
@@ -248,6 +252,25 @@ def commit_view(session: Session, body: bytes) -> protocol.Refusal:
 
 
 @_endpoint
+def target_opened_view(session: Session, body: bytes) -> protocol.Refusal:
+    opened = _message(body, protocol.TargetOpened)
+    if session.job.kind != JobKind.RESTORE:
+        raise InvalidInputError("Only a restore has a target.", code="not_a_restore")
+    name = opened.safety_point if opened.safety_point == safety_name(session.job_id) else ""
+    warnings = bounded_warnings(opened.warnings)
+    if not note_target(session, safety_point=name, warnings=warnings, now=timezone.now()):
+        raise SessionEndedError("The job of this session has ended or was taken over.")
+    return DONE
+
+
+@_endpoint
+def restore_written_view(session: Session, body: bytes) -> protocol.DefineOrder:
+    if session.job.kind != JobKind.RESTORE or not session.job.new_server:
+        raise InvalidInputError("Only a restore of a new server ends like this.", code="not_a_restore")
+    return note_written(session.job, now=timezone.now())
+
+
+@_endpoint
 def restore_done_view(session: Session, body: bytes) -> protocol.Refusal:
     done = _message(body, protocol.RestoreDone)
     job = session.job
@@ -258,13 +281,33 @@ def restore_done_view(session: Session, body: bytes) -> protocol.Refusal:
         now=timezone.now(),
         message=f"{done.written_bytes} bytes were written to {job.disk}; every block was checked.",
         usage=done.usage,
-        also=lambda: mark_restored(job.disk_id),
+        also=lambda: _note_restored(job, done.server),
         done_bytes=job.total_bytes,
     )
     if not finished:
         raise SessionEndedError("The job of this session has ended or was taken over.")
     hint_next(job.disk_id)
     return DONE
+
+
+@_endpoint
+def copied_view(session: Session, body: bytes) -> protocol.Refusal:
+    if not settle_copy(session, _message(body, protocol.CopyDone)):
+        raise SessionEndedError("The job of this session has ended or was taken over.")
+    return DONE
+
+
+@_endpoint
+def copy_checked_view(session: Session, body: bytes) -> protocol.Refusal:
+    if not settle_check(session, _message(body, protocol.CopyChecked)):
+        raise SessionEndedError("The job of this session has ended or was taken over.")
+    return DONE
+
+
+def _note_restored(job: Job, server: str) -> None:
+    mark_restored(job.disk_id)
+    if server and job.new_server:
+        note_defined(job, server, now=timezone.now())
 
 
 @_endpoint

@@ -8,9 +8,11 @@ from typing import Any
 from django.db import models
 from django.db.models import F, Q
 
-from agents.models import Disk, Node, Server
+from agents.models import Disk, Node, Server, Storage
 from backups.budget_models import Budget
+from backups.copy_models import StrayCopy
 from backups.figure_models import TenantFigures, VaultFigures
+from backups.reasons import in_words
 from backups.states import (
     ACTIVE,
     BACKUP_STATUS_CHOICES,
@@ -35,6 +37,7 @@ __all__ = [
     "JobEvent",
     "JobQuerySet",
     "Session",
+    "StrayCopy",
     "TenantFigures",
     "VaultFigures",
     "live_sessions",
@@ -54,7 +57,15 @@ class Backup(IdentifiedModel):
     """One point in time of one disk. It outlives its server and its definition. Sizes in bytes."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="backups")
-    vault = models.ForeignKey(Vault, on_delete=models.PROTECT, related_name="backups")
+    # Where it lies: a Vault backup in a vault, a Dataset or File backup on a storage of a backup node.
+    vault = models.ForeignKey(Vault, on_delete=models.PROTECT, null=True, blank=True, related_name="backups")
+    storage = models.ForeignKey(Storage, on_delete=models.PROTECT, null=True, blank=True, related_name="backups")
+    # Of a copy on a storage: its path there, or `dataset@snapshot`; how its stream is packed; the file's SHA-256; and
+    # when it was removed from the storage, after it had left the catalogue.
+    place = models.CharField(max_length=400, blank=True)
+    compression = models.CharField(max_length=8, blank=True)
+    sha256 = models.CharField(max_length=64, blank=True)
+    erased_at = models.DateTimeField(null=True, blank=True)
     server = models.ForeignKey(Server, on_delete=models.SET_NULL, null=True, related_name="backups")
     disk = models.ForeignKey(Disk, on_delete=models.SET_NULL, null=True, related_name="backups")
     definition = models.ForeignKey(Definition, on_delete=models.SET_NULL, null=True, related_name="backups")
@@ -64,7 +75,17 @@ class Backup(IdentifiedModel):
     disk_number = models.PositiveSmallIntegerField()
     type = models.CharField(max_length=8, default="vault")
     status = models.CharField(max_length=8, choices=BACKUP_STATUS_CHOICES, default=BackupStatus.PENDING)
+    # Backups of one server that were started together carry the same.
+    run_id = models.UUIDField(null=True, blank=True)
     frozen = models.BooleanField(default=False)
+    # What the driver left on the node for the next backup to read against; empty for a driver that cannot.
+    point = models.CharField(max_length=80, blank=True)
+    # A stable code for why everything was read although the driver can tell what changed; empty when it was not so.
+    full_reason = models.CharField(max_length=64, blank=True)
+    # The server's own description is in the sealed part of the manifest: a new server can be defined of it.
+    has_configuration = models.BooleanField(default=False)
+    # What did not stop the backup: a list of {"code", "message"}.
+    warnings = models.JSONField(default=list, blank=True)
     note = models.CharField(max_length=255, blank=True)
     # The time of the schedule that this backup belongs to; None when a person started it.
     slot_at = models.DateTimeField(null=True, blank=True)
@@ -98,7 +119,16 @@ class Backup(IdentifiedModel):
         constraints = [
             models.UniqueConstraint(fields=["disk", "sequence"], name="backup_sequence_once_per_disk"),
             models.CheckConstraint(
-                condition=Q(status="pending") | Q(manifest__isnull=False), name="backup_done_has_manifest"
+                condition=Q(status="pending") | Q(manifest__isnull=False) | Q(storage__isnull=False) & ~Q(place=""),
+                name="backup_done_has_manifest",
+            ),
+            models.CheckConstraint(
+                condition=Q(type="vault", vault__isnull=False, storage=None)
+                | Q(type__in=["dataset", "file"], vault=None, manifest=None, storage__isnull=False),
+                name="backup_place_by_type",
+            ),
+            models.UniqueConstraint(
+                fields=["storage", "place"], condition=~Q(place="") & Q(erased_at=None), name="backup_place_once"
             ),
             models.CheckConstraint(
                 condition=Q(status__in=["pending", "ok", "restore", "lost"]), name="backup_status_known"
@@ -124,6 +154,10 @@ class Backup(IdentifiedModel):
                 fields=["-created_at", "-id"], condition=Q(health__in=["damaged", "missing"]), name="backup_damaged"
             ),
             models.Index(fields=["disk", "-sequence"], name="backup_of_disk"),
+            # A tenant with a million backups in its vault may have few on storages: they are summed for its quota.
+            models.Index(
+                fields=["tenant"], condition=Q(storage__isnull=False, erased_at=None), name="backup_copy_of_tenant"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -138,9 +172,19 @@ class Backup(IdentifiedModel):
         return [item for item in self.damage if isinstance(item, dict)]
 
     @property
+    def full_because(self) -> str:
+        """The end of "Full, because ..."; empty when only what changed was read, or the driver cannot tell."""
+        return in_words(self.full_reason) if self.full_reason else ""
+
+    @property
     def checksum(self) -> str:
-        """SHA-256 of the manifest, which covers the whole content."""
-        return self.manifest.sha256 if self.manifest_id else ""
+        """SHA-256 of the manifest, which covers the whole content; of a File backup, that of its file."""
+        return self.manifest.sha256 if self.manifest_id else self.sha256
+
+    @property
+    def is_copy(self) -> bool:
+        """On a storage of a backup node, in no vault."""
+        return self.storage_id is not None
 
 
 class JobQuerySet(ScopedQuerySet):
@@ -190,6 +234,14 @@ class Job(IdentifiedModel):
     retry_of = models.OneToOneField("self", on_delete=models.SET_NULL, null=True, blank=True, related_name="retry")
     attempt = models.PositiveSmallIntegerField(default=0)
     not_before = models.DateTimeField(null=True, blank=True)
+    # Jobs of one server that are to be of one moment: a worker claims them together.
+    run_id = models.UUIDField(null=True, blank=True)
+    # Of a restore: make the disk on its node, and define a server of this name from what the backup kept of the old.
+    creates_disk = models.BooleanField(default=False)
+    new_server = models.CharField(max_length=128, blank=True)
+    # The snapshot of what was on the target before, where the storage can; and what a person should know.
+    safety_point = models.CharField(max_length=80, blank=True)
+    warnings = models.JSONField(default=list, blank=True)
     # What the budgets gave it when it was claimed, in bytes per second; None: no limit of theirs.
     granted_bandwidth = models.PositiveBigIntegerField(null=True, blank=True)
 
@@ -241,7 +293,12 @@ class Job(IdentifiedModel):
                 condition=Q(state="pending"),
                 name="job_waiting_on_node",
             ),
-            models.Index(fields=["node", "tenant", "-started_at"], name="job_begun_on_node"),
+            models.Index(fields=["node", "-started_at"], name="job_begun_on_node_lately"),
+            models.Index(
+                fields=["run_id"],
+                condition=Q(state__in=["pending", "running"], run_id__isnull=False),
+                name="job_of_run",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -300,6 +357,10 @@ class Session(IdentifiedModel):
     retain_until = models.DateTimeField(null=True, blank=True)
     sequence = models.PositiveBigIntegerField(null=True, blank=True)
     base = models.ForeignKey(Backup, on_delete=models.SET_NULL, null=True, blank=True, related_name="based_sessions")
+    # How the point that this session leaves on the node is named; sessions that were claimed together share it.
+    new_point = models.CharField(max_length=80, blank=True)
+    # Why the control plane knows of no point to read against, when it does not.
+    full_reason = models.CharField(max_length=64, blank=True)
     # The writer's claim, kept until the committer has looked at every object itself.
     commit_request = models.JSONField(null=True, blank=True)
     commit_requested_at = models.DateTimeField(null=True, blank=True)

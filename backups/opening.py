@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 
+import msgspec
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Max, Q
@@ -15,13 +16,16 @@ from django.utils import timezone
 
 from agents.models import Disk, Server, WriterKey
 from agents.protocol import BackupWork, DiskMessage, ObjectMessage, RestoreWork, Work
+from backups.copies.opening import open_copy
 from backups.models import Backup, Session
 from backups.moved_packs import fallen_packs_of, moved_packs_of
 from backups.moves import moves_for
+from backups.points import good_backups, kept_points, safety_name, why_no_point
 from backups.promises import lock_rule_of
 from backups.resuming import resumable_sessions
 from backups.services import refuse_unready
-from backups.states import BackupStatus, JobKind
+from backups.states import JobKind
+from backups.transitions import DISK_MADE, mark_incomplete
 from common.errors import ConflictError
 from engine.store.base import ObjectKind
 from tenants import quotas
@@ -40,11 +44,25 @@ BLOCK_SIZE_BYTES = 64 * 1024
 COMPRESSION_LEVEL = 1
 
 
-def open_session(session: Session) -> Work:
+def open_session(session: Session, *, tells_target: bool = True) -> Work:
     """The work of the session. May be called again: sequence, base and lock date stay as they were."""
+    if session.job.backup is not None and session.job.backup.is_copy:
+        return _open_copy(session)
     if session.job.kind == JobKind.RESTORE:
-        return _open_restore(session)
+        work = _open_restore(session)
+        if not tells_target:
+            mark_incomplete(session.job.disk_id, now=timezone.now())
+        return work
     return _open_backup(session)
+
+
+def _open_copy(session: Session) -> Work:
+    job = session.job
+    if job.kind == JobKind.BACKUP and job.definition is not None:
+        refuse_unready(job.definition)
+        if session.fence == 1:
+            _admit(session)
+    return open_copy(session, disk=disk_message(job.disk) if job.disk is not None else None)
 
 
 def _open_backup(session: Session) -> BackupWork:
@@ -79,6 +97,10 @@ def _open_backup(session: Session) -> BackupWork:
         bandwidth_bytes_per_second=min(
             filter(None, (job.definition.bandwidth_limit, job.granted_bandwidth)), default=0
         ),
+        base_point=session.base.point if session.base is not None and not session.full_reason else "",
+        kept_points=sorted(kept_points(job.disk.server.disks.all(), now=now)),
+        new_point=session.new_point,
+        freeze=job.definition.freeze_filesystem,
     )
 
 
@@ -115,14 +137,13 @@ def _settle(session: Session, vault: Vault) -> None:
         session.sequence = max(used or 0, taken or 0) + 1
         session.retain_until = lock_rule_of(session.job).lock_until(now)
         session.base = _base_for(session.job.disk, vault)
-        session.save(update_fields=["epoch", "sequence", "retain_until", "base", "changed_at"])
+        session.full_reason = why_no_point(session.base, session.job.disk)
+        session.save(update_fields=["epoch", "sequence", "retain_until", "base", "full_reason", "changed_at"])
 
 
 def _base_for(disk: Disk, vault: Vault) -> Backup | None:
-    good = Backup.objects.in_catalogue().filter(
-        disk=disk,
+    good = good_backups([disk.pk]).filter(
         vault=vault,
-        status__in=[BackupStatus.OK, BackupStatus.RESTORE],
         manifest__domain=disk.server.domain,
         # A manifest that cannot be read is no base; one that was adopted beside another has no place in the order.
         manifest__damaged_since=None,
@@ -149,8 +170,13 @@ def _open_restore(session: Session) -> RestoreWork:
         raise ConflictError("The backup is not there any more.", code="backup_not_ok")
     domain = backup.manifest.domain
     moves = moves_for(backup.manifest)
-    work = RestoreWork(
-        disk=disk_message(job.disk),
+    is_resumed = job.disk.incomplete_since is not None
+    if job.creates_disk:
+        is_resumed = job.events.filter(code=DISK_MADE).exists()
+    disk = disk_message(job.disk)
+    return RestoreWork(
+        # A disk that is only made belongs to no server on the node yet.
+        disk=msgspec.structs.replace(disk, server="") if job.creates_disk else disk,
         tenant=str(domain.tenant_id),
         domain=str(domain.pk),
         manifest=object_message(backup.manifest),
@@ -159,13 +185,15 @@ def _open_restore(session: Session) -> RestoreWork:
         data_keys=_keys_for(domain, backup.manifest, moves),
         trusted_writers=trusted_writers(domain),
         # After a cut, what is on the target already is neither fetched nor written again.
-        differential=job.disk.incomplete_since is not None,
+        differential=is_resumed,
         relocations=[object_message(row) for row in moves],
         gone_packs=_gone(backup.manifest) if moves else [],
+        size_bytes=backup.size_bytes,
+        create=job.creates_disk and not is_resumed,
+        defines=bool(job.new_server),
+        # What a cut restore left there is worth no snapshot; the first attempt made one of what was there before.
+        safety_point="" if job.creates_disk or is_resumed else safety_name(job.pk),
     )
-    # From here on the target holds neither its old content nor the whole backup, until the restore is done.
-    Disk.objects.filter(pk=job.disk_id, incomplete_since=None).update(incomplete_since=timezone.now())
-    return work
 
 
 def _gone(manifest: StoredObject) -> list[str]:
@@ -198,7 +226,13 @@ def trusted_writers(domain: Domain) -> list[bytes]:
 
 
 def disk_message(disk: Disk) -> DiskMessage:
-    return DiskMessage(driver=disk.driver, storage_path=disk.storage.path, path=disk.path, size_bytes=disk.size_bytes)
+    return DiskMessage(
+        driver=disk.driver,
+        storage_path=disk.storage.path,
+        path=disk.path,
+        size_bytes=disk.size_bytes,
+        server=disk.server.source_name,
+    )
 
 
 def object_message(row: StoredObject) -> ObjectMessage:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from celery import current_app
 from django.db import transaction
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
+from agents.models import Node
 from backups.models import Backup, Job
-from backups.states import ON_A_NODE, JobKind, JobState, Priority
+from backups.states import JobKind, JobState, Priority
 from backups.transitions import note_event
 from definitions.models import Definition
 from tenants.models import Person
@@ -30,15 +31,22 @@ ASKED_CHECKS_QUEUE = "checks.asked"
 
 @transaction.atomic
 def create_backup_job(
-    *, definition: Definition, now: datetime, slot_at: datetime | None, requested_by: Person | None
+    *,
+    definition: Definition,
+    now: datetime,
+    slot_at: datetime | None,
+    requested_by: Person | None,
+    run_id: UUID | None = None,
 ) -> Job:
     """A pending backup and its job; the node is told after the transaction. IntegrityError for a slot taken already.
 
     The definition's row is held: its server does not move to another tenant in between.
     """
-    held = Definition.objects.select_for_update(of=("self",), no_key=True).select_related("disk__server__node")
+    held = Definition.objects.select_for_update(of=("self",), no_key=True).select_related(
+        "disk__server__node", "backup_node"
+    )
     definition = held.get(pk=definition.pk)
-    backup = new_backup(definition, name=_free_name(definition, now), slot_at=slot_at)
+    backup = new_backup(definition, name=_free_name(definition, now), slot_at=slot_at, run_id=run_id)
     backup.save(force_insert=True)
     job = new_job(backup, slot_at=slot_at, requested_by=requested_by)
     job.save(force_insert=True)
@@ -46,20 +54,31 @@ def create_backup_job(
     return job
 
 
-def new_backup(definition: Definition, *, name: str, slot_at: datetime | None) -> Backup:
-    """Unsaved and pending, of the definition's disk as it is now."""
+def run_of(server_id: UUID, at: datetime) -> UUID:
+    """What is due at the same time on disks of one server is one run, whoever dispatches which of them."""
+    return uuid5(server_id, at.isoformat())
+
+
+def new_backup(definition: Definition, *, name: str, slot_at: datetime | None, run_id: UUID | None = None) -> Backup:
+    """Unsaved and pending, of the definition's disk as it is now. What is due has the run of its time."""
     disk = definition.disk
+    if slot_at is not None:
+        run_id = run_of(disk.server_id, slot_at)
     return Backup(
         tenant_id=definition.tenant_id,
         vault_id=definition.vault_id,
+        storage_id=definition.storage_id,
+        compression=definition.compression if definition.storage_id is not None else "",
         server=disk.server,
         disk=disk,
         definition=definition,
-        node=disk.server.node,
+        # A copy is made by the node that it lies on.
+        node=definition.backup_node if definition.storage_id is not None else disk.server.node,
         name=name,
         server_name=disk.server.name,
         disk_number=disk.number,
         type=definition.type,
+        run_id=run_id,
         slot_at=slot_at,
         size_bytes=disk.size_bytes,
     )
@@ -75,6 +94,7 @@ def new_job(backup: Backup, *, slot_at: datetime | None, requested_by: Person | 
         definition=backup.definition,
         backup=backup,
         backup_name=backup.name,
+        run_id=backup.run_id,
         requested_by=requested_by,
         slot_at=slot_at,
         priority=Priority.SCHEDULED if slot_at is not None else Priority.MANUAL,
@@ -87,7 +107,9 @@ def create_retry(failed: Job, *, not_before: datetime, now: datetime) -> Job:
     IntegrityError when it has a retry already.
     """
     with transaction.atomic():
-        held = Definition.objects.select_for_update(of=("self",), no_key=True).select_related("disk__server__node")
+        held = Definition.objects.select_for_update(of=("self",), no_key=True).select_related(
+            "disk__server__node", "backup_node"
+        )
         definition = held.get(pk=failed.definition_id)
         backup = new_backup(definition, name=_free_name(definition, now), slot_at=failed.slot_at)
         backup.save(force_insert=True)
@@ -106,6 +128,8 @@ def create_verify_job(*, backup: Backup, now: datetime, requested_by: Person | N
     job = Job.objects.create(
         kind=JobKind.VERIFY,
         tenant_id=backup.tenant_id,
+        # A copy is read where it lies; what is in a vault, by the checks' worker.
+        node=backup.storage.node if backup.storage is not None else None,
         disk_id=backup.disk_id,
         backup=backup,
         backup_name=backup.name,
@@ -148,12 +172,12 @@ def hint_job(job: Job) -> None:
         queue = CHECKS_QUEUE if job.requested_by_id is None else ASKED_CHECKS_QUEUE
         _send("backups.tasks.verify_backup", queue=queue, job_id=str(job.pk))
     else:
-        _send_run(job.pk, queue=job.node.queue)
+        _send_run(job, job.node)
 
 
 def hint_next(disk_id: UUID) -> None:
     """A disk became free: hint at the oldest job that waits for it, or else at one that waits for its node."""
-    waiting = Job.objects.filter(state=JobState.PENDING, kind__in=ON_A_NODE).select_related("node")
+    waiting = Job.objects.filter(state=JobState.PENDING, node__isnull=False).select_related("node")
     of_disk = waiting.filter(disk_id=disk_id).order_by("created_at").first()
     job = of_disk or waiting.filter(node__servers__disks=disk_id).order_by("-priority", "created_at").first()
     if job is not None:
@@ -167,7 +191,7 @@ def hint_nodes(waiting: Mapping[UUID, int]) -> None:
     """
     chosen: list[UUID] = []
     for node_id, count in waiting.items():
-        jobs = Job.objects.filter(node_id=node_id, state=JobState.PENDING, kind__in=ON_A_NODE)
+        jobs = Job.objects.filter(node_id=node_id, state=JobState.PENDING)
         first = jobs.order_by("-priority", "created_at").values_list("pk", flat=True)
         chosen += first[: min(count, MOST_HINTS)]
     hint_jobs(Job.objects.filter(pk__in=chosen).select_related("node"))
@@ -178,13 +202,14 @@ def hint_jobs(jobs: Iterable[Job]) -> None:
     chosen = list(jobs)
     Job.objects.filter(pk__in=[job.pk for job in chosen]).update(hinted_at=timezone.now())
     for job in chosen:
-        if job.node is not None and not _send_run(job.pk, queue=job.node.queue):
+        if job.node is not None and not _send_run(job, job.node):
             return
 
 
 def hint_next_check(*, asked: bool) -> None:
     """A checks' worker became free, or forgot: hint at the check of its queue that waits longest."""
-    waiting = Job.objects.filter(kind=JobKind.VERIFY, state=JobState.PENDING, requested_by__isnull=not asked)
+    checks = Job.objects.filter(kind=JobKind.VERIFY, state=JobState.PENDING, node=None)
+    waiting = checks.filter(requested_by__isnull=not asked)
     job = waiting.order_by("created_at", "pk").first()
     if job is not None:
         hint_job(job)
@@ -211,8 +236,22 @@ def hint_description(domain_id: UUID) -> None:
     _send("backups.tasks.describe_domain", queue="system", domain_id=str(domain_id))
 
 
-def _send_run(job_id: UUID, *, queue: str) -> bool:
-    return _send("backups.tasks.run_job", queue=queue, job_id=str(job_id))
+def hint_tending(storage_id: UUID, node_name: str) -> None:
+    """Tell the node of a storage that something there is to be removed or looked at."""
+    _send("backups.tasks.tend_storage", queue=Node(name=node_name).queue, storage_id=str(storage_id))
+
+
+def hint_sweep(node: Node) -> None:
+    """Tell a node's worker to look for leftovers."""
+    _send("backups.tasks.sweep_node", queue=node.queue, node=node.name)
+
+
+def _send_run(job: Job, node: Node) -> bool:
+    """To the node's workers; a restore also to its worker for restores. Whoever is free first takes it."""
+    sent = _send("backups.tasks.run_job", queue=node.queue, job_id=str(job.pk))
+    if sent and job.kind == JobKind.RESTORE:
+        return _send("backups.tasks.run_restore", queue=node.restore_queue, job_id=str(job.pk))
+    return sent
 
 
 def _send(task: str, *, queue: str, **arguments: str) -> bool:

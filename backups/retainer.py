@@ -40,7 +40,7 @@ def apply_retention(*, definition_id: str, now: datetime) -> int:
     definition = Definition.objects.select_related("vault").filter(pk=definition_id).first()
     if definition is None:
         return 0
-    if anomalies(definition.vault):
+    if definition.vault is not None and anomalies(definition.vault):
         logger.warning("retention waits while something is wrong with the vault", extra={"definition": definition_id})
         return 0
     good = Backup.objects.in_catalogue().filter(definition=definition, status=BackupStatus.OK)

@@ -3,41 +3,76 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Sequence
+from functools import partial
 
 from django.conf import settings
 from django.db import close_old_connections, connections
 
-from agents.program.mover import run_session
+from agents.program.holding import LOCKS, moving
+from agents.program.mover import run_sessions
+from agents.program.running import Means
 from agents.program.session import GateError, SessionClient
 from agents.program.signing import load_writer_key
-from backups.choosing import claim_for_hint
+from backups.choosing import claim_companions, claim_for_hint
 from backups.queue import hint_next
+from backups.states import JobKind
+from backups.transitions import Claim, claim_job
 from common.database_time import database_now
 
 logger = logging.getLogger(__name__)
 
 
 def run_job(*, job_id: str) -> None:
-    """Claim what goes first on the node of this job, and run it to its end.
+    """Claim what goes first on the node of this job, and run it to its end; with it the jobs of its run on other disks.
 
     Does nothing when nothing is to be had: the message was only a hint.
     """
-    claim = claim_for_hint(job_id=job_id, now=database_now())
+    now = database_now()
+    claim = claim_for_hint(job_id=job_id, now=now)
     if claim is None:
         return
-    job_id, disk_id = str(claim.job_id), claim.job.disk_id
-    logger.info("job claimed", extra={"job": job_id})
+    _run([claim, *claim_companions(claim, now=now)])
+
+
+def run_restore(*, job_id: str) -> None:
+    """Claim this restore and run it to its end. A worker that does nothing else is free however many backups run."""
+    claim = claim_job(job_id=job_id, now=database_now(), kinds=(JobKind.RESTORE,))
+    if claim is not None:
+        _run([claim])
+
+
+def _run(claims: Sequence[Claim]) -> None:
+    claim = claims[0]
+    disk_ids, server_id = [one.job.disk_id for one in claims], _server_of(claim)
+    logger.info("jobs claimed", extra={"jobs": [str(one.job_id) for one in claims]})
     # Hours may pass: the mover speaks HTTP with the gate, so no database connection is held meanwhile.
     connections.close_all()
-    retry_seconds = settings.CONFIG.store_retry_seconds
-    client = SessionClient(gate_url=settings.CONFIG.gate_url, token=claim.token, retry_seconds=retry_seconds)
-    try:
-        run_session(
-            client,
-            writer_key=load_writer_key(settings.CONFIG.node_directory),
-            retry_seconds=retry_seconds,
-        )
-    except GateError as error:
-        logger.warning("the gate could not be told; the lease will run out", extra={"job": job_id, "code": error.code})
+    _move(claims, server_id)
     close_old_connections()
-    hint_next(disk_id)
+    for disk_id in disk_ids:
+        hint_next(disk_id)
+
+
+def _server_of(claim: Claim) -> str:
+    """Whose disk it is; a check of a copy may outlive it."""
+    return str(claim.job.disk.server_id if claim.job.disk is not None else claim.job_id)
+
+
+def _move(claims: Sequence[Claim], server_id: str) -> None:
+    config = settings.CONFIG
+    means = Means(
+        writer_key=load_writer_key(config.node_directory),
+        retry_seconds=config.store_retry_seconds,
+        random_bytes=os.urandom,
+        node_directory=config.node_directory,
+    )
+    clients = [
+        SessionClient(gate_url=config.gate_url, token=claim.token, retry_seconds=config.store_retry_seconds)
+        for claim in claims
+    ]
+    try:
+        run_sessions(clients, means=means, hold=partial(moving, config.node_directory / LOCKS, server_id))
+    except GateError as error:
+        logger.warning("the gate could not be told; a lease will run out", extra={"code": error.code})

@@ -8,17 +8,28 @@ from uuid import UUID
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from agents.models import Disk
+from agents.models import Disk, Server, Storage
 from backups.lock_coverage import locked_until
 from backups.models import Backup, Job, JobEvent
 from tenants.roles import Action
 from tenants.serializers import BodySerializer, ReadSerializer, ScopedField, UtcDateTimeField
 
 
+class WarningSerializer(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    message = serializers.CharField()
+
+
 class BackupSerializer(ReadSerializer):
-    checksum = serializers.CharField(read_only=True, help_text="SHA-256 of the manifest; empty while pending.")
+    full_because = serializers.CharField(read_only=True, help_text="The reason in words.")
+    warnings = WarningSerializer(many=True, read_only=True, help_text="What did not stop the backup.")
+    checksum = serializers.CharField(
+        read_only=True, help_text="SHA-256 of the manifest, of a File backup that of the file; empty while pending."
+    )
     vault = serializers.PrimaryKeyRelatedField[Any](
-        read_only=True, allow_null=True, help_text="Null: another tenant's, which had the server before."
+        read_only=True,
+        allow_null=True,
+        help_text="Null: on a storage, or in the vault of another tenant, which had the server before.",
     )
 
     class Meta:
@@ -28,6 +39,9 @@ class BackupSerializer(ReadSerializer):
             "name",
             "tenant",
             "vault",
+            "storage",
+            "place",
+            "compression",
             "server",
             "server_name",
             "disk",
@@ -36,7 +50,12 @@ class BackupSerializer(ReadSerializer):
             "node",
             "type",
             "status",
+            "run_id",
             "frozen",
+            "full_reason",
+            "full_because",
+            "has_configuration",
+            "warnings",
             "note",
             "slot_at",
             "created_at",
@@ -54,9 +73,18 @@ class BackupSerializer(ReadSerializer):
             "unique_bytes",
             "shared_bytes",
             "removed_at",
+            "erased_at",
         )
         read_only_fields = fields
         extra_kwargs = {
+            "storage": {"help_text": "Of a Dataset or File backup; null for one in a vault."},
+            "place": {"help_text": "The path of its file on the storage, or dataset@snapshot."},
+            "erased_at": {"help_text": "When it was removed from its storage, after it had left the catalogue."},
+            "run_id": {"help_text": "Backups of one server that were started together carry the same."},
+            "full_reason": {
+                "help_text": "A stable code for why everything was read although the driver can tell what changed."
+            },
+            "has_configuration": {"help_text": "A new server can be defined of what the backup kept of the old one."},
             "verified_at": {
                 "help_text": "When every block was opened last; of a backup that only the customer's own key opens, "
                 "when its map was walked and every object hashed."
@@ -67,7 +95,11 @@ class BackupSerializer(ReadSerializer):
 
     def to_representation(self, backup: Backup) -> dict[str, Any]:
         shown: dict[str, Any] = super().to_representation(backup)
-        if backup.vault.tenant_id != backup.tenant_id and not self._sees_vaults_of(backup.vault.tenant_id):
+        if (
+            backup.vault is not None
+            and backup.vault.tenant_id != backup.tenant_id
+            and not self._sees_vaults_of(backup.vault.tenant_id)
+        ):
             shown["vault"] = None
         return shown
 
@@ -135,6 +167,20 @@ class RestoreOrderSerializer(BodySerializer):
     confirmation = serializers.CharField(allow_blank=True)
 
 
+class NewDiskRestoreSerializer(BodySerializer):
+    """`storage` is one of the server's node, attached to its tenant."""
+
+    server = ScopedField(queryset=Server.objects.select_related("node", "tenant"), action=Action.RESTORE)
+    storage = ScopedField(queryset=Storage.objects.select_related("node"))
+
+
+class NewServerRestoreSerializer(BodySerializer):
+    """`storage` says on which node; the backups of the same run come along, one disk each."""
+
+    name = serializers.CharField(max_length=128)
+    storage = ScopedField(queryset=Storage.objects.select_related("node"))
+
+
 class RefusalSerializer(serializers.Serializer[Any]):
     code = serializers.CharField()
     detail = serializers.CharField(source="message")
@@ -157,6 +203,7 @@ class JobEventSerializer(ReadSerializer):
 
 
 class JobSerializer(ReadSerializer):
+    warnings = WarningSerializer(many=True, read_only=True, help_text="What did not stop a restore.")
     requested_by = serializers.CharField(source="requested_by.username", default=None, read_only=True, allow_null=True)
     percent = serializers.IntegerField(read_only=True, allow_null=True)
 
@@ -187,6 +234,11 @@ class JobSerializer(ReadSerializer):
             "retry_of",
             "not_before",
             "granted_bandwidth",
+            "run_id",
+            "creates_disk",
+            "new_server",
+            "safety_point",
+            "warnings",
             "created_at",
             "started_at",
             "finished_at",
@@ -199,6 +251,12 @@ class JobSerializer(ReadSerializer):
             "disk": {"help_text": "Null for the check of a backup whose disk is gone."},
             "node": {"help_text": "Null for a check: no node works on it."},
             "waits": {"help_text": "Why it is not begun, in words; empty when it only waits for a worker."},
+            "run_id": {"help_text": "Jobs of one server that were started together carry the same."},
+            "creates_disk": {"help_text": "A restore that makes its target."},
+            "new_server": {"help_text": "The name of the server that is defined when its last disk is restored."},
+            "safety_point": {
+                "help_text": "The snapshot on the node of what was on the target before; kept for seven days."
+            },
             "attempt": {"help_text": "From 0; a retry is a job of its own."},
             "granted_bandwidth": {"help_text": "Bytes per second that budgets gave it; null: no limit of theirs."},
         }

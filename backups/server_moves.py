@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from django.db import transaction
 from django.db.models import F, Q
+from django.utils import timezone
 
 from agents.models import Agent, Disk, Node, Server, ServerGroupPermission, ServerUserPermission
-from backups.accounting import bytes_in, domains_of
+from backups.accounting import bytes_in, copied_bytes, domains_of
 from backups.models import Backup, Job
 from backups.queue import hint_description
 from common.errors import ConflictError, InvalidInputError, NotAllowedError
 from definitions.models import Definition, DefinitionPause
+from definitions.policies import apply_to_servers
 from definitions.services import check_caps
 from tenants import quotas
 from tenants.audit import record
 from tenants.models import Person, QuotaKind, Tenant
 from tenants.services import require_active
 from vaults.custody import restore_needs_customer_key
-from vaults.models import Domain
+from vaults.models import Domain, Vault
 from vaults.services import place_vault
 
 
@@ -32,7 +34,8 @@ def move_server(*, server: Server, tenant: Tenant, confirmation: str, actor: Per
 
     Raises NotAllowedError unless the actor is a SuperAdmin, InvalidInputError without the server's name as
     confirmation, ConflictError while a job is under way, for a name that is taken there, or for backups that only the
-    former tenant's own key opens, QuotaError, TenantSuspendedError.
+    former tenant's own key opens, QuotaError, TenantSuspendedError, ApprovalNeededError where the policy that counts
+    for it then keeps fewer backups, or locks shorter, and a rule asks for a second person.
     """
     if not actor.is_superuser:
         raise NotAllowedError("Only a SuperAdmin moves servers between tenants.")
@@ -46,6 +49,8 @@ def move_server(*, server: Server, tenant: Tenant, confirmation: str, actor: Per
     _refuse(server, tenant)
     _check_quotas(server, tenant)
     moved = _move_rows(server, tenant)
+    # What the former tenant was given does not go with it: what counts for it now is given at once.
+    apply_to_servers([server], now=timezone.now(), actor=actor)
     _take_rights(server)
     _describe_soon(server)
     told = {"tenant": str(tenant.pk), "tenant_name": tenant.name, **moved}
@@ -99,7 +104,7 @@ def _check_quotas(server: Server, tenant: Tenant) -> None:
     if Agent.objects.filter(server=server).exclude(status=Agent.Status.REVOKED).exists():
         quotas.check(tenant=tenant, kind=QuotaKind.AGENTS)
     quotas.check(tenant=tenant, kind=QuotaKind.DEFINITIONS_PER_SERVER, adding=0, within=server)
-    quotas.check(tenant=tenant, kind=QuotaKind.BYTES, adding=bytes_in(domains_of(server)))
+    quotas.check(tenant=tenant, kind=QuotaKind.BYTES, adding=bytes_in(domains_of(server)) + copied_bytes(server))
     for definition in Definition.objects.filter(disk__server=server).select_related("vault"):
         check_caps(definition, ["immutable_days", "retention_count"], tenant=tenant)
 
@@ -115,7 +120,7 @@ def _move_rows(server: Server, tenant: Tenant) -> dict[str, int]:
     moved = {
         "disks": disks.update(tenant=tenant),
         "backups": Backup.objects.filter(server=server).update(tenant=tenant),
-        "definitions": Definition.objects.filter(disk__server=server).update(tenant=tenant, vault=vault),
+        "definitions": _move_definitions(server, tenant, vault),
         "jobs": Job.objects.filter(Q(disk__server=server) | Q(disk=None, backup__server=server)).update(tenant=tenant),
     }
     DefinitionPause.objects.filter(definition__disk__server=server).update(tenant=tenant)
@@ -131,6 +136,16 @@ def _move_rows(server: Server, tenant: Tenant) -> dict[str, int]:
     server.tenant, server.domain = tenant, home.filter(vault=vault).order_by("-created_at").first()
     server.save(update_fields=["tenant", "domain", "changed_at"])
     return moved
+
+
+def _move_definitions(server: Server, tenant: Tenant, vault: Vault) -> int:
+    """Those that write to a storage go on there: it is attached to the new tenant, too."""
+    definitions = Definition.objects.filter(disk__server=server)
+    for definition in definitions.exclude(storage=None).select_related("storage", "backup_node"):
+        definition.storage.tenants.add(tenant)
+        definition.backup_node.tenants.add(tenant)
+    definitions.exclude(vault=None).update(vault=vault)
+    return definitions.update(tenant=tenant)
 
 
 def _take_rights(server: Server) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from uuid import UUID
 
 from django.db import transaction
 
@@ -17,11 +18,13 @@ from backups.queue import announce_restore, create_backup_job
 from backups.states import BackupStatus, JobKind, JobState, Priority
 from backups.transitions import end_job, note_event
 from common.errors import BackupsiteError, ConflictError, InvalidInputError
+from common.ids import new_id
 from definitions.models import Definition
 from tenants import approvals
 from tenants.approval_states import ApprovalKind
 from tenants.audit import record, record_change
 from tenants.models import Person
+from tenants.roles import Action
 from tenants.services import require_active
 from vaults.custody import restore_needs_customer_key
 from vaults.models import Vault
@@ -35,17 +38,47 @@ def request_backup(*, definition: Definition, actor: Person, now: datetime) -> J
     return create_backup_job(definition=definition, now=now, slot_at=None, requested_by=actor)
 
 
+@transaction.atomic
+def request_server_backup(*, server: Server, actor: Person, now: datetime) -> list[Job]:
+    """Back up all disks that have an active definition, as one run: of one moment, where the driver can do that.
+
+    Each by the definition that is due next, and only where the actor may run it. ConflictError when there is none.
+    """
+    runnable = Definition.objects.for_user(actor, Action.RUN).filter(disk__server=server, active=True)
+    chosen: dict[UUID, Definition] = {}
+    for definition in runnable.select_related("disk__server", "vault", "tenant").order_by("next_run_at", "pk"):
+        chosen.setdefault(definition.disk_id, definition)
+    if not chosen:
+        message = f"No active definition protects a disk of {server.name}. Make one, or resume one."
+        raise ConflictError(message, code="nothing_to_back_up")
+    for definition in chosen.values():
+        require_active(definition.tenant)
+        refuse_unready(definition)
+    run_id = new_id()
+    return [
+        create_backup_job(definition=definition, now=now, slot_at=None, requested_by=actor, run_id=run_id)
+        for definition in sorted(chosen.values(), key=lambda one: one.disk.number)
+    ]
+
+
 def refuse_unready(definition: Definition) -> None:
     """Say at once what would fail later anyway."""
-    if definition.vault.status != Vault.Status.READY:
-        reason = definition.vault.refusal or "It is still being made; try again in a minute."
-        raise ConflictError(f"The vault {definition.vault.name} is not ready. {reason}", code="vault_not_ready")
-    refuse_leaving(definition.vault)
+    if definition.vault is not None:
+        _refuse_vault(definition.vault)
+    elif definition.backup_node is not None and definition.backup_node.status == Node.Status.MAINTENANCE:
+        raise ConflictError(f"The node {definition.backup_node.name} is in maintenance.", code="node_in_maintenance")
     if definition.disk.incomplete_since is not None:
         raise ConflictError(
             f"{definition.disk} holds an unfinished restore: nothing to back up. Finish a restore onto it first.",
             code="disk_incomplete",
         )
+
+
+def _refuse_vault(vault: Vault) -> None:
+    if vault.status != Vault.Status.READY:
+        reason = vault.refusal or "It is still being made; try again in a minute."
+        raise ConflictError(f"The vault {vault.name} is not ready. {reason}", code="vault_not_ready")
+    refuse_leaving(vault)
 
 
 @transaction.atomic
@@ -63,12 +96,14 @@ def request_restore(*, backup: Backup, target: Disk, confirmation: str, actor: P
             code="not_confirmed",
             field="confirmation",
         )
-    _ask_other_owners(backup, target, actor=actor, now=now)
+    parameters = {"target": str(target.pk)}
+    ask_other_owners(backup, target.server, actor=actor, now=now, parameters=parameters)
     job = Job.objects.create(
         kind=JobKind.RESTORE,
         tenant_id=target.server.tenant_id,
         disk=target,
-        node=target.server.node,
+        # A copy is read by the node that it lies on.
+        node=backup.storage.node if backup.storage is not None else target.server.node,
         backup=backup,
         backup_name=backup.name,
         requested_by=actor,
@@ -79,18 +114,24 @@ def request_restore(*, backup: Backup, target: Disk, confirmation: str, actor: P
     return job
 
 
-def _ask_other_owners(backup: Backup, target: Disk, *, actor: Person, now: datetime) -> None:
+def ask_other_owners(
+    backup: Backup, server: Server, *, actor: Person, now: datetime, parameters: Mapping[str, str]
+) -> None:
     """Data that other people would get to see may need a second person. A server that is gone had other owners."""
-    if not crosses_owners(backup=backup, target=target):
-        return
-    kind = ApprovalKind.RESTORE_ACROSS_OWNERS
-    approvals.require(kind=kind, subject=backup, actor=actor, parameters={"target": str(target.pk)}, now=now)
+    if reaches_others(backup, server):
+        kind = ApprovalKind.RESTORE_ACROSS_OWNERS
+        approvals.require(kind=kind, subject=backup, actor=actor, parameters=parameters, now=now)
 
 
 def crosses_owners(*, backup: Backup, target: Disk) -> bool:
     """Whether other people than before would get to see the data."""
+    return reaches_others(backup, target.server)
+
+
+def reaches_others(backup: Backup, server: Server) -> bool:
+    """The same of any disk of the server."""
     source = backup.server
-    return source is None or (source.pk != target.server_id and not _owned_alike(source, target.server))
+    return source is None or (source.pk != server.pk and not _owned_alike(source, server))
 
 
 def _owned_alike(source: Server, target: Server) -> bool:
@@ -142,21 +183,65 @@ def _key_refusal(backup: Backup) -> BackupsiteError | None:
     return ConflictError(message, code="customer_key_needed")
 
 
-def _restore_refusal(*, backup: Backup, target: Disk, busy: bool) -> BackupsiteError | None:
+def refuse_source(backup: Backup) -> None:
+    """Raise for what forbids any restore of the backup to a new disk."""
+    error = _key_refusal(backup) or _source_refusal(backup)
+    if error is None and backup.is_copy:
+        message = "A copy on a storage is restored to a disk that is there. Add the disk to its server, then restore."
+        error = ConflictError(message, code="copy_needs_disk")
+    if error is not None:
+        raise error
+
+
+def _source_refusal(backup: Backup) -> BackupsiteError | None:
     if backup.removed_at is not None or backup.status not in {BackupStatus.OK, BackupStatus.RESTORE}:
         message = f"The backup {backup.name} cannot be restored: it is {shown_status(backup)}."
         return ConflictError(message, code="backup_not_ok")
-    if target.size_bytes < backup.size_bytes:
+    return None
+
+
+def _restore_refusal(*, backup: Backup, target: Disk, busy: bool) -> BackupsiteError | None:
+    if error := _source_refusal(backup):
+        return error
+    if target.size_bytes < backup.size_bytes and target.driver != "zfs":
         return InvalidInputError(
             f"{target} has {target.size_bytes} bytes, the backup needs {backup.size_bytes}. Choose a larger disk.",
             code="target_too_small",
             field="target",
+        )
+    if (_is_zfs_stream(backup)) != (target.driver == "zfs"):
+        return ConflictError(
+            f"{target} is read by the driver {target.driver}; what ZFS sent goes back to a ZFS dataset only, and "
+            "nothing else does. Choose another disk.",
+            code="other_kind_of_disk",
+        )
+    if backup.storage is not None and target.driver != "zfs" and backup.storage.node_id != target.server.node_id:
+        return ConflictError(
+            f"The backup lies on {backup.storage}; the node {target.server.node.name} of the target does not see it. "
+            f"Choose a disk on {backup.storage.node.name}.",
+            code="copy_elsewhere",
         )
     if target.server.node.status == Node.Status.MAINTENANCE:
         return ConflictError(f"The node {target.server.node.name} is in maintenance.", code="node_in_maintenance")
     if busy:
         return ConflictError(f"A restore onto {target} is under way already.", code="restore_under_way")
     return None
+
+
+def refuse_copy(backup: Backup, *, node: Node) -> None:
+    """Raise ConflictError for a copy that cannot become a new disk on the node."""
+    if _is_zfs_stream(backup):
+        raise ConflictError("What ZFS sent goes to a dataset that is there.", code="other_kind_of_disk")
+    if backup.storage is not None and backup.storage.node_id != node.pk:
+        raise ConflictError(
+            f"The backup lies on {backup.storage}; choose a storage of {backup.storage.node.name}.",
+            code="copy_elsewhere",
+        )
+
+
+def _is_zfs_stream(backup: Backup) -> bool:
+    """Of a file its name says it."""
+    return backup.type == "dataset" or (backup.is_copy and ".zfs" in backup.place.rpartition("/")[2])
 
 
 def shown_status(backup: Backup) -> str:

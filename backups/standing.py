@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Max
+from django.db.models import Max, Min
 
-from backups.lock_coverage import locked_until
 from backups.models import Backup, BackupQuerySet, Job
 from backups.states import BackupHealth, BackupStatus
 from definitions.holds import Holds, load_holds
 from definitions.honest_states import Facts, Standing, standing_of
 from definitions.models import Definition
+from vaults.drift import locks_objects
+from vaults.models import ObjectUse
 
 
 def standings_of(definitions: Sequence[Definition], *, now: datetime) -> dict[UUID, tuple[Facts, Standing]]:
-    """Each with the facts that it was judged by. `disk.server` must be loaded; a few queries, and one per lock."""
+    """Each with the facts that it was judged by. `disk.server` and `vault` must be loaded; a few queries for all."""
     good = {row["definition"]: row for row in _good(definitions).order_by().values("definition").annotate(**_NEWEST)}
     newest = _newest_of(good)
+    locks = _locks_of(newest.values())
     slots = dict(
         Job.objects.filter(definition__in=definitions)
         .order_by()
@@ -30,7 +32,7 @@ def standings_of(definitions: Sequence[Definition], *, now: datetime) -> dict[UU
     holds = load_holds(now=now)
     found = {}
     for definition in definitions:
-        facts = _facts(definition, good.get(definition.pk, {}), newest.get(definition.pk), holds, slots)
+        facts = _facts(definition, good.get(definition.pk, {}), newest.get(definition.pk), holds, slots, locks)
         found[definition.pk] = (facts, standing_of(facts, now=now))
     return found
 
@@ -55,12 +57,24 @@ def _newest_of(good: dict[UUID, Any]) -> dict[UUID, Backup]:
     }
 
 
+def _locks_of(backups: Collection[Backup]) -> dict[UUID, datetime]:
+    """Of each the soonest end of a lock among all that it needs, as `lock_coverage.locked_until` says it of one."""
+    manifests = {backup.pk: backup.manifest for backup in backups if backup.manifest is not None}
+    named = ObjectUse.objects.filter(manifest__in=list(manifests.values())).order_by()
+    ends = dict(named.values_list("manifest").annotate(end=Min("needed__retain_until")))
+    return {
+        key: min(manifest.retain_until, ends.get(manifest.pk) or manifest.retain_until)
+        for key, manifest in manifests.items()
+    }
+
+
 def _facts(
     definition: Definition,
     good: dict[str, Any],
     newest: Backup | None,
     holds: Holds,
     slots: dict[UUID, datetime | None],
+    locks: dict[UUID, datetime],
 ) -> Facts:
     hold = holds.of(definition)
     hours = definition.rpo_hours
@@ -74,8 +88,9 @@ def _facts(
         last_good_at=good.get("finished"),
         last_good_slot_at=good.get("slot"),
         last_verified_at=good.get("verified"),
-        locked_until=locked_until(newest) if newest is not None else None,
+        locked_until=locks.get(newest.pk) if newest is not None else None,
         promised_until=newest.immutable_until if newest is not None else None,
+        vault_locks=definition.vault is None or locks_objects(definition.vault),
         held_because=hold.sentence if hold is not None else "",
         rpo=timedelta(hours=hours) if hours else None,
     )

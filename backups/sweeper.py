@@ -13,7 +13,7 @@ from django.db.models import Count, Exists, F, Max, OuterRef, Q
 from backups.models import Job, Session
 from backups.queue import create_retry, hint_commit, hint_job, hint_next_check, hint_nodes
 from backups.retrying import is_retried, pause_before_retry
-from backups.states import ON_A_NODE, JobKind, JobState
+from backups.states import JobKind, JobState
 from backups.transitions import claimable, end_job
 from definitions.models import Definition
 from tenants.models import Tenant
@@ -45,8 +45,8 @@ def sweep(*, now: datetime) -> None:
 def _sweep_pending(now: datetime) -> None:
     """Where jobs wait and no hint was given lately, one for each worker that may be idle: all others would pile up."""
     due = Q(not_before=None) | Q(not_before__lte=now)
-    waiting = Job.objects.filter(due, state=JobState.PENDING, kind__in=ON_A_NODE).order_by()
-    busy = set(Job.objects.filter(state=JobState.RUNNING, kind__in=ON_A_NODE).values_list("node_id", flat=True))
+    waiting = Job.objects.filter(due, state=JobState.PENDING, node__isnull=False).order_by()
+    busy = set(Job.objects.filter(state=JobState.RUNNING, node__isnull=False).values_list("node_id", flat=True))
     hints = {}
     by_node = waiting.values("node_id", "node__last_seen_at").annotate(hinted=Max("hinted_at"), count=Count("pk"))
     for row in by_node:
@@ -88,7 +88,7 @@ def _sweep_checks(now: datetime) -> None:
     """
     lately = Q(state=JobState.RUNNING) | Q(hinted_at__gt=now - CHECK_HINT_AGAIN_AFTER)
     for asked in (True, False):
-        checks = Job.objects.filter(kind=JobKind.VERIFY, requested_by__isnull=not asked).active()
+        checks = Job.objects.filter(kind=JobKind.VERIFY, node=None, requested_by__isnull=not asked).active()
         if not checks.filter(lately).exists():
             hint_next_check(asked=asked)
 

@@ -16,6 +16,7 @@ from backups import (
     describing,
     dispatcher,
     figures,
+    leftovers,
     lock_coverage,
     queue,
     retainer,
@@ -26,8 +27,10 @@ from backups import (
     vault_removal,
     verifier,
 )
+from backups.copies import tending
 from backups.removal import rounds
 from common.database_time import database_now
+from definitions.zone_changes import follow_zone_changes
 from vaults.scrubber import ScrubLimits
 
 
@@ -38,13 +41,32 @@ def run_job(*, job_id: str, **_: object) -> None:
 
 
 @shared_task
+def run_restore(*, job_id: str, **_: object) -> None:
+    """Sent to the restore queue of a node, besides."""
+    runner.run_restore(job_id=job_id)
+
+
+@shared_task
 def commit_session(*, session_id: str, **_: object) -> None:
     committer.commit_session(session_id=session_id)
 
 
+@shared_task(expires=3600)
+def sweep_node(*, node: str, **_: object) -> None:
+    """Sent to the queue of a node."""
+    leftovers.sweep_node(name=node, clock=database_now)
+
+
+@shared_task(expires=600)
+def sweep_nodes(**_: object) -> None:
+    leftovers.request_sweeps_everywhere()
+
+
 @shared_task(expires=60)
 def dispatch_due(**_: object) -> None:
-    dispatcher.dispatch_due(now=database_now())
+    now = database_now()
+    follow_zone_changes(now=now)
+    dispatcher.dispatch_due(now=now)
 
 
 @shared_task(expires=60)
@@ -111,6 +133,17 @@ def review_damage(**_: object) -> None:
 def verify_backup(*, job_id: str, **_: object) -> None:
     """Sent to the queue of the checks' worker."""
     verifier.verify_backup(job_id=job_id, clock=timezone.now)
+
+
+@shared_task
+def tend_storage(*, storage_id: str, **_: object) -> None:
+    """Sent to the queue of a node: it alone sees its storages."""
+    tending.tend_storage(storage_id=storage_id, now=database_now())
+
+
+@shared_task(expires=3600)
+def tend_storages(**_: object) -> None:
+    tending.hint_everywhere()
 
 
 @shared_task

@@ -11,7 +11,9 @@ from rest_framework.response import Response
 
 from backups.reports_api import ServerViewSet as PlainServerViewSet
 from backups.reports_api import TenantViewSet as PlainTenantViewSet
+from backups.serializers import JobSerializer
 from backups.server_moves import move_server
+from backups.services import request_server_backup
 from backups.tenancy_serializers import (
     DeletionOrderSerializer,
     DeletionStateSerializer,
@@ -125,7 +127,15 @@ class TenantViewSet(PlainTenantViewSet):
 
 
 class ServerViewSet(PlainServerViewSet):
-    role_actions = {**PlainServerViewSet.role_actions, "move": Action.MOVE}
+    role_actions = {**PlainServerViewSet.role_actions, "move": Action.MOVE, "backup_now": Action.RUN}
+
+    @extend_schema(request=None, responses={202: JobSerializer(many=True)})
+    @action(detail=True, methods=["post"], url_path="backup-now", filter_backends=[], pagination_class=None)
+    @transaction.atomic
+    def backup_now(self, request: Request, pk: str) -> Response:
+        """All disks that an active definition protects, as one run: of one moment, where the driver can do that."""
+        jobs = request_server_backup(server=self.get_object(), actor=request.user, now=timezone.now())
+        return Response(JobSerializer(jobs, many=True).data, status=202)
 
     @extend_schema(request=MoveSerializer)
     @action(detail=True, methods=["post"])

@@ -107,7 +107,8 @@ def remains_of(tenant: Tenant) -> Remains:
     lent = StoredObject.objects.filter(domain__tenant=tenant).exclude(domain__held_for=None)
     lent_backups = Backup.objects.in_catalogue().filter(vault__tenant=tenant).exclude(tenant=tenant)
     return Remains(
-        backups=Backup.objects.in_catalogue().filter(tenant=tenant).count(),
+        # Files on storages are erased before their rows go.
+        backups=Backup.objects.filter(Q(removed_at=None) | _unerased(), tenant=tenant).count(),
         jobs=Job.objects.active().filter(tenant=tenant).count(),
         objects=left.count(),
         size_bytes=found["size_bytes"] or 0,
@@ -116,6 +117,10 @@ def remains_of(tenant: Tenant) -> Remains:
         lent_backups=lent_backups.count(),
         last_lock_ends=found["last"],
     )
+
+
+def _unerased() -> Q:
+    return Q(storage__isnull=False, erased_at=None) & ~Q(place="")
 
 
 def _own_objects(tenant: Tenant) -> QuerySet[StoredObject]:

@@ -17,6 +17,7 @@ from agents.models import Disk
 from agents.protocol import MoverUsage, Progress
 from backups.admission import admit_job
 from backups.models import Backup, Job, JobEvent, JobQuerySet, Session
+from backups.points import point_name
 from backups.states import ON_A_NODE, BackupStatus, JobKind, JobState, states_before
 from backups.telling import tell_of_job
 from common.ids import hash_token, new_secret_token
@@ -26,6 +27,7 @@ from tenants.audit import record
 WAITING = "waiting"
 DISK_BUSY = "another job works on this disk"
 CHECKING = "checking"
+DISK_MADE = "disk_made"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Claim:
     job: Job
     fence: int
     token: str
+    point: str = ""
+    bandwidth: int | None = None
 
     @property
     def job_id(self) -> UUID:
@@ -52,10 +56,13 @@ def lease_length() -> timedelta:
     return timedelta(seconds=settings.CONFIG.lease_seconds)
 
 
-def claim_job(*, job_id: UUID | str, now: datetime, kinds: Collection[JobKind] = ON_A_NODE) -> Claim | None:
+def claim_job(
+    *, job_id: UUID | str, now: datetime, kinds: Collection[JobKind] = ON_A_NODE, leader: Claim | None = None
+) -> Claim | None:
     """Take the job, or take it over when its lease ran out. None when it is not to be had: others, or not its turn.
 
-    `kinds` is what this worker is there for: no node runs a check, and the checks' worker moves no disk.
+    `kinds` is what this worker is there for: the checks' worker moves no disk. With a `leader` the claim is to be of
+    one moment with that one: it leaves the same point, and goes on within what budgets gave the leader.
     """
     job = claimable(now).filter(pk=job_id, kind__in=kinds).select_related("definition__disk__server").first()
     if job is None:
@@ -64,16 +71,19 @@ def claim_job(*, job_id: UUID | str, now: datetime, kinds: Collection[JobKind] =
     try:
         with transaction.atomic():
             # What is taken over was let in once already.
-            admission = admit_job(job, now=now) if job.state == JobState.PENDING else None
+            pending = job.state == JobState.PENDING
+            admission = admit_job(job, now=now, asks_budgets=leader is None) if pending else None
             if admission is not None and admission.waits:
                 return None
-            if not _take(job, token=token, now=now, bandwidth=admission.bandwidth if admission else None):
+            bandwidth = leader.bandwidth if leader else admission.bandwidth if admission else job.granted_bandwidth
+            point = leader.point if leader else point_name()
+            if not _take(job, token=token, point=point, now=now, bandwidth=bandwidth):
                 return None
     except IntegrityError:
         # Another job runs on this disk. This one waits its turn; the end of the other hints at it.
         Job.objects.filter(pk=job.pk, state=JobState.PENDING).update(phase=WAITING, waits=DISK_BUSY)
         return None
-    return Claim(job=job, fence=job.fence + 1, token=token)
+    return Claim(job=job, fence=job.fence + 1, token=token, point=point, bandwidth=bandwidth)
 
 
 def claimable(now: datetime) -> JobQuerySet:
@@ -84,13 +94,13 @@ def claimable(now: datetime) -> JobQuerySet:
     return Job.objects.filter(waiting | orphaned)
 
 
-def _take(job: Job, *, token: str, now: datetime, bandwidth: int | None) -> bool:
+def _take(job: Job, *, token: str, point: str, now: datetime, bandwidth: int | None) -> bool:
     taken_over = job.state == JobState.RUNNING
     fence = job.fence + 1
 
     def record() -> None:
-        if job.kind in ON_A_NODE:
-            Session.objects.create(job=job, fence=fence, token_hash=hash_token(token))
+        if job.node_id is not None:
+            Session.objects.create(job=job, fence=fence, token_hash=hash_token(token), new_point=point)
         if taken_over:
             message = "The worker was lost; another one starts anew."
             note_event(job, at=now, code="taken_over", message=message)
@@ -228,6 +238,26 @@ def note_event(job: Job, *, at: datetime, code: str, message: str = "", failed: 
     JobEvent.objects.create(job=job, at=at, code=code, message=message)
     outcome = "failed" if failed else "done"
     record(action=f"{job.kind}.{code}"[:64], subject=job, after={"message": message}, outcome=outcome)
+
+
+def mark_incomplete(disk_id: UUID, *, now: datetime) -> None:
+    """From here on the disk holds neither its old content nor the whole backup, until the restore is done."""
+    Disk.objects.filter(pk=disk_id, incomplete_since=None).update(incomplete_since=now)
+
+
+def note_target(session: Session, *, safety_point: str, warnings: list[dict[str, str]], now: datetime) -> bool:
+    """The driver has the target of the session's restore. False when the session has lost its job."""
+    with transaction.atomic():
+        job = session.job
+        told = {"warnings": [*job.warnings, *warnings], **({"safety_point": safety_point} if safety_point else {})}
+        if not _held_by(session).filter(lease_until__gt=now).update(**told):
+            return False
+        mark_incomplete(job.disk_id, now=now)
+        if job.creates_disk and not job.events.filter(code=DISK_MADE).exists():
+            note_event(job, at=now, code=DISK_MADE, message=f"{job.disk} is made.")
+        if safety_point:
+            note_event(job, at=now, code="safety_point", message=f"What was there before is kept as {safety_point}.")
+    return True
 
 
 def mark_restored(disk_id: UUID) -> None:

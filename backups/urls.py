@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from django.urls import path
 
-from backups.views import backups, budgets, dashboard, definitions, jobs, restores, servers, tenants, vaults
+from backups.views import (
+    backups,
+    budgets,
+    copies,
+    dashboard,
+    definitions,
+    jobs,
+    nodes,
+    planning,
+    restores,
+    servers,
+    tenants,
+    vaults,
+)
 
 urlpatterns = [
     path("", dashboard.dashboard, name="dashboard"),
     path("servers/", servers.server_list, name="server-list"),
     path("servers/<uuid:pk>/", servers.server_detail, name="server-detail"),
+    path("servers/<uuid:pk>/backup-now/", servers.server_backup, name="server-backup"),
+    path("definitions/overview/", planning.definition_overview, name="definition-overview"),
+    path("definitions/load/", planning.load_of_nodes, name="definition-load"),
+    path("definitions/load/spread/", planning.spread_of_pile, name="definition-spread"),
+    path("definitions/<uuid:pk>/delete/", definitions.definition_delete, name="definition-delete"),
     path("definitions/<uuid:pk>/", definitions.definition_detail, name="definition-detail"),
     path("definitions/<uuid:pk>/backup-now/", definitions.backup_now, name="backup-now"),
     path("backups/", backups.backup_list, name="backup-list"),
@@ -19,10 +37,21 @@ urlpatterns = [
     path("backups/<uuid:pk>/verify/", backups.backup_verify, name="backup-verify"),
     path("backups/<uuid:pk>/check/", backups.backup_check, name="backup-check"),
     path("backups/<uuid:pk>/restore/", restores.backup_restore, name="backup-restore"),
+    path("backups/<uuid:pk>/restore-new/", restores.backup_restore_new, name="backup-restore-new"),
+    path("copies/", copies.stray_list, name="stray-list"),
+    path("copies/<uuid:pk>/import/", copies.stray_import, name="stray-import"),
+    path("storages/<uuid:pk>/compare/", copies.storage_compare, name="storage-compare"),
     path("budgets/", budgets.budget_list, name="budget-list"),
     path("budgets/new/", budgets.budget_create, name="budget-create"),
     path("budgets/<uuid:pk>/edit/", budgets.budget_edit, name="budget-edit"),
     path("budgets/<uuid:pk>/remove/", budgets.budget_remove, name="budget-remove"),
+    path("nodes/", nodes.node_list, name="node-list"),
+    path("nodes/new/", nodes.node_create, name="node-create"),
+    path("nodes/<uuid:pk>/", nodes.node_detail, name="node-detail"),
+    path("nodes/<uuid:pk>/change/", nodes.node_change, name="node-change"),
+    path("nodes/<uuid:pk>/remove/", nodes.node_remove, name="node-remove"),
+    path("nodes/<uuid:pk>/storages/", nodes.storage_create, name="storage-create"),
+    path("storages/<uuid:pk>/remove/", nodes.storage_remove, name="storage-remove"),
     path("jobs/", jobs.job_list, name="job-list"),
     path("jobs/<uuid:pk>/", jobs.job_detail, name="job-detail"),
     path("jobs/<uuid:pk>/progress/", jobs.job_progress, name="job-progress"),

@@ -17,7 +17,7 @@ from functools import partial
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
-from django.db.models import Max
+from django.db.models import F, Max, Q
 
 from agents.protocol import MoverUsage, Progress
 from backups.checking import Outcome, Verdict, Watch, check_backup, note_good
@@ -92,7 +92,7 @@ def _checks(backup: Backup) -> JobQuerySet:
 
 def request_due_verifications(*, now: datetime) -> int:
     """The daily run: ask for what is due, a bounded number at once. Returns how many."""
-    due = backups_to_verify(now=now)[:MOST_AT_ONCE]
+    due = [*backups_to_verify(now=now)[:MOST_AT_ONCE], *copies_to_verify(now=now)[:MOST_AT_ONCE]]
     backups = Backup.objects.in_bulk(due)
     for backup_id in due:
         request_verification(backup=backups[backup_id], actor=None, now=now)
@@ -107,6 +107,13 @@ def backups_to_verify(*, now: datetime) -> list[UUID]:
     due.sort(key=lambda row: (row["checked"] is not None, row["checked"] or now))
     newest = {(disk_id, sequence): pk for disk_id, sequence, pk in good.values_list("disk", "sequence", "pk")}
     return [newest[row["disk"], row["newest"]] for row in due if (row["disk"], row["newest"]) in newest]
+
+
+def copies_to_verify(*, now: datetime) -> list[UUID]:
+    """Every copy that was not read again within 30 days: a file has nothing in common with another one."""
+    good = Backup.objects.in_catalogue().filter(status__in=_GOOD, storage__isnull=False)
+    unread = good.filter(Q(verified_at=None) | Q(verified_at__lte=now - VERIFY_AGAIN_AFTER))
+    return list(unread.order_by(F("verified_at").asc(nulls_first=True), "created_at").values_list("pk", flat=True))
 
 
 # --- running ----------------------------------------------------------------------------------------------------------

@@ -9,12 +9,15 @@ from rest_framework.routers import SimpleRouter
 from agents.agents_api import AgentViewSet
 from agents.api import MeView
 from agents.people_api import CompanyViewSet, InvitationViewSet, PersonViewSet
-from backups.api import BackupViewSet, DefinitionViewSet, JobViewSet, RestoreViewSet
+from backups.api import BackupViewSet, JobViewSet, RestoreViewSet
 from backups.budgets_api import BudgetViewSet
+from backups.copies_api import StrayCopyViewSet
+from backups.definitions_api import DefinitionViewSet
+from backups.nodes_api import NodeViewSet, StorageViewSet
 from backups.reports_api import AlarmViewSet, DiskViewSet
 from backups.tenancy_api import ServerViewSet, TenantViewSet
 from backups.vaults_api import VaultViewSet
-from definitions.attachment_api import NodeViewSet, StorageViewSet
+from backupsite.health_views import HealthView
 from definitions.planning_api import BlackoutViewSet, PauseViewSet, PolicyViewSet
 from tenants.approvals_api import ApprovalRequestViewSet, ApprovalRuleViewSet
 from tenants.audit_api import AuditEventViewSet
@@ -43,6 +46,7 @@ router.register("policies", PolicyViewSet)
 router.register("backups", BackupViewSet)
 router.register("jobs", JobViewSet)
 router.register("budgets", BudgetViewSet)
+router.register("stray-copies", StrayCopyViewSet)
 router.register("restores", RestoreViewSet, basename="restore")
 
 router.register("audit", AuditEventViewSet)
@@ -57,6 +61,7 @@ router.register("deliveries", DeliveryViewSet)
 _ROUTES = [
     *router.urls,
     path("events/", EventKindView.as_view(), name="events"),
+    path("health/", HealthView.as_view(), name="health"),
     path("me/", MeView.as_view(), name="me"),
     path("schema/", SpectacularAPIView.as_view(), name="schema"),
     path("docs/", SpectacularSwaggerSplitView.as_view(url_name="api:schema"), name="docs"),

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+# Seconds. Who writes a job does not wait for minutes on a broker that is gone: the row is kept, and told of later.
+_PATIENCE = {"health_check_interval": 25, "socket_timeout": 30, "socket_connect_timeout": 3}
+
 
 def transport_options(url: str, *, data: Path) -> dict[str, Any]:
     """Celery's transport options for the broker of this URL."""
     if url.startswith(("redis", "rediss")):
-        return {"visibility_timeout": 3600, "socket_keepalive": True, "health_check_interval": 25, "socket_timeout": 30}
+        return {"visibility_timeout": 3600, "socket_keepalive": True, **_PATIENCE}
     if url.startswith("filesystem"):
         # The last rung where no server can be started: folders, asked five times a second.
         queue, control = data.absolute() / "broker" / "queue", data.absolute() / "broker" / "control"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from django.urls import include, path
 
 from backupsite.health import livez, readyz
+from backupsite.health_views import health_page
 
 urlpatterns = [
     path("livez", livez),
     path("readyz", readyz),
+    path("health/", health_page, name="health"),
     path("api/v1/", include("backupsite.api_router")),
     # The es grammar, which has no version in its addresses.
     path("api/", include("tenants.es_urls")),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from django.core.exceptions import ValidationError
 from django.db import models
 
 from common.ids import new_id
+from common.text import plain_text_of
 
 
 class IdentifiedModel(models.Model):
@@ -16,3 +20,16 @@ class IdentifiedModel(models.Model):
 
     class Meta:
         abstract = True
+
+    def clean_fields(self, exclude: Collection[str] | None = None) -> None:
+        """Besides what each field asks: no text holds signs that are not seen."""
+        super().clean_fields(exclude=exclude)
+        errors = {}
+        for field in self._meta.concrete_fields:
+            if isinstance(field, models.CharField) and field.name not in (exclude or ()):
+                try:
+                    plain_text_of(field.name)(getattr(self, field.attname) or "")
+                except ValidationError as error:
+                    errors[field.name] = error
+        if errors:
+            raise ValidationError(errors)

@@ -11,12 +11,8 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from agents.models import Node
-from common.errors import NotAllowedError, NotFoundError
 from definitions.choices import choices_for
-from definitions.models import Definition, SpreadAct
-from definitions.overview import overview_of
-from definitions.planner import heat_map
+from definitions.models import Definition
 from definitions.retention import Rules
 from definitions.rule_fields import RULE_FIELDS
 from definitions.schedule import preview
@@ -24,11 +20,8 @@ from definitions.serializers import (
     ChoicesQuerySerializer,
     ChoicesSerializer,
     DefinitionChangeSerializer,
-    DefinitionFateSerializer,
     DefinitionSerializer,
-    HeatMapSerializer,
     NewDefinitionSerializer,
-    OverviewSerializer,
     SchedulePreviewSerializer,
     ScheduleSerializer,
     SimulatedDaySerializer,
@@ -37,9 +30,9 @@ from definitions.serializers import (
     SpreadSerializer,
     UndoSpreadSerializer,
 )
-from definitions.services import EDITABLE, Fate, create_definition, delete_definition, update_definition
+from definitions.services import EDITABLE, create_definition, update_definition
 from definitions.simulator import simulate
-from definitions.spreading import preview_spread, spread, undo_spread
+from definitions.spreading import NIGHT, find_act, preview_pile, preview_spread, spread, spread_pile, undo_spread
 from tenants.api import (
     READ,
     KeysetPaging,
@@ -62,11 +55,8 @@ class DefinitionViewSet(ScopedViewSet):
         **READ,
         "create": Action.CREATE,
         "partial_update": Action.EDIT,
-        "destroy": Action.DELETE,
         "preview": Action.VIEW,
         "simulate": Action.VIEW,
-        "overview": Action.VIEW,
-        "heat_map": Action.VIEW,
         "choices": Action.VIEW,
         "spread": Action.EDIT,
         "undo_spread": Action.EDIT,
@@ -85,9 +75,7 @@ class DefinitionViewSet(ScopedViewSet):
         **times("next_run", "next_run_at"),
     }
     action_parameters = {
-        "destroy": frozenset({"backups", "days", "adopter"}),
         "choices": frozenset({"disk"}),
-        "overview": frozenset({*filters, "search", "ordering", "limit", "cursor", "count"}),
     }
     search_fields = ("name", "description", "disk__server__name")
     ordering_fields = ("created_at", "name")
@@ -113,53 +101,37 @@ class DefinitionViewSet(ScopedViewSet):
         )
         return self.answer(definition)
 
-    @extend_schema(parameters=[DefinitionFateSerializer], request=None, responses={204: None})
-    def destroy(self, request: Request, pk: str) -> Response:
-        definition, fate = self.get_object(), self._read_query(DefinitionFateSerializer)
-        fate["backups"] = Fate(fate["backups"])
-        delete_definition(definition=definition, actor=request.user, now=timezone.now(), **fate)
-        return Response(status=204)
-
-    def _read_query(self, serializer_class: Any) -> dict[str, Any]:
+    def read_query(self, serializer_class: Any) -> dict[str, Any]:
         serializer = serializer_class(data=self.request.query_params.dict(), context=self.get_serializer_context())
         serializer.is_valid(raise_exception=True)
         return dict(serializer.validated_data)
-
-    @extend_schema(responses=OverviewSerializer(many=True))
-    @action(detail=False, methods=["get"])
-    def overview(self, request: Request) -> Response:
-        """By tenant or by node (`tenant=`, `node=`): each definition with its backups and how well it protects."""
-        page = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
-        rows = overview_of(page or [], person=request.user, now=timezone.now())
-        return self.get_paginated_response(OverviewSerializer(rows, many=True).data)
 
     @extend_schema(parameters=[ChoicesQuerySerializer], responses=ChoicesSerializer)
     @action(detail=False, methods=["get"], filter_backends=[], pagination_class=None)
     def choices(self, request: Request) -> Response:
         """What can be chosen for a definition of the disk; what cannot comes with the reason."""
-        disk = self._read_query(ChoicesQuerySerializer)["disk"]
+        disk = self.read_query(ChoicesQuerySerializer)["disk"]
         return Response(ChoicesSerializer(choices_for(disk, person=request.user)).data)
-
-    @extend_schema(responses=HeatMapSerializer)
-    @action(detail=False, methods=["get"], url_path="heat-map", filter_backends=[], pagination_class=None)
-    def heat_map(self, request: Request) -> Response:
-        """The planned load of each node that the caller sees, hour by hour, by the definitions that he sees."""
-        nodes = Node.objects.for_user(request.user).values("pk")
-        seen = Definition.objects.for_user(request.user).filter(disk__server__node__in=nodes)
-        return Response(HeatMapSerializer(heat_map(seen, now=timezone.now())).data)
 
     @extend_schema(request=SpreadSerializer, responses=SpreadResultSerializer)
     @action(detail=False, methods=["post"], filter_backends=[], pagination_class=None)
     @transaction.atomic
     def spread(self, request: Request) -> Response:
-        """Spread definitions that follow a policy over its window, so that the load of nodes is level."""
-        body, now = self.read_body(SpreadSerializer), timezone.now()
-        chosen = {"definitions": Definition.objects.for_user(request.user), "actor": request.user, "now": now}
-        if body["apply"]:
-            act = spread(**chosen)
-            moves = [{"definition": key, "before": before, "after": after} for key, before, after in act.moves]
-            return Response(SpreadResultSerializer({"spread": act.pk, "moves": moves}).data)
-        planned = preview_spread(**chosen)
+        """Spread definitions over their windows, so that the load of nodes is level."""
+        body = self.read_body(SpreadSerializer)
+        apply, chosen = body.pop("apply"), {"actor": request.user, "now": timezone.now()}
+        if "node" in body:
+            window = {"start": body.pop("window_start", NIGHT[0]), "end": body.pop("window_end", NIGHT[1])}
+            chosen |= {**body, **window, "definitions": Definition.objects.for_user(request.user, Action.EDIT)}
+            look, act = preview_pile, spread_pile
+        else:
+            chosen |= {"definitions": Definition.objects.for_user(request.user)}
+            look, act = preview_spread, spread
+        if apply:
+            made = act(**chosen)
+            moves = [{"definition": key, "before": before, "after": after} for key, before, after in made.moves]
+            return Response(SpreadResultSerializer({"spread": made.pk, "moves": moves}).data)
+        planned = look(**chosen)
         moves = [{"definition": str(one.definition.pk), "before": one.before, "after": one.after} for one in planned]
         return Response(SpreadResultSerializer({"spread": None, "moves": moves}).data)
 
@@ -167,12 +139,8 @@ class DefinitionViewSet(ScopedViewSet):
     @action(detail=False, methods=["post"], url_path="undo-spread", filter_backends=[], pagination_class=None)
     @transaction.atomic
     def undo_spread(self, request: Request) -> Response:
-        """Take a spreading back, where nobody changed the schedule since."""
-        if not request.user.is_superuser:
-            raise NotAllowedError("Only a SuperAdmin spreads definitions.")
-        act = SpreadAct.objects.filter(pk=self.read_body(UndoSpreadSerializer)["spread"]).first()
-        if act is None:
-            raise NotFoundError("There is no such spreading.")
+        """Take a spreading back, where nobody changed the schedule since: one's own, or as a SuperAdmin any."""
+        act = find_act(self.read_body(UndoSpreadSerializer)["spread"], actor=request.user)
         undo_spread(act=act, actor=request.user, now=timezone.now())
         return Response(status=204)
 

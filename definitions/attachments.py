@@ -6,7 +6,7 @@ A storage is attached by itself, and only together with its node. What writers o
 from __future__ import annotations
 
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from agents.models import Node, Server, Storage
 from common.errors import ConflictError, NotAllowedError
@@ -34,7 +34,8 @@ def detach_node(*, node: Node, tenant: Tenant, actor: Person) -> None:
     """
     _refuse_others(actor)
     _refuse_used(Definition.objects.filter(tenant=tenant, disk__server__node=node), str(node.name))
-    _refuse_used(Definition.objects.filter(tenant=tenant, disk__storage__node=node), str(node.name))
+    used = Q(disk__storage__node=node) | Q(backup_node=node)
+    _refuse_used(Definition.objects.filter(used, tenant=tenant), str(node.name))
     if names := list(Server.objects.filter(tenant=tenant, node=node).order_by("name").values_list("name", flat=True)):
         raise ConflictError(f"Servers of the tenant stand on {node.name}: {_listed(names)}.", code="node_in_use")
     if node.tenants.filter(pk=tenant.pk).exists():
@@ -59,7 +60,8 @@ def attach_storage(*, storage: Storage, tenant: Tenant, actor: Person) -> None:
 def detach_storage(*, storage: Storage, tenant: Tenant, actor: Person) -> None:
     """The opposite. May be called twice. Raises ConflictError while active definitions of the tenant read from it."""
     _refuse_others(actor)
-    _refuse_used(Definition.objects.filter(tenant=tenant, disk__storage=storage), str(storage))
+    used = Q(disk__storage=storage) | Q(storage=storage)
+    _refuse_used(Definition.objects.filter(used, tenant=tenant), str(storage))
     if storage.tenants.filter(pk=tenant.pk).exists():
         storage.tenants.remove(tenant)
         record(action="storage.detach", subject=storage, actor=actor, tenant=tenant)

@@ -7,7 +7,8 @@ from typing import Any
 from django import forms
 
 from agents.choosing import DISKS
-from agents.models import Disk
+from agents.models import Disk, Storage
+from common.forms import PlainForm
 from definitions.models import Definition
 from definitions.rule_fields import RULE_FIELDS
 from definitions.services import EDITABLE, Fate
@@ -16,7 +17,7 @@ from tenants.choosing import ScopedChoiceField
 from tenants.models import Person
 
 
-class StyledForm(forms.Form):
+class StyledForm(PlainForm):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         for field in self.fields.values():
@@ -91,26 +92,53 @@ class DefinitionForm(RulesForm):
     bandwidth_limit = forms.IntegerField(
         label="Bytes per second at most", required=False, help_text="Empty: no limit. 10485760 is 10 MiB a second."
     )
+    compression = forms.ChoiceField(
+        label="Compression of File backups",
+        choices=Definition.Compression.choices,
+        initial=Definition.Compression.OFF,
+        required=False,
+        help_text="zstd is the quickest of them. Vault backups compress by themselves: off.",
+    )
     description = forms.CharField(label="Description", max_length=128, required=False)
     active = forms.BooleanField(
         label="Active", required=False, initial=True, help_text="Without it nothing runs by schedule."
     )
     run_at_once = forms.BooleanField(label="Run the first backup at once", required=False)
 
+    def clean_compression(self) -> str:
+        return str(self.cleaned_data["compression"] or Definition.Compression.OFF)
+
     def changes(self) -> dict[str, Any]:
         return {name: self.cleaned_data[name] for name in EDITABLE if name in self.fields}
 
 
 class NewDefinitionForm(DefinitionForm):
-    """Also the two that stay for life. Offers the disks in tenants where the person may create definitions."""
+    """Also what stays for life. Offers the disks in tenants where the person may create definitions."""
 
     disk = ScopedChoiceField(DISKS, label="Disk")
+    type = forms.ChoiceField(
+        label="Type",
+        choices=Definition.Type.choices,
+        initial=Definition.Type.VAULT,
+        required=False,
+        help_text="Vault: encrypted and locked, in object storage. File: a full copy on a storage of a backup node.",
+    )
+    storage = forms.ModelChoiceField(
+        label="Storage",
+        queryset=Storage.objects.none(),
+        required=False,
+        empty_label="none",
+        help_text="For File and Dataset. It cannot be changed later.",
+    )
     name = forms.CharField(
         label="Name", max_length=16, initial="daily", help_text="Backups are named by it; it cannot be changed later."
     )
     field_order = [
         "disk",
         "name",
+        "type",
+        "storage",
+        "compression",
         "cron",
         "time_zone",
         *RULE_FIELDS,
@@ -127,14 +155,20 @@ class NewDefinitionForm(DefinitionForm):
         tenants = tenants_for_new(person, Definition)
         disks = Disk.objects.for_user(person).filter(tenant__in=tenants)
         self.fields["disk"].offer(disks.select_related("server", "tenant"))
+        storages = Storage.objects.for_user(person).filter(node__is_backup=True)
+        self.fields["storage"].queryset = storages.select_related("node").order_by("node__name", "name")
+
+    def clean_type(self) -> str:
+        return str(self.cleaned_data["type"] or Definition.Type.VAULT)
 
 
-class DeletionForm(forms.Form):
+class DeletionForm(PlainForm):
     """What becomes of the backups of a definition that is deleted; said nothing, they stay."""
 
     backups = forms.ChoiceField(choices=[(fate.value, fate.value) for fate in Fate], required=False)
     days = forms.IntegerField(required=False)
     adopter = forms.ModelChoiceField(queryset=Definition.objects.none(), required=False)
+    confirmation = forms.CharField(required=False)
 
     def __init__(self, *args: Any, adopters: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -142,7 +176,7 @@ class DeletionForm(forms.Form):
 
     def fate(self) -> dict[str, Any]:
         chosen = Fate(self.cleaned_data["backups"] or Fate.KEEP)
-        named = {Fate.KEEP_UNTIL_AGE: "days", Fate.ADOPT: "adopter"}.get(chosen)
+        named = {Fate.KEEP_UNTIL_AGE: "days", Fate.ADOPT: "adopter", Fate.DELETE: "confirmation"}.get(chosen)
         return {"backups": chosen, **({named: self.cleaned_data[named]} if named else {})}
 
     @property
@@ -151,4 +185,5 @@ class DeletionForm(forms.Form):
             Fate.KEEP: "Its backups stay.",
             Fate.KEEP_UNTIL_AGE: "Its backups stay until they are old enough.",
             Fate.ADOPT: "Its backups are the other definition's now.",
+            Fate.DELETE: "Its backups are deleted, too; what is locked stays in the vault until its lock ends.",
         }[self.fate()["backups"]]

@@ -45,8 +45,9 @@ class Facts:
 
     `last_good_at` is when the newest backup that is ok and healthy was finished and `last_good_slot_at` the slot it was
     made for; `last_slot_at` is the newest slot that was dispatched, `next_run_at` the next one, or one that nobody
-    dispatched. `locked_until` is the end of the newest good backup's lock as the store has it, `promised_until` what it
-    was promised; both None: without a lock by intent. `since` is when it became active as it is now.
+    dispatched. `locked_until` is the end of the last good backup's lock as the store has it, None without one;
+    `promised_until` what it was promised; both None: it lies where there are no locks, by intent. `since` is when it
+    became active as it is now.
     """
 
     cron: str
@@ -60,6 +61,8 @@ class Facts:
     last_verified_at: datetime | None = None
     locked_until: datetime | None = None
     promised_until: datetime | None = None
+    # False when the vault's bucket was seen without Object Lock.
+    vault_locks: bool = True
     held_because: str = ""
     # The recovery point objective; None: two intervals of the schedule.
     rpo: timedelta | None = None
@@ -171,14 +174,22 @@ def _of_checks(facts: Facts, now: datetime) -> list[Finding]:
 
 
 def _of_lock(facts: Facts, now: datetime) -> list[Finding]:
-    promised = facts.promised_until
-    if promised is None or promised <= now:
+    """Whether the last good backup could be deleted now, or sooner than was promised. No retention removes that one."""
+    if not facts.vault_locks:
+        return [Finding(State.UNLOCKED, "Its vault has no lock: what is in it can be deleted.")]
+    if facts.last_good_at is None:
         return []
-    if facts.locked_until is None:
-        return [Finding(State.UNLOCKED, "Its newest backup has no lock in the vault.")]
-    if facts.locked_until < promised:
-        ends, wanted = _at(facts.locked_until), _at(promised)
-        return [Finding(State.UNLOCKED, f"The lock of its newest backup ends at {ends}, not at {wanted}.")]
+    ends, promised = facts.locked_until, facts.promised_until
+    if ends is None:
+        unlocked = [Finding(State.UNLOCKED, "Its last good backup has no lock in the vault.")]
+        return unlocked if promised is not None else []
+    if promised is not None and ends < promised and now < promised:
+        return [
+            Finding(State.UNLOCKED, f"The lock of its last good backup ends at {_at(ends)}, not at {_at(promised)}.")
+        ]
+    # Of one that a person switched off that is what he knows: nothing new comes.
+    if ends <= now and facts.active:
+        return [Finding(State.UNLOCKED, f"The lock of its last good backup ended at {_at(ends)}.", ends)]
     return []
 
 

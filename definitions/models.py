@@ -11,6 +11,7 @@ from definitions.hold_models import BlackoutWindow, DefinitionPause
 from definitions.names import check_name
 from definitions.policy_models import EarlierRules, Policy, PolicyAssignment, ServerTag, SpreadAct
 from definitions.rule_fields import RetentionRules
+from definitions.zone_models import ZoneRules
 from tenants.models import Tenant
 from tenants.querysets import ScopedQuerySet
 from vaults.models import Vault
@@ -25,6 +26,7 @@ __all__ = [
     "PolicyAssignment",
     "ServerTag",
     "SpreadAct",
+    "ZoneRules",
 ]
 
 
@@ -53,7 +55,8 @@ class Definition(IdentifiedModel, RetentionRules):
     )
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="definitions")
     disk = models.ForeignKey(Disk, on_delete=models.PROTECT, related_name="definitions")
-    vault = models.ForeignKey(Vault, on_delete=models.PROTECT, related_name="definitions")
+    # None for Dataset and File.
+    vault = models.ForeignKey(Vault, on_delete=models.PROTECT, null=True, blank=True, related_name="definitions")
     type = models.CharField(max_length=8, choices=Type, default=Type.VAULT)
     cron = models.CharField(max_length=100)
     time_zone = models.CharField(max_length=64, default="UTC")
@@ -96,6 +99,17 @@ class Definition(IdentifiedModel, RetentionRules):
             models.CheckConstraint(
                 condition=Q(bandwidth_limit=None) | Q(bandwidth_limit__gte=65536), name="definition_bandwidth_sane"
             ),
+            models.CheckConstraint(
+                condition=Q(type="vault", vault__isnull=False, storage=None, backup_node=None)
+                | Q(
+                    type__in=["dataset", "file"],
+                    vault=None,
+                    storage__isnull=False,
+                    backup_node__isnull=False,
+                    immutable_days=None,
+                ),
+                name="definition_place_by_type",
+            ),
         ]
         indexes = [
             models.Index(fields=["next_run_at"], condition=Q(active=True), name="definition_due"),
@@ -107,3 +121,8 @@ class Definition(IdentifiedModel, RetentionRules):
 
     def __str__(self) -> str:
         return f"{self.name} of {self.disk}"
+
+    @property
+    def least_lock_days(self) -> int:
+        """How long its vault keeps every backup unremovable; 0 on a storage, where nothing is locked."""
+        return self.vault.immutable_days if self.vault is not None else 0

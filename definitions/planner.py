@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 
 from django.db.models import Avg, QuerySet
 
+from agents.models import Node
 from definitions.models import Definition
 from definitions.spread import Load, PileUp, Placed, Task, Window, by_hour, nearest_night, pile_ups, rebalance
 
@@ -17,6 +18,7 @@ _MIDNIGHT = time(0)
 # Of a run without a history: what a disk is read with, and within which bounds.
 _EXPECTED_BYTES_PER_SECOND = 200 * 1024 * 1024
 _MINUTES = range(3, 240)
+_LATELY = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Move:
 def heat_map(definitions: QuerySet[Definition], *, now: datetime) -> HeatMap:
     """The planned day of the active definitions, of those that run once a day at a time."""
     on = nearest_night(now.date())
-    placed = placed_of(definitions)
+    placed = placed_of(definitions, now=now)
     load = Load(placed, on=on)
     rows = (HeatRow(node, tuple(by_hour(steps))) for node, steps in sorted(load.of_node.items()))
     return HeatMap(on, tuple(rows), tuple(pile_ups(placed, on=on)))
@@ -54,17 +56,48 @@ def heat_map(definitions: QuerySet[Definition], *, now: datetime) -> HeatMap:
 
 def proposal(definitions: QuerySet[Definition], *, now: datetime) -> list[Move]:
     """What spreading those that follow a policy over its window changes; the others stay and count."""
+    standing = [(one, placed) for one in _rows(definitions, now=now) if (placed := _placed(one)) is not None]
+    movable = {str(one.pk): one for one, _ in standing if _policy_window(one) is not None}
+    fixed = [placed for one, placed in standing if str(one.pk) not in movable]
+    return _moves(movable, [task_of(one) for one in movable.values()], fixed, now=now)
+
+
+def pile_of(definitions: QuerySet[Definition], *, node: Node, hour: int, now: datetime) -> list[Definition]:
+    """Those of them that are planned to start on the node within the hour of the UTC day."""
     on = nearest_night(now.date())
-    known = {str(one.pk): one for one in _rows(definitions)}
-    movable = {key: one for key, one in known.items() if one.policy_id is not None}
-    fixed = [placed for key, one in known.items() if key not in movable and (placed := _placed(one)) is not None]
-    moved = rebalance([task_of(one) for one in movable.values()], on=on, fixed=fixed)
+    there = _rows(definitions.filter(disk__server__node=node).order_by("name", "pk"), now=now)
+    return [one for one in there if (placed := _placed(one)) is not None and placed.utc_minute(on) // 60 == hour]
+
+
+def pile_proposal(pile: Iterable[Definition], *, node: Node, start: time, end: time, now: datetime) -> list[Move]:
+    """What spreading them changes: over the window of the policy that they follow, else over these local times of each.
+
+    All others of the node count, whoever's they are, and stay.
+    """
+    movable = {str(one.pk): one for one in pile}
+    everything = placed_of(Definition.objects.filter(disk__server__node=node), now=now)
+    fixed = [placed for placed in everything if placed.task.key not in movable]
+    windows = {key: _policy_window(one) or Window(start, end, one.time_zone) for key, one in movable.items()}
+    return _moves(movable, [task_of(one, window=windows[key]) for key, one in movable.items()], fixed, now=now)
+
+
+def _moves(
+    movable: Mapping[str, Definition], tasks: Iterable[Task], fixed: Iterable[Placed], *, now: datetime
+) -> list[Move]:
+    moved = rebalance(tasks, on=nearest_night(now.date()), fixed=fixed)
     changed = ((movable[item.task.key], item.cron) for item in moved)
     return [Move(one, one.cron, cron) for one, cron in changed if one.cron != cron]
 
 
-def placed_of(definitions: QuerySet[Definition]) -> list[Placed]:
-    return [placed for one in _rows(definitions) if (placed := _placed(one)) is not None]
+def _policy_window(definition: Definition) -> Window | None:
+    """None also where a person gave it another zone than its policy's: its schedule is his own."""
+    policy = definition.policy
+    return policy.window if policy is not None and policy.time_zone == definition.time_zone else None
+
+
+def placed_of(definitions: QuerySet[Definition], *, now: datetime) -> list[Placed]:
+    """Where the active ones that run once a day stand."""
+    return [placed for one in _rows(definitions, now=now) if (placed := _placed(one)) is not None]
 
 
 def task_of(definition: Definition, *, window: Window | None = None) -> Task:
@@ -86,12 +119,21 @@ def task_of(definition: Definition, *, window: Window | None = None) -> Task:
 def load_of_node(node_id: object, *, now: datetime, without: Iterable[object] = ()) -> Load:
     """What is planned on one node."""
     there = Definition.objects.filter(active=True, disk__server__node_id=node_id).exclude(pk__in=list(without))
-    return Load(placed_of(there), on=nearest_night(now.date()))
+    return Load(placed_of(there, now=now), on=nearest_night(now.date()))
 
 
-def _rows(definitions: QuerySet[Definition]) -> QuerySet[Definition]:
-    means = {"mean_seconds": Avg("backups__duration_seconds"), "mean_bytes": Avg("backups__read_bytes")}
-    return definitions.filter(active=True).select_related("disk__server__node", "policy").annotate(**means)
+def _rows(definitions: QuerySet[Definition], *, now: datetime) -> list[Definition]:
+    """The active ones, each with the means of its last week's backups. Those are asked for apart: they are what grows,
+    and of all of them the database would read the whole table.
+    """
+    active = definitions.filter(active=True)
+    rows = list(active.select_related("disk__server__node", "policy", "tenant"))
+    lately = Definition.objects.filter(pk__in=active.order_by().values("pk"), backups__created_at__gte=now - _LATELY)
+    means = lately.order_by().values_list("pk").annotate(Avg("backups__duration_seconds"), Avg("backups__read_bytes"))
+    found = {key: (seconds, bytes_read) for key, seconds, bytes_read in means}
+    for row in rows:
+        row.mean_seconds, row.mean_bytes = found.get(row.pk, (None, None))
+    return rows
 
 
 def _placed(definition: Definition) -> Placed | None:

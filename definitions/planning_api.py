@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -72,6 +72,11 @@ class BlackoutSerializer(ReadSerializer):
         read_only_fields = fields
 
 
+@extend_schema_field({"type": "string", "minLength": 1, "pattern": "^1?2?3?4?5?6?7?$", "example": "12345"})
+class WeekdaysField(serializers.CharField):
+    """Digits of days; their order does not matter."""
+
+
 class NewBlackoutSerializer(BodySerializer):
     """Of a node or a tenant; without one, of the whole fleet."""
 
@@ -81,7 +86,7 @@ class NewBlackoutSerializer(BodySerializer):
     start = LocalTimeField()
     end = LocalTimeField(help_text="Not later than the start: of the next day.")
     time_zone = serializers.CharField(required=False)
-    weekdays = serializers.CharField(required=False, max_length=7, help_text="Of the start; 1 is Monday.")
+    weekdays = WeekdaysField(required=False, max_length=7, help_text="Of the start; 1 is Monday, each once.")
 
 
 class BlackoutViewSet(ScopedViewSet):

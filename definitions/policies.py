@@ -250,7 +250,7 @@ def _hand_down(policy: Policy, definitions: list[Definition], *, now: datetime, 
     for one in definitions:
         for field in RULE_FIELDS:
             setattr(one, field, getattr(policy, field))
-        one.immutable_days = _lock_days(policy, one.vault)
+        one.immutable_days = _lock_days(policy, one.vault) if one.vault is not None else None
         one.policy = policy
         if str(one.pk) in starts:
             one.cron, one.time_zone = starts[str(one.pk)].cron, policy.time_zone
@@ -278,6 +278,8 @@ def _ask_for_shorter(policy: Policy, definitions: list[Definition], *, actor: Pe
 
 
 def _locks_shorter(policy: Policy, definition: Definition) -> bool:
+    if definition.vault is None:
+        return False
     least = definition.vault.immutable_days
     return (_lock_days(policy, definition.vault) or least) < (definition.immutable_days or least)
 

@@ -16,7 +16,8 @@ from tenants.models import Person, Tenant
 from vaults.models import Region
 
 
-def _clock(label: str) -> forms.TimeField:
+def clock(label: str) -> forms.TimeField:
+    """A field for a time of day."""
     return forms.TimeField(
         label=label, widget=forms.TimeInput(attrs={"class": "form-control", "type": "time"}, format="%H:%M")
     )
@@ -26,8 +27,8 @@ class PolicyForm(RulesForm):
     """The fields that may change during a policy's life."""
 
     description = forms.CharField(label="Description", max_length=128, required=False)
-    window_start = _clock("Window from")
-    window_end = _clock("Window until")
+    window_start = clock("Window from")
+    window_end = clock("Window until")
     time_zone = forms.CharField(
         label="Time zone of the window",
         max_length=64,

@@ -6,14 +6,14 @@ from typing import Any
 
 from rest_framework import serializers
 
-from agents.models import Disk
+from agents.models import Disk, Node, Storage
 from definitions.models import Definition
 from definitions.names import check_name
 from definitions.rule_fields import RULE_FIELDS
 from definitions.services import Fate
 from definitions.simulator import LONGEST_DAYS
 from tenants.roles import Action
-from tenants.serializers import BodySerializer, ReadSerializer, ScopedField, UtcDateTimeField
+from tenants.serializers import BodySerializer, LocalTimeField, ReadSerializer, ScopedField, UtcDateTimeField
 from tenants.services import why_waiting
 
 
@@ -109,6 +109,18 @@ class DefinitionChangeSerializer(RulesSerializer):
 
 class NewDefinitionSerializer(DefinitionChangeSerializer):
     disk = ScopedField(queryset=Disk.objects.select_related("server"))
+    type = serializers.ChoiceField(
+        Definition.Type.choices, required=False, help_text="vault, or file: a copy on a storage. It stays for life."
+    )
+    storage = ScopedField(
+        queryset=Storage.objects.select_related("node"),
+        required=False,
+        allow_null=True,
+        help_text="Of dataset and file: where the backups lie. It stays for life.",
+    )
+    backup_node = ScopedField(
+        queryset=Node.objects.all(), required=False, allow_null=True, help_text="Left out: the storage's node."
+    )
     name = serializers.CharField(max_length=16, validators=[check_name])
     cron = serializers.CharField(
         required=False, help_text="May be left out with the names hourly, daily, weekly and monthly."
@@ -209,16 +221,27 @@ class OverviewSerializer(serializers.Serializer[Any]):
     description = serializers.CharField(source="definition.description")
     next_run_at = UtcDateTimeField(source="definition.next_run_at")
     backups = serializers.IntegerField(help_text="How many it has in the catalogue.")
-    last_good_at = UtcDateTimeField()
-    held_because = serializers.CharField()
+    last_good_at = UtcDateTimeField(source="facts.last_good_at", allow_null=True)
+    last_verified_at = UtcDateTimeField(source="facts.last_verified_at", allow_null=True)
+    locked_until = UtcDateTimeField(
+        source="facts.locked_until",
+        allow_null=True,
+        help_text="The end of the last good backup's lock, as the vault has it.",
+    )
+    held_because = serializers.CharField(source="facts.held_because")
     state = serializers.CharField(source="standing.state")
     sentence = serializers.CharField(source="standing.sentence")
 
 
 class HeatRowSerializer(serializers.Serializer[Any]):
-    node = serializers.CharField()
+    node = serializers.CharField(source="node.name")
     hours = serializers.ListField(
-        child=serializers.FloatField(), help_text="Planned bytes per second in each hour of the UTC day."
+        child=serializers.FloatField(),
+        source="planned",
+        help_text="Planned bytes per second in each hour of the UTC day.",
+    )
+    actual = serializers.ListField(
+        child=serializers.FloatField(), help_text="The same as jobs of the last seven days had it, their mean."
     )
 
 
@@ -230,14 +253,33 @@ class PileUpSerializer(serializers.Serializer[Any]):
     sentence = serializers.CharField()
 
 
+class HeatMapQuerySerializer(BodySerializer):
+    page = serializers.IntegerField(required=False, min_value=1, default=1, help_text="Of the nodes, by name.")
+    node = ScopedField(queryset=Node.objects.all(), required=False, help_text="This one alone.")
+
+
 class HeatMapSerializer(serializers.Serializer[Any]):
     on = serializers.DateField()
+    pages = serializers.IntegerField(help_text="How many pages of nodes there are.")
     rows = HeatRowSerializer(many=True)
     advice = PileUpSerializer(many=True)
 
 
 class SpreadSerializer(BodySerializer):
+    """All that follows a policy, by a SuperAdmin; or with `node` and `hour` what piles up there."""
+
     apply = serializers.BooleanField(default=False, help_text="Without it only what would change is answered.")
+    node = ScopedField(queryset=Node.objects.all(), required=False)
+    hour = serializers.IntegerField(required=False, min_value=0, max_value=23, help_text="Of the UTC day.")
+    window_start = LocalTimeField(required=False, help_text="Local time of each definition that follows no policy.")
+    window_end = LocalTimeField(required=False, help_text="Not later than the start: of the next day.")
+
+    def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        if ("node" in attributes) != ("hour" in attributes):
+            raise serializers.ValidationError(
+                {"hour": ["It goes with the node, and the node with it."]}, code="required"
+            )
+        return attributes
 
 
 class MoveSerializer(serializers.Serializer[Any]):
@@ -265,4 +307,17 @@ class DefinitionFateSerializer(BodySerializer):
         action=Action.EDIT,
         required=False,
         help_text="With adopt: another definition of the same disk.",
+    )
+    confirmation = serializers.CharField(
+        required=False, allow_blank=True, help_text="With delete: the definition's name."
+    )
+
+
+class PartingSerializer(serializers.Serializer[Any]):
+    """What was deleted with the definition. What is locked stays in the vault until its lock ends."""
+
+    backups = serializers.IntegerField()
+    locked = serializers.IntegerField(help_text="How many of them nobody can delete yet.")
+    locked_until = UtcDateTimeField(
+        allow_null=True, help_text="The end of the last of their locks; null: none is locked."
     )

@@ -13,7 +13,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Count
 from django.utils import timezone
 
-from agents.models import Disk, Server
+from agents.models import Disk, Node, Server, Storage
 from common.errors import ConflictError, InvalidInputError, NotAllowedError
 from definitions.choices import check_choices
 from definitions.models import Definition, Policy
@@ -53,10 +53,13 @@ def create_definition(
     run_at_once: bool = False,
     policy: Policy | None = None,
     actor: Person | None = None,
+    type: str = Definition.Type.VAULT,
+    backup_node: Node | None = None,
+    storage: Storage | None = None,
     **values: Any,
 ) -> Definition:
     """Make a definition; `values` are fields of EDITABLE. The names hourly, daily, weekly and monthly fill in the
-    schedule and the number to keep where these are not given.
+    schedule and the number to keep where these are not given. A storage brings its node.
 
     With `run_at_once` its first backup is due now instead of at the next time of its schedule. Raises
     TenantSuspendedError, and QuotaError for one too many or for a promise longer than the tenant may give.
@@ -69,7 +72,10 @@ def create_definition(
         tenant_id=disk.server.tenant_id,
         disk=disk,
         name=name,
-        vault=vault_for(disk),
+        type=type,
+        vault=vault_for(disk) if type == Definition.Type.VAULT else None,
+        backup_node=storage.node if storage is not None and backup_node is None else backup_node,
+        storage=storage,
         cron=check_cron(_fill_in(name, cron, values, disk=disk)),
         time_zone=check_time_zone(time_zone),
         policy=policy,
@@ -82,7 +88,7 @@ def create_definition(
             f"{disk} has a definition {name!r} already. Choose another name.", code="name_taken", field="name"
         )
     _save(definition)
-    told = fields_of(definition, ["disk", "vault", *sorted(EDITABLE)])
+    told = fields_of(definition, ["disk", "type", "vault", "storage", *sorted(EDITABLE)])
     record(action="definition.create", subject=definition, actor=actor, after=told)
     return definition
 
@@ -126,17 +132,21 @@ def _ask_for_shorter(
 ) -> None:
     """Fewer backups than before, or a shorter lock on the next ones, may need a second person."""
     if definition.rules.keep_less_than(rules):
-        told = {"from": asdict(rules), "to": asdict(definition.rules)}
-        kind = ApprovalKind.RETENTION_SHORTEN
-        approvals.require(kind=kind, subject=definition, actor=actor, parameters=told, now=now)
+        told: dict[str, Any] = {"from": asdict(rules), "to": asdict(definition.rules)}
+        _ask_for_fewer(definition, told, actor=actor, now=now)
     if _locked_days(definition) < locked_days:
         told = {"from": locked_days, "to": _locked_days(definition)}
         kind = ApprovalKind.LOCK_SHORTEN
         approvals.require(kind=kind, subject=definition, actor=actor, parameters=told, now=now)
 
 
+def _ask_for_fewer(definition: Definition, told: Mapping[str, Any], *, actor: Person | None, now: datetime) -> None:
+    kind = ApprovalKind.RETENTION_SHORTEN
+    approvals.require(kind=kind, subject=definition, actor=actor, parameters=told, now=now)
+
+
 def _locked_days(definition: Definition) -> int:
-    return definition.immutable_days or definition.vault.immutable_days
+    return definition.immutable_days or definition.least_lock_days
 
 
 class Fate(StrEnum):
@@ -148,6 +158,8 @@ class Fate(StrEnum):
     KEEP_UNTIL_AGE = "keep_until_age"
     # Another definition of the same disk takes them over, with its rules.
     ADOPT = "adopt"
+    # They are deleted, too; what is locked stays in the vault until its lock ends.
+    DELETE = "delete"
 
 
 @transaction.atomic
@@ -162,12 +174,16 @@ def delete_definition(
 ) -> None:
     """Remove the definition and say what becomes of its backups; `days` and `adopter` go with their fate.
 
-    What may not be deleted, because it is locked, is deleted apart, by the backups' own verb.
+    With DELETE they were taken out of the catalogue before, in the same transaction. Raises ApprovalNeededError where
+    fewer backups than before need a second person.
     """
     _refuse_restricted(definition, {"definition"}, actor=actor)
+    now = now or timezone.now()
     told: dict[str, Any] = {"backups": backups}
     if backups is Fate.ADOPT:
-        told["adopter"] = _adopt(definition, adopter)
+        told["adopter"] = _adopt(definition, adopter, actor=actor, now=now)
+    if backups is Fate.DELETE:
+        _ask_for_fewer(definition, {"from": asdict(definition.rules), "to": "none"}, actor=actor, now=now)
     before = fields_of(definition, EDITABLE)
     if backups is Fate.KEEP_UNTIL_AGE:
         told["days"] = _retire(definition, days=days, actor=actor, now=now)
@@ -176,17 +192,20 @@ def delete_definition(
         definition.delete()
 
 
-def _adopt(definition: Definition, adopter: Definition | None) -> str:
+def _adopt(definition: Definition, adopter: Definition | None, *, actor: Person | None, now: datetime) -> str:
     if adopter is None or adopter.pk == definition.pk or adopter.disk_id != definition.disk_id or adopter.retired_at:
         raise InvalidInputError("Choose another definition of the same disk.", code="bad_adopter", field="adopter")
+    if adopter.rules.keep_less_than(definition.rules):
+        told = {"from": asdict(definition.rules), "to": asdict(adopter.rules)}
+        _ask_for_fewer(definition, told, actor=actor, now=now)
     definition.backups.update(definition=adopter)
     return str(adopter.pk)
 
 
-def _retire(definition: Definition, *, days: int | None, actor: Person | None, now: datetime | None) -> int:
+def _retire(definition: Definition, *, days: int | None, actor: Person | None, now: datetime) -> int:
     if days is None or not 1 <= days <= LONGEST_IMMUTABLE_DAYS:
         raise InvalidInputError(f"Say for how many days, 1 to {LONGEST_IMMUTABLE_DAYS}.", code="bad_days", field="days")
-    now, rules = now or timezone.now(), definition.rules
+    rules = definition.rules
     for name in RULE_FIELDS:
         setattr(definition, name, 0)
     definition.retention_days, definition.retired_at = days, now
@@ -257,7 +276,13 @@ def _plan(definition: Definition, *, now: datetime, run_at_once: bool) -> None:
 def _check_limits(definition: Definition) -> None:
     """Say in words what the table would only refuse."""
     check_choices(definition)
-    least, days = definition.vault.immutable_days, definition.immutable_days
+    least, days = definition.least_lock_days, definition.immutable_days
+    if days is not None and definition.vault is None:
+        raise InvalidInputError(
+            "Nothing on a storage can be locked: leave it empty, or keep the backups in the vault.",
+            code="bad_immutable_days",
+            field="immutable_days",
+        )
     if days is not None and not least <= days <= LONGEST_IMMUTABLE_DAYS:
         raise InvalidInputError(
             f"The vault keeps every backup unremovable for {least} days; choose {least} to "
@@ -285,7 +310,7 @@ def definitions_per_server(tenant: Tenant, server: Server | None) -> int:
 def check_caps(definition: Definition, changed: Collection[str], *, tenant: Tenant) -> None:
     """The tenant's caps, on what is set anew: a definition from before a lower cap can still be changed otherwise."""
     if "immutable_days" in changed:
-        days = definition.immutable_days or definition.vault.immutable_days
+        days = definition.immutable_days or definition.least_lock_days
         quotas.check_cap(tenant=tenant, kind=QuotaKind.RETENTION_DAYS, value=days, field="immutable_days")
     if set(RULE_FIELDS) & set(changed):
         # By age there is one a day at least.

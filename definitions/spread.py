@@ -12,11 +12,13 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import accumulate
 from zoneinfo import ZoneInfo
 
 DAY_MINUTES = 24 * 60
 STEP_MINUTES = 5
 _STEPS = DAY_MINUTES // STEP_MINUTES
+_HOUR_STEPS = 60 // STEP_MINUTES
 # A node counts more than the fleet: its disks and links are what is overrun.
 _FLEET_WEIGHT = 0.2
 
@@ -106,7 +108,9 @@ class Load:
             self.of_all[step] += placed.task.load
 
     def best_offset(self, task: Task) -> int:
-        """The start with the least on the node, then in all, then the fewest starts in the same minute."""
+        """The start with the least on the node, then in all, then within an hour of it, then with the fewest starts in
+        the same minute.
+        """
         begin, node = self._begin(task.window), self._node(task.node)
         nodes = max(len(self.of_node), 1)
         latest = max(task.window.minutes - task.minutes, 0) if task.minutes < task.window.minutes else 0
@@ -119,9 +123,24 @@ class Load:
 
         count = latest // STEP_MINUTES + 1
         # Begins somewhere else for each task, so that equals do not all take the first.
-        number = min(((first + turn) % count for turn in range(count)), key=cost)
+        costs = {number: cost(number) for number in ((first + turn) % count for turn in range(count))}
+        least = min(costs.values())
+        equals = [number for number, value in costs.items() if value == least]
+        number = equals[0] if len(equals) == 1 else self._loneliest(task, begin, equals)
         offsets = range(number * STEP_MINUTES, min(number * STEP_MINUTES + STEP_MINUTES, latest + 1))
         return min(offsets, key=lambda offset: (self._starts.get((begin + offset) % DAY_MINUTES, 0), offset))
+
+    def _loneliest(self, task: Task, begin: int, numbers: Iterable[int]) -> int:
+        """The first with the least on the node from an hour before to an hour after: few runs do not stand close."""
+        node = self._node(task.node)
+        sums = list(accumulate([*node, *node], initial=0.0))
+        width = min(task.steps + 2 * _HOUR_STEPS, _STEPS)
+
+        def nearby(number: int) -> float:
+            start = (begin // STEP_MINUTES + number - _HOUR_STEPS) % _STEPS
+            return sums[start + width] - sums[start]
+
+        return min(numbers, key=nearby)
 
     def _node(self, name: str) -> list[float]:
         return self.of_node.setdefault(name, [0.0] * _STEPS)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from django.urls import path
 
-from definitions import hold_views, planning_views, policy_views, views
+from definitions import hold_views, policy_views, simulator_views, views
 
 urlpatterns = [
     path("definitions/", views.definition_list, name="definition-list"),
     path("definitions/new/", views.definition_create, name="definition-create"),
-    path("definitions/overview/", planning_views.definition_overview, name="definition-overview"),
-    path("definitions/load/", planning_views.load_of_nodes, name="definition-load"),
+    path("definitions/simulation/", simulator_views.simulation, name="simulation"),
     path("pauses/", hold_views.hold_list, name="hold-list"),
     path("pauses/new/", hold_views.pause_create, name="pause-create"),
     path("pauses/<uuid:pk>/end/", hold_views.pause_end, name="pause-end"),
@@ -24,5 +23,4 @@ urlpatterns = [
     path("policies/<uuid:pk>/take-back/<int:assignment_pk>/", policy_views.policy_unassign, name="policy-unassign"),
     path("definitions/preview/", views.schedule_preview, name="schedule-preview"),
     path("definitions/<uuid:pk>/edit/", views.definition_edit, name="definition-edit"),
-    path("definitions/<uuid:pk>/delete/", views.definition_delete, name="definition-delete"),
 ]

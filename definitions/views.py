@@ -14,10 +14,10 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods
 
 from common.errors import BackupsiteError, InvalidInputError, NotAllowedError
-from definitions.forms import DefinitionForm, DeletionForm, NewDefinitionForm
+from definitions.forms import DefinitionForm, NewDefinitionForm
 from definitions.models import Definition
 from definitions.schedule import preview
-from definitions.services import create_definition, delete_definition, update_definition
+from definitions.services import create_definition, update_definition
 from tenants.access import get_for_user, may_create
 from tenants.models import Person
 from tenants.roles import Action
@@ -100,29 +100,6 @@ def _update(form: DefinitionForm, definition: Definition, person: Person) -> boo
         update_definition(
             definition=definition, changes=form.changes(), now=timezone.now(), run_at_once=run_at_once, actor=person
         )
-    except BackupsiteError as error:
-        show_error(form, error)
-        return False
-    return True
-
-
-@require_http_methods(["GET", "POST"])
-@portal_page
-def definition_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
-    definition = _definition(request.user, Action.DELETE, pk)
-    others = Definition.objects.for_user(request.user, Action.EDIT).filter(disk=definition.disk_id, retired_at=None)
-    adopters = others.exclude(pk=pk).order_by("name")
-    form = DeletionForm(request.POST if request.method == "POST" else None, adopters=adopters)
-    if request.method == "POST" and form.is_valid() and _delete(form, definition, request.user):
-        messages.success(request, f"The definition {definition.name} is deleted. {form.said}")
-        return redirect("definition-list")
-    context = {"definition": definition, "adopters": adopters, "form": form}
-    return render(request, "definitions/delete.html", context, status=_status(form))
-
-
-def _delete(form: DeletionForm, definition: Definition, person: Person) -> bool:
-    try:
-        delete_definition(definition=definition, actor=person, now=timezone.now(), **form.fate())
     except BackupsiteError as error:
         show_error(form, error)
         return False

@@ -17,6 +17,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
 from common.errors import BackupsiteError, NotAllowedError, NotFoundError
+from common.forms import PlainForm
 from tenants import approvals
 from tenants.access import get_for_user, may_create, tenants_for_new
 from tenants.approval_states import OPEN
@@ -35,7 +36,7 @@ _TEXT = {"class": "form-control"}
 _SELECT = {"class": "form-select"}
 
 
-class AuditFilterForm(forms.Form):
+class AuditFilterForm(PlainForm):
     actor = forms.CharField(label="Who", required=False, widget=forms.TextInput(attrs=_TEXT))
     action = forms.CharField(label="Action", required=False, widget=forms.TextInput(attrs=_TEXT))
     subject = forms.CharField(label="Object", required=False, widget=forms.TextInput(attrs=_TEXT))
@@ -49,7 +50,7 @@ class AuditFilterForm(forms.Form):
     until = forms.DateField(label="To", required=False, widget=forms.DateInput(attrs={**_TEXT, "type": "date"}))
 
 
-class RuleForm(forms.Form):
+class RuleForm(PlainForm):
     """A kind that is to need a second person, in a tenant or everywhere."""
 
     kind = forms.ChoiceField(label="What", choices=RULE_CHOICES, widget=forms.Select(attrs=_SELECT))

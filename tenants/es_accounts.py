@@ -43,6 +43,8 @@ class ApiKeyNeededError(NotAllowedError):
 
 
 class LoginSerializer(BodySerializer):
+    raw_fields = frozenset({"username", "password"})
+
     username = serializers.CharField(max_length=254)
     password = serializers.CharField(max_length=4096, trim_whitespace=False)
 

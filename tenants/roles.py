@@ -59,8 +59,8 @@ _TABLE: Mapping[str, Mapping[Role, frozenset[Action]]] = {
     "agent": {Role.DC_ADMIN: frozenset({Action.VIEW, Action.CREATE, Action.EDIT}), Role.VM_OWNER: _VIEW},
     "node": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
     "storage": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
-    # To edit is to rename it and to say who owns it.
-    "server": {Role.DC_ADMIN: _VIEW | {Action.EDIT, Action.RESTORE}, Role.VM_OWNER: _VIEW},
+    # To edit is to rename it and to say who owns it; to run is to back up all of its disks at once.
+    "server": {Role.DC_ADMIN: _VIEW | {Action.EDIT, Action.RESTORE, Action.RUN}, Role.VM_OWNER: _VIEW},
     "disk": {Role.DC_ADMIN: _VIEW | {Action.RESTORE}, Role.VM_OWNER: _VIEW},
     "definition": {Role.DC_ADMIN: _WRITE | {Action.RUN}, Role.VM_OWNER: _VIEW},
     # Of a definition or a tenant; those of a node or the fleet are a SuperAdmin's.
@@ -72,6 +72,8 @@ _TABLE: Mapping[str, Mapping[Role, frozenset[Action]]] = {
         Role.VM_OWNER: _VIEW,
     },
     "job": {Role.DC_ADMIN: frozenset({Action.VIEW, Action.CANCEL}), Role.VM_OWNER: _VIEW},
+    # Found on storages, and nobody knows whose they are.
+    "straycopy": {Role.DC_ADMIN: _NONE, Role.VM_OWNER: _NONE},
     # What the operator allows at once, over all tenants.
     "budget": {Role.DC_ADMIN: _NONE, Role.VM_OWNER: _NONE},
 }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db import models
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from common.errors import BackupsiteError
+from common.text import plain_text_of
 from tenants.access import get_for_user
 from tenants.models import Tenant
 from tenants.querysets import ScopedQuerySet
@@ -43,7 +44,20 @@ class ReadSerializer(serializers.ModelSerializer[Any]):
 
 
 class BodySerializer(serializers.Serializer[Any]):
-    """Base of everything that is sent: a field that is not known is refused, never silently dropped."""
+    """Base of everything that is sent: a field that is not known is refused, never silently dropped.
+
+    Texts hold only what is seen, but those of `raw_fields`: passwords, and what is made plain behind this.
+    """
+
+    raw_fields: ClassVar[frozenset[str]] = frozenset()
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        fields = super().get_fields()
+        for name, field in fields.items():
+            text = getattr(field, "child", field)
+            if isinstance(text, serializers.CharField) and name not in self.raw_fields:
+                text.validators.append(plain_text_of(name))
+        return fields
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, Mapping):

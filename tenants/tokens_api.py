@@ -59,12 +59,11 @@ class ShownTokenSerializer(TokenSerializer):
 
 
 class DaysSerializer(BodySerializer):
-    days = serializers.IntegerField(min_value=1, max_value=3650, required=False)
+    """`days` goes as far as this installation lets it."""
 
-    def validate_days(self, days: int) -> int:
-        if days > settings.CONFIG.token_max_days:
-            raise serializers.ValidationError(f"At most {settings.CONFIG.token_max_days} days.", code="max_value")
-        return days
+    def get_fields(self) -> dict[str, Any]:
+        most = settings.CONFIG.token_max_days
+        return {"days": serializers.IntegerField(min_value=1, max_value=most, required=False), **super().get_fields()}
 
 
 class NewTokenSerializer(DaysSerializer):
@@ -75,7 +74,9 @@ class NewTokenSerializer(DaysSerializer):
     may_restore = serializers.BooleanField(default=False)
     tenant = ScopedField(queryset=Tenant.objects.all(), required=False, allow_null=True)
     networks = serializers.ListField(
-        child=serializers.CharField(max_length=50), max_length=MOST_NETWORKS, required=False
+        child=serializers.CharField(max_length=50, help_text="Such as `192.0.2.0/24` or `2001:db8::/32`."),
+        max_length=MOST_NETWORKS,
+        required=False,
     )
 
 

@@ -6,13 +6,14 @@ from typing import Any
 
 from django import forms
 
+from common.forms import PlainForm
 from tenants.choosing import TENANTS, ScopedChoiceField
 from tenants.models import ApiToken, Person, Tenant
 from tenants.token_limits import SCOPE_CHOICES, Scope
 from tenants.tokens import DEFAULT_DAYS, NewToken
 
 
-class TokenForm(forms.Form):
+class TokenForm(PlainForm):
     label = forms.CharField(max_length=ApiToken._meta.get_field("label").max_length, help_text="What it is for.")
     scope = forms.ChoiceField(choices=SCOPE_CHOICES, initial=Scope.READ)
     may_restore = forms.BooleanField(required=False, label="May restore, which overwrites disks")

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from agents.models import Agent, Disk, Node, Server, Storage
 from agents.services import grant_server_ownership
-from backups.models import Backup, Budget, Job, JobEvent
+from backups.models import Backup, Budget, Job, JobEvent, StrayCopy
 from backups.states import BackupStatus, JobKind, JobState
 from common.ids import hash_token
 from definitions.models import Definition
@@ -187,6 +187,21 @@ def make_job(server: Server, *, kind: str = JobKind.BACKUP, state: str = JobStat
 def make_budget(tenant: Tenant, **changes: Any) -> Budget:
     """Far from being reached."""
     return Budget.objects.create(**{"kind": "tenant", "tenant": tenant, "most_jobs": 1000, **changes})
+
+
+def make_stray_copy(server: Server) -> StrayCopy:
+    """A whole copy of the server's disk that no backup knows."""
+    disk = disk_of(server)
+    name = f"copies-20260101_010101-{next(_count)}"
+    facts = {"name": name, "server_name": server.name, "disk": str(disk.pk), "disk_number": "1"}
+    manifest = {"format": "backupsite-copy-1", "content": "disk", "compression": "off", "sha256": "0" * 64}
+    return StrayCopy.objects.create(
+        storage=disk.storage,
+        place=f"backups/{server.tenant.name}/x/{name}-1.img",
+        file_bytes=disk.size_bytes,
+        manifest={**manifest, "size_bytes": disk.size_bytes, "file_bytes": disk.size_bytes, "facts": facts},
+        seen_at=timezone.now(),
+    )
 
 
 # The sender's key in tests: both halves are known, so that what is sealed can be opened.

@@ -10,7 +10,7 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from agents.models import Agent, Node, Server, Storage
-from backups.models import Backup, Budget, Job
+from backups.models import Backup, Budget, Job, StrayCopy
 from backups.states import JobKind
 from definitions.models import BlackoutWindow, Definition, DefinitionPause, Policy
 from tenants.models import (
@@ -38,6 +38,7 @@ from tests.factories import (
     make_job,
     make_person,
     make_server,
+    make_stray_copy,
     make_subscription,
     make_tenant,
     make_tenant_key,
@@ -70,6 +71,8 @@ class Estate:
     # A rule that is off, and a request of the member that waits.
     rule: ApprovalRule
     budget: Budget
+    # On the storage of the first server's disk, with a manifest that says it was the tenant's.
+    stray: StrayCopy
     approval: ApprovalRequest
     # Of the member, who is nobody's peer; and the agent of the first server with its private key.
     token: ApiToken
@@ -110,6 +113,8 @@ class Estate:
             "approvals": self.approval,
             "approval-rules": self.rule,
             "budgets": self.budget,
+            "stray-copies": self.stray,
+            "copies": self.stray,
             "tokens": self.token,
             "agents": self.agent,
             "webhooks": self.webhook,
@@ -172,6 +177,7 @@ def make_estate(name: str) -> Estate:
         member=member,
         rule=make_approval_rule(tenant),
         budget=make_budget(tenant),
+        stray=make_stray_copy(server),
         approval=make_approval_request(definition, by=member),
         invitation=make_invitation(tenant),
         pause=DefinitionPause.objects.create(

@@ -58,8 +58,9 @@ def _public_access(client: Any, bucket: str) -> Any:
     return client.get_public_access_block(Bucket=bucket).get("PublicAccessBlockConfiguration", {})
 
 
+_LOCK = "object lock and default retention"
 _SETTINGS: Mapping[str, tuple[str, Callable[[Any, str], Any]]] = {
-    "object lock and default retention": ("GetObjectLockConfiguration", _lock),
+    _LOCK: ("GetObjectLockConfiguration", _lock),
     "versioning": ("GetBucketVersioning", _versioning),
     "lifecycle rules": ("GetBucketLifecycleConfiguration", _lifecycle),
     "policy": ("GetBucketPolicy", _policy),
@@ -94,6 +95,12 @@ def note_settings(vault: Vault) -> None:
         return
     settings_seen = read_settings(vault)
     Vault.objects.filter(pk=vault.pk, settings_seen={}).update(settings_seen=settings_seen)
+
+
+def locks_objects(vault: Vault) -> bool:
+    """Whether the last look at the bucket found Object Lock switched on; True as long as nobody looked."""
+    lock = (vault.settings_found or vault.settings_seen).get(_LOCK)
+    return lock is None or (isinstance(lock, dict) and lock.get("ObjectLockEnabled") == "Enabled")
 
 
 def differences(before: Settings, now: Settings) -> list[str]:

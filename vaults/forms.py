@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from django import forms
 
+from common.forms import PlainForm
 from vaults.acceptance import LONGEST_REASON
 
 _INPUT = {"class": "form-control", "autocomplete": "off", "spellcheck": "false"}
 
 
-class AnswerForm(forms.Form):
+class AnswerForm(PlainForm):
     """The challenge travels along, so that a wrong answer does not make it disappear."""
 
     challenge = forms.CharField(max_length=400, required=False, widget=forms.HiddenInput)
@@ -18,7 +19,7 @@ class AnswerForm(forms.Form):
     )
 
 
-class CustomerKeyForm(forms.Form):
+class CustomerKeyForm(PlainForm):
     public_key = forms.CharField(
         max_length=100,
         label="Public key",
@@ -27,7 +28,7 @@ class CustomerKeyForm(forms.Form):
     )
 
 
-class AcceptSettingsForm(forms.Form):
+class AcceptSettingsForm(PlainForm):
     """The digest travels along, so that nobody accepts what he has not seen."""
 
     digest = forms.CharField(max_length=64, widget=forms.HiddenInput)

@@ -12,11 +12,13 @@ from tenants.audit import record
 from tenants.models import Person
 from vaults.models import Affinity, Region
 
-_CODE = re.compile(r"[A-Z0-9][A-Z0-9-]{0,15}")
+CODE_PATTERN = r"^[A-Z0-9][A-Z0-9-]{0,15}\Z"
+CODE_MEANING = "A code has 1 to 16 capital letters, digits and dashes."
+_CODE = re.compile(CODE_PATTERN)
 
 
 def is_code(text: str) -> bool:
-    return _CODE.fullmatch(text) is not None
+    return _CODE.match(text) is not None
 
 
 @transaction.atomic
@@ -24,7 +26,7 @@ def add_region(*, code: str, title: str, vault_region: Region | None, actor: Per
     """A region, with where vaults of its servers must be. Raises ConflictError for a code that is there."""
     _refuse_others(actor)
     if not is_code(code):
-        raise InvalidInputError("A code has 1 to 16 capital letters, digits and dashes.", field="code")
+        raise InvalidInputError(CODE_MEANING, field="code")
     if Region.objects.filter(pk=code).exists():
         raise ConflictError(f"The region {code} is there already.", code="name_taken", field="code")
     region = Region.objects.create(code=code, title=title)

@@ -17,7 +17,7 @@ from tenants.models import Person
 from tenants.roles import Action
 from tenants.serializers import BodySerializer, ReadSerializer
 from vaults.models import Region
-from vaults.regions import add_region, change_region, is_code
+from vaults.regions import CODE_MEANING, CODE_PATTERN, add_region, change_region, is_code
 
 
 class RegionSerializer(ReadSerializer):
@@ -58,7 +58,7 @@ class RegionChangeSerializer(BodySerializer):
 
 
 class NewRegionSerializer(RegionChangeSerializer):
-    code = serializers.CharField(max_length=16)
+    code = serializers.RegexField(CODE_PATTERN, max_length=16, error_messages={"invalid": CODE_MEANING})
 
 
 class RegionViewSet(ScopedViewSet):

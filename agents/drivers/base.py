@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.restore import BlockTarget
 from engine.writer import BlockSource
+
+# What all names of points and safety snapshots of ours begin with. Everything else on a node is somebody else's.
+POINT_PREFIX = "backupsite-"
 
 
 class DriverError(Exception):
@@ -79,8 +82,9 @@ class DiskAddress:
 class DiskWish:
     """One disk to read, and against which earlier point: that of the base backup, or None for everything.
 
-    `kept_points` are the points of backups that a later one may be based on. Every other point of ours on this disk is
-    a leftover, which the driver removes when it opens the disk. Points of others are never touched.
+    `kept_points` are the points of backups that a later one may be based on, and safety points; they may be of other
+    disks of the server. Every other point of ours on this disk is a leftover, which the driver removes when it opens
+    the disk. Points of others are never touched.
     """
 
     address: DiskAddress
@@ -167,6 +171,17 @@ class Capability:
 
     usable: bool
     reason: str = ""
+
+
+class DefinesServers(Protocol):
+    """What a driver also is whose `SourceFacts` have a configuration."""
+
+    def define(self, configuration: str, *, name: str, disks: Mapping[str, str]) -> str:
+        """Make a new server, shut off, of a description from a backup; returns the node's own name for it.
+
+        `disks` has the absolute path of the new image for that of each old one. Refuses a name that is taken: nothing
+        that exists is changed.
+        """
 
 
 class Driver(Protocol):

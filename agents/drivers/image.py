@@ -12,7 +12,6 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from agents.drivers.base import (
     Capability,
@@ -31,6 +30,7 @@ from agents.drivers.base import (
     TargetFacts,
     WriteWish,
 )
+from agents.drivers.holding import confined, refuse_attached
 from engine.targets import descriptor_target
 from engine.writer import Extent
 
@@ -101,11 +101,11 @@ class ImageDriver:
 
     @contextmanager
     def open_target(self, wish: WriteWish) -> Iterator[OpenedTarget]:
-        path = _confined(wish.address)
+        path = confined(wish.address)
         descriptor = _create(path, wish.size_bytes) if wish.create else _open(path, os.O_RDWR)
         try:
             _lock(descriptor, path, fcntl.LOCK_EX)
-            _refuse_attached(path)
+            refuse_attached(path)
             if _size_of(descriptor) < wish.size_bytes:
                 raise DiskTooSmallError(
                     f"The disk image {path} has {_size_of(descriptor)} bytes, the backup {wish.size_bytes}. "
@@ -122,22 +122,13 @@ class ImageDriver:
 
 @contextmanager
 def _open_source(address: DiskAddress) -> Iterator[ImageSource]:
-    path = _confined(address)
+    path = confined(address)
     descriptor = _open(path, os.O_RDONLY)
     try:
         _lock(descriptor, path, fcntl.LOCK_SH)
         yield ImageSource(descriptor=descriptor, path=path, size_bytes=_size_of(descriptor))
     finally:
         os.close(descriptor)
-
-
-def _confined(address: DiskAddress) -> str:
-    """The real path of the disk; it must lie inside of its storage, links followed."""
-    root = os.path.realpath(address.storage_path)
-    path = os.path.realpath(os.path.join(root, address.path))
-    if os.path.commonpath([root, path]) != root or path == root:
-        raise DiskMissingError(f"The path {address.path} leads out of its storage.")
-    return path
 
 
 def _open(path: str, flags: int) -> int:
@@ -175,17 +166,6 @@ def _lock(descriptor: int, path: str, kind: int) -> None:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise DiskBusyError(f"The disk image {path} is in use by another program or job.") from error
-
-
-def _refuse_attached(path: str) -> None:
-    """A file behind a loop device may be mounted; writing under it would destroy both."""
-    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
-            attached = backing.read_text().strip()
-        except OSError:
-            continue
-        if attached == path:
-            raise DiskBusyError(f"The disk image {path} is attached to {backing.parts[3]}. Detach it first.")
 
 
 def _size_of(descriptor: int) -> int:

@@ -12,6 +12,9 @@ ENTRY_POINT_GROUP = "backupsite.drivers"
 
 BUILT_IN: Mapping[str, str] = {
     "image": "agents.drivers.image:ImageDriver",
+    "zfs": "agents.drivers.zfs:ZfsDriver",
+    "libvirt": "agents.drivers.libvirt:LibvirtDriver",
+    "qemu": "agents.drivers.qemu:QemuDriver",
 }
 
 

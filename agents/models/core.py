@@ -33,6 +33,9 @@ class Node(IdentifiedModel):
     status = models.CharField(max_length=12, choices=Status, default=Status.OFFLINE)
     tenants = models.ManyToManyField(Tenant, blank=True, related_name="nodes")
     last_seen_at = models.DateTimeField(null=True, blank=True)
+    # What its worker found: driver -> why it does not work there, empty where it does.
+    drivers = models.JSONField(default=dict, blank=True)
+    drivers_at = models.DateTimeField(null=True, blank=True)
 
     objects = NodeQuerySet.as_manager()
 
@@ -50,6 +53,11 @@ class Node(IdentifiedModel):
     def queue(self) -> str:
         """Name of the Celery queue that only this node's workers consume."""
         return f"node.{self.name}"
+
+    @property
+    def restore_queue(self) -> str:
+        """Name of the queue of its worker for restores alone: people wait for those."""
+        return f"{self.queue}.restores"
 
 
 class WriterKey(models.Model):
@@ -76,6 +84,12 @@ class Storage(IdentifiedModel):
     path = models.CharField(max_length=500)
     # Attached one by one: of a node that several tenants share, each sees its own storages.
     tenants = models.ManyToManyField(Tenant, blank=True, related_name="storages")
+    # What the node's worker found there: the kind of file system, its space in bytes, and what is wrong with it.
+    kind = models.CharField(max_length=32, blank=True)
+    total_bytes = models.BigIntegerField(null=True, blank=True)
+    free_bytes = models.BigIntegerField(null=True, blank=True)
+    problem = models.CharField(max_length=200, blank=True)
+    measured_at = models.DateTimeField(null=True, blank=True)
 
     objects = StorageQuerySet.as_manager()
 
@@ -98,6 +112,8 @@ class Server(IdentifiedModel):
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="servers")
     region = models.ForeignKey(Region, on_delete=models.PROTECT, related_name="servers")
     node = models.ForeignKey(Node, on_delete=models.PROTECT, related_name="servers")
+    # The node's own name for it, such as the UUID of a domain; empty where the driver knows no servers.
+    source_name = models.CharField(max_length=128, blank=True)
     # The dedup domain; made by the signer with the first backup.
     domain = models.OneToOneField(Domain, on_delete=models.PROTECT, null=True, blank=True, related_name="server")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from types import TracebackType
-from typing import Self
+
+import msgspec
 
 from agents.program.session import GateError, GateUnreachableError, SessionClient
 from agents.protocol import Progress
@@ -28,19 +28,21 @@ class Heart:
         self.canceled = False
         self.lost = False
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
         self._thread.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self) -> None:
+        """Returns after the last beat. May be called twice."""
         self._ended.set()
         self._thread.join(timeout=self._interval_seconds + 30)
 
     def tell(self, progress: Progress) -> None:
         """Set what the next beat says."""
         self._progress = progress
+
+    def tell_phase(self, phase: str) -> None:
+        """As far as before, in another phase."""
+        self._progress = msgspec.structs.replace(self._progress, phase=phase)
 
     def stopped(self) -> bool:
         """Whether the work must end now: canceled by a person, or no longer ours."""

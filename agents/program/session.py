@@ -71,7 +71,7 @@ class SessionClient:
         return f"SessionClient(host={self._host!r})"
 
     def open(self) -> protocol.Work:
-        return self._call("open", None, protocol.Work)  # type: ignore[arg-type]  # a union is no type object
+        return self._call("open", protocol.OpenRequest(tells_target=True), protocol.Work)  # type: ignore[arg-type]  # a union is no type object
 
     def heartbeat(self, progress: protocol.Progress) -> protocol.HeartbeatAnswer:
         return self._call("heartbeat", progress, protocol.HeartbeatAnswer)
@@ -88,6 +88,18 @@ class SessionClient:
 
     def commit(self, request: protocol.CommitRequest) -> None:
         self._call("commit", request, protocol.Refusal)
+
+    def target_opened(self, opened: protocol.TargetOpened) -> None:
+        self._call("target-opened", opened, protocol.Refusal)
+
+    def copied(self, done: protocol.CopyDone) -> None:
+        self._call("copied", done, protocol.Refusal)
+
+    def copy_checked(self, checked: protocol.CopyChecked) -> None:
+        self._call("copy-checked", checked, protocol.Refusal)
+
+    def restore_written(self) -> protocol.DefineOrder:
+        return self._call("restore-written", None, protocol.DefineOrder)
 
     def restore_done(self, done: protocol.RestoreDone) -> None:
         self._call("restore-done", done, protocol.Refusal)

@@ -37,6 +37,8 @@ class Places:
     server: Server
     disks: dict[str, Disk]
     immutable_days: int
+    # For the report: where the rows are not as the bucket says. Empty when they are.
+    remark: str = ""
 
 
 def make_places(
@@ -50,28 +52,33 @@ def make_places(
     vault = _vault(tenant, labels, bucket=bucket, endpoint=endpoint, stopped=stopped)
     _tenant_key(tenant, recovery_key, now=now)
     ensure_keys(tenant)
-    owner = _owner(tenant, labels)
+    owner, remark = _owner(tenant, labels)
     domain = _domain(found, vault)
     _hold(domain, owner)
     node = _placeholder(vault, tenant, owner)
     for public_key in found.description.body.writers:
         WriterKey.objects.get_or_create(public_key=public_key, defaults={"node": node, "added_at": now})
     server, disks = _server(labels, domain, owner, node)
-    return Places(vault, domain, server, disks, labels.vault.immutable_days)
+    return Places(vault, domain, server, disks, labels.vault.immutable_days, remark)
 
 
-def _owner(tenant: Tenant, labels: Labels) -> Tenant:
-    """The tenant to whom the server was moved, else the vault's. What he is called is in his own vaults only."""
+def _owner(tenant: Tenant, labels: Labels) -> tuple[Tenant, str]:
+    """The tenant to whom the server was moved, else the vault's. What he is called is in his own vaults only.
+
+    One who is deleted here gets nothing any more: what lies in the former tenant's vault was made while the server was
+    that one's, so it is placed there, and a remark says so.
+    """
     if labels.present_owner in ("", str(tenant.pk)):
-        return tenant
+        return tenant, ""
     owner = _tenant(UUID(labels.present_owner), title="")
-    if owner.status == Tenant.Status.DELETED:
-        raise InvalidInputError(f"The tenant {owner.name}, to whom the server was moved, is deleted.")
-    return owner
+    if owner.status != Tenant.Status.DELETED:
+        return owner, ""
+    return tenant, f"{owner.name}, to whom the server was moved, is deleted; its backups are {tenant.name}'s again"
 
 
 def _hold(domain: Domain, owner: Tenant) -> None:
-    """As a move does; a database that knows more than the bucket is believed."""
+    """As a move does; a database that knows more than the bucket is believed. Who is deleted holds nothing."""
+    Domain.objects.filter(pk=domain.pk, held_for__status=Tenant.Status.DELETED).update(held_for=None)
     if domain.tenant_id != owner.pk:
         Domain.objects.filter(pk=domain.pk, held_for=None).update(held_for=owner)
 

@@ -70,6 +70,8 @@ def rebuild_catalogue(
         result.backup_count += done.backup_count
         result.problems += done.problems
         tell(f"{places.server.name}: {done.backup_count} backups, {done.object_count} objects")
+        if places.remark:
+            tell(f"{places.server.name}: {places.remark}")
     # Whatever runs on another copy of the database must not take this vault for compared.
     Vault.objects.filter(endpoint=endpoint, bucket=bucket_name).update(epoch=F("epoch") + 1, reconciled_at=None)
     return result

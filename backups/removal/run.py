@@ -23,12 +23,21 @@ from backups.moved_packs import (
 from backups.removal.known_bad import kept_as_known_bad
 from backups.removal.roots import Roots, all_writers, find_roots, manifests_by_domain, oldest_open_epoch
 from backups.removal.switching import look_at
-from common.errors import BackupsiteError
+from common.database_time import database_now
+from common.errors import BackupsiteError, UnavailableError
 from vaults import ledger
 from vaults.alarms import clear_alarm, raise_alarm
 from vaults.marking import needed_names, object_name
 from vaults.models import Domain, ObjectUse, RelocatedPack, RemovalRun, StoredObject, Vault
-from vaults.removal_rules import CAP_PERIOD, RECONCILED_WITHIN, Candidate, may_be_condemned, may_be_deleted, within_cap
+from vaults.removal_rules import (
+    CAP_PERIOD,
+    RECONCILED_WITHIN,
+    SKEW,
+    Candidate,
+    may_be_condemned,
+    may_be_deleted,
+    within_cap,
+)
 from vaults.storage import Credential, store_time
 
 logger = logging.getLogger(__name__)
@@ -54,7 +63,8 @@ class _Mark:
 def remove_unneeded(*, vault_id: str, now: datetime) -> RemovalRun | None:
     """One run; None when none is due now. Whatever is in doubt stops the run, and nothing is removed.
 
-    `now` is this server's clock; every decision about locks is made by the store's.
+    `now` is this server's clock; every decision about locks is made by the store's. The clocks of this server, of the
+    store and of the database must agree within five minutes: leases of those who still write are counted by the last.
     """
     vault = Vault.objects.select_related("endpoint").get(pk=vault_id)
     if vault.removal_stopped or not is_reconciled(vault, now):
@@ -64,6 +74,7 @@ def remove_unneeded(*, vault_id: str, now: datetime) -> RemovalRun | None:
         return None
     try:
         store_now = store_time(vault, Credential.KEEPER)
+        _refuse_other_database_clock(store_now)
         _take_back_fallen(vault)
         roots = replace(find_roots(vault), known_bad=kept_as_known_bad(vault, now=store_now))
         mark = _mark(vault, roots, now=store_now)
@@ -76,6 +87,17 @@ def remove_unneeded(*, vault_id: str, now: datetime) -> RemovalRun | None:
     clear_alarm(vault, code=STOPPED_ALARM, now=now)
     _finish(run, outcome="ok", message="", now=now)
     return run
+
+
+def _refuse_other_database_clock(store_now: datetime) -> None:
+    """`store_time` has compared the store's clock with this server's."""
+    told = database_now()
+    if abs(told - store_now) > SKEW:
+        raise UnavailableError(
+            f"The clock of the database ({told:%Y-%m-%d %H:%M} UTC) and the vault's ({store_now:%Y-%m-%d %H:%M} UTC) "
+            "differ by more than 5 minutes. Set both by NTP.",
+            code="clock_skew",
+        )
 
 
 def is_reconciled(vault: Vault, now: datetime) -> bool:

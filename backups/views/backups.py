@@ -150,7 +150,7 @@ def backup_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
 def _show(request: HttpRequest, backup: Backup, form: NoteForm, *, status: int = 200) -> HttpResponse:
     person = request.user
     jobs = Job.objects.for_user(person).filter(backup=backup).select_related("disk__server")
-    sees_vault = may(person, Action.VIEW, backup.vault)
+    sees_vault = backup.vault is not None and may(person, Action.VIEW, backup.vault)
     needs_customer = backup.manifest is not None and restore_needs_customer_key(backup.manifest)
     context = {
         **_check_context(request, backup),
@@ -171,6 +171,8 @@ def _show(request: HttpRequest, backup: Backup, form: NoteForm, *, status: int =
 
 
 def _backup(person: Person, action: Action, pk: UUID) -> Backup:
-    backups = Backup.objects.select_related("manifest__domain", "vault__endpoint", "definition", "tenant", "server")
+    backups = Backup.objects.select_related(
+        "manifest__domain", "vault__endpoint", "definition", "tenant", "server", "storage__node"
+    )
     found: Backup = get_for_user(backups, person=person, action=action, pk=pk)
     return found

@@ -1,27 +1,34 @@
-"""A definition with the backups that came of it, and backup now."""
+"""A definition with the backups that came of it, backup now, and deleting it with or without them."""
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
+from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from backups.models import Backup
+from backups.parting import delete_with_backups, parting_of
 from backups.services import request_backup
+from backups.standing import standings_of
 from common.errors import BackupsiteError
+from definitions.forms import DeletionForm
 from definitions.models import Definition
 from definitions.schedule import preview
+from definitions.services import Fate, delete_definition
 from tenants.access import get_for_user, may
 from tenants.roles import Action
-from tenants.views import back_with_error, portal_page
+from tenants.views import STATUS_WRONG_INPUT, back_with_error, portal_page, show_error
 
 SHOWN_BACKUPS = 20
 SHOWN_RUNS = 5
-_DEFINITIONS = Definition.objects.select_related("disk__server", "tenant", "vault__endpoint")
+_DEFINITIONS = Definition.objects.select_related("disk__server", "tenant", "vault__endpoint", "policy")
 
 
 @require_GET
@@ -30,9 +37,12 @@ def definition_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     person = request.user
     definition = get_for_user(_DEFINITIONS.all(), person=person, action=Action.VIEW, pk=pk)
     backups = Backup.objects.for_user(person).in_catalogue().filter(definition=definition)
+    facts, standing = standings_of([definition], now=timezone.now())[definition.pk]
     context = {
         "definition": definition,
-        "sees_vault": may(person, Action.VIEW, definition.vault),
+        "facts": facts,
+        "standing": standing,
+        "sees_vault": definition.vault is not None and may(person, Action.VIEW, definition.vault),
         "schedule": preview(
             cron=definition.cron, time_zone=definition.time_zone, after=timezone.now(), count=SHOWN_RUNS
         ),
@@ -53,3 +63,33 @@ def backup_now(request: HttpRequest, pk: UUID) -> HttpResponse:
     except BackupsiteError as error:
         return back_with_error(request, error, otherwise=reverse("definition-detail", args=[pk]))
     return redirect("job-detail", job.pk)
+
+
+@require_http_methods(["GET", "POST"])
+@portal_page
+def definition_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
+    person, now = request.user, timezone.now()
+    definition = get_for_user(_DEFINITIONS.all(), person=person, action=Action.DELETE, pk=pk)
+    others = Definition.objects.for_user(person, Action.EDIT).filter(disk=definition.disk_id, retired_at=None)
+    adopters = others.exclude(pk=pk).order_by("name")
+    form = DeletionForm(request.POST if request.method == "POST" else None, adopters=adopters)
+    if request.method == "POST" and form.is_valid() and _delete(form, definition, request, now=now):
+        messages.success(request, f"The definition {definition.name} is deleted. {form.said}")
+        return redirect("definition-list")
+    parting = parting_of(definition, now=now)
+    context = {"definition": definition, "adopters": adopters, "form": form, "parting": parting}
+    return render(request, "definitions/delete.html", context, status=STATUS_WRONG_INPUT if form.errors else 200)
+
+
+def _delete(form: DeletionForm, definition: Definition, request: HttpRequest, *, now: datetime) -> bool:
+    chosen: dict[str, Any] = {"definition": definition, "actor": request.user, "now": now, **form.fate()}
+    try:
+        if chosen["backups"] is Fate.DELETE:
+            del chosen["backups"]
+            delete_with_backups(**chosen)
+        else:
+            delete_definition(**chosen)
+    except BackupsiteError as error:
+        show_error(form, error)
+        return False
+    return True

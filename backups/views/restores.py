@@ -8,14 +8,15 @@ from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_http_methods, require_POST
 
 from agents.models import Disk
-from backups.forms import RestoreForm
+from backups.forms import NewTargetForm, RestoreForm
 from backups.models import Backup
+from backups.new_targets import request_new_disk, request_new_server
 from backups.services import crosses_owners, request_restore, restore_choices, restore_warning
 from backups.states import BackupStatus
-from common.errors import BackupsiteError
+from common.errors import BackupsiteError, ConflictError
 from tenants.access import get_for_user
 from tenants.models import Person
 from tenants.roles import Action
@@ -24,6 +25,7 @@ from tenants.views import STATUS_WRONG_INPUT, portal_page, show_error
 
 # More than that in one list helps nobody: there is a search by name.
 SHOWN_TARGETS = 100
+_BACKUPS = Backup.objects.select_related("disk__server", "manifest", "server", "tenant", "storage")
 _DISKS = Disk.objects.select_related("server__node", "server__tenant")
 
 
@@ -31,8 +33,7 @@ _DISKS = Disk.objects.select_related("server__node", "server__tenant")
 @portal_page
 def backup_restore(request: HttpRequest, pk: UUID) -> HttpResponse:
     person = request.user
-    backups = Backup.objects.select_related("disk__server", "manifest")
-    backup = get_for_user(backups, person=person, action=Action.RESTORE, pk=pk)
+    backup = get_for_user(_BACKUPS.all(), person=person, action=Action.RESTORE, pk=pk)
     chosen = request.POST.get("target", "") if request.method == "POST" else request.GET.get("target", "")
     if not chosen:
         return _choose(request, backup)
@@ -56,7 +57,30 @@ def backup_restore(request: HttpRequest, pk: UUID) -> HttpResponse:
     return _confirm(request, backup=backup, target=target, form=form)
 
 
-def _choose(request: HttpRequest, backup: Backup) -> HttpResponse:
+@require_POST
+@portal_page
+def backup_restore_new(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """To a new disk of the same server, or, with a name, as a new server."""
+    person = request.user
+    backup = get_for_user(_BACKUPS.all(), person=person, action=Action.RESTORE, pk=pk)
+    form = NewTargetForm(request.POST, person=person)
+    if not form.is_valid():
+        return _choose(request, backup, form)
+    storage, name = form.cleaned_data["storage"], form.cleaned_data.get("name")
+    try:
+        if name:
+            request_new_server(backup=backup, name=name, storage=storage, actor=person, now=timezone.now())
+            return redirect("restore-list")
+        if backup.server is None:
+            raise ConflictError("The backup's server is gone. Restore it as a new server.", code="server_gone")
+        job = request_new_disk(backup=backup, server=backup.server, storage=storage, actor=person, now=timezone.now())
+    except BackupsiteError as error:
+        show_error(form, error)
+        return _choose(request, backup, form)
+    return redirect("job-detail", job.pk)
+
+
+def _choose(request: HttpRequest, backup: Backup, form: NewTargetForm | None = None) -> HttpResponse:
     searched = request.GET.get("q", "").strip().replace("\0", "")
     targets = _targets(request.user, backup=backup, searched=searched)
     context = {
@@ -64,8 +88,10 @@ def _choose(request: HttpRequest, backup: Backup) -> HttpResponse:
         "choices": restore_choices(backup=backup, targets=targets),
         "searched": searched,
         "limit": SHOWN_TARGETS,
+        "form": form or NewTargetForm(person=request.user),
     }
-    return render(request, "backups/restore_target.html", context)
+    status = STATUS_WRONG_INPUT if form is not None else 200
+    return render(request, "backups/restore_target.html", context, status=status)
 
 
 def _targets(person: Person, *, backup: Backup, searched: str) -> list[Disk]:

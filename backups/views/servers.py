@@ -5,21 +5,25 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from django.contrib import messages
 from django.db.models import OuterRef, Subquery
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_GET, require_POST
 
 from agents.models import Disk, Server
 from backups.accounting import usage_of
 from backups.models import Backup
+from backups.services import request_server_backup
 from backups.states import BackupStatus
+from common.errors import BackupsiteError
 from definitions.models import Definition
 from tenants.access import get_for_user, may, tenants_for_new
 from tenants.querysets import sought_first
 from tenants.roles import Action
-from tenants.views import paginate, portal_page
+from tenants.views import back_with_error, paginate, portal_page
 from vaults.key_modes import key_mode_of
 
 SHOWN_BACKUPS = 20
@@ -70,3 +74,18 @@ def server_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
         "may_create_definition": tenants_for_new(person, Definition).filter(pk=server.tenant_id).exists(),
     }
     return render(request, "backups/server.html", context)
+
+
+@require_POST
+@portal_page
+def server_backup(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """Back up all protected disks now, as one run."""
+    server = get_for_user(Server.objects.all(), person=request.user, action=Action.RUN, pk=pk)
+    try:
+        jobs = request_server_backup(server=server, actor=request.user, now=timezone.now())
+    except BackupsiteError as error:
+        return back_with_error(request, error, otherwise=reverse("server-detail", args=[pk]))
+    if len(jobs) == 1:
+        return redirect("job-detail", jobs[0].pk)
+    messages.success(request, f"{len(jobs)} disks of {server.name} are backed up together.")
+    return redirect("job-list")

@@ -6,6 +6,7 @@ from typing import Any
 
 from drf_spectacular.openapi import AutoSchema
 
+from common.text import PlainText
 from tenants.api.export import MEDIA_TYPE as CSV
 from tenants.serializers import BodySerializer, ProblemSerializer
 
@@ -62,6 +63,13 @@ class ProblemAutoSchema(AutoSchema):
         if isinstance(serializer, BodySerializer) and schema.get("type") == "object":
             schema["additionalProperties"] = False
         return schema
+
+    def _insert_field_validators(self, field: Any, schema: Any) -> None:
+        super()._insert_field_validators(field, schema)
+        types = schema.get("type")
+        plain = next((found for found in field.validators if isinstance(found, PlainText)), None)
+        if plain is not None and "string" in (types if isinstance(types, list) else [types]):
+            schema.setdefault("pattern", plain.pattern if field.allow_blank else plain.filled_pattern)
 
     def _is_scoped(self) -> bool:
         return hasattr(self.view, "role_actions")

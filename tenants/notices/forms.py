@@ -6,6 +6,7 @@ from typing import Any
 
 from django import forms
 
+from common.forms import PlainForm
 from tenants.choosing import TENANTS, ScopedChoiceField
 from tenants.models import Person, Tenant
 from tenants.models.notices import LONGEST_ADDRESS
@@ -16,7 +17,7 @@ _SELECT = {"class": "form-select"}
 _SEVERITIES = [(int(severity), f"{severity.name.lower()} and worse") for severity in Severity]
 
 
-class _NoticeForm(forms.Form):
+class _NoticeForm(PlainForm):
     """What webhooks and subscriptions share. A SuperAdmin may leave the tenant out."""
 
     tenant = ScopedChoiceField(TENANTS, label="Tenant", required=False)

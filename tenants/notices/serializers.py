@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from tenants.models import OutboxMessage, Subscription, Tenant, Webhook
-from tenants.notices.events import Audience, Severity
+from tenants.notices.events import Audience, Severity, to_subscribe
 from tenants.serializers import BodySerializer, ReadSerializer, ScopedField
 
 SEVERITY_WORDS = tuple(severity.name.lower() for severity in Severity)
@@ -26,11 +27,26 @@ class SeverityField(serializers.ChoiceField):
         return Severity(value).name.lower()
 
 
+def _events_schema(*, by_webhook: bool) -> dict[str, Any]:
+    codes = sorted(to_subscribe(by_webhook=by_webhook))
+    return {"type": "array", "items": {"type": "string", "enum": codes}, "maxItems": 50}
+
+
 class EventListField(serializers.ListField):
     """Codes of events; an empty list is all of them."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(child=serializers.CharField(max_length=40), max_length=50, **options)
+
+
+@extend_schema_field(_events_schema(by_webhook=True))
+class WebhookEventsField(EventListField):
+    """Of those that are sent to webhooks."""
+
+
+@extend_schema_field(_events_schema(by_webhook=False))
+class MailEventsField(EventListField):
+    """Of those that are sent by mail."""
 
 
 class WebhookSerializer(ReadSerializer):
@@ -58,20 +74,30 @@ class WebhookSerializer(ReadSerializer):
         read_only_fields = fields
 
 
+@extend_schema_field({"type": "string", "format": "uri", "pattern": "^https://[!-~]+$", "maxLength": 500})
+class TargetField(serializers.CharField):
+    """An address that may be called: `https`, and none of the operator's own networks."""
+
+
+@extend_schema_field({"type": "string", "anyOf": [{"format": "email"}, {"maxLength": 0}], "maxLength": 254})
+class MailAddressField(serializers.CharField):
+    """Empty: the caller's own."""
+
+
 class NewWebhookSerializer(BodySerializer):
     """Without a tenant it is the installation's, which a SuperAdmin sets up."""
 
     tenant = ScopedField(queryset=Tenant.objects.all(), required=False, allow_null=True, default=None)
     label = serializers.CharField(max_length=100)
-    url = serializers.CharField(max_length=500)
-    events = EventListField(default=list)
+    url = TargetField(max_length=500)
+    events = WebhookEventsField(default=list)
     severity = SeverityField(default=int(Severity.INFO))
 
 
 class WebhookChangeSerializer(BodySerializer):
     label = serializers.CharField(max_length=100, required=False)
-    url = serializers.CharField(max_length=500, required=False)
-    events = EventListField(required=False)
+    url = TargetField(max_length=500, required=False)
+    events = WebhookEventsField(required=False)
     severity = SeverityField(required=False)
     status = serializers.ChoiceField(choices=[Webhook.Status.ACTIVE.value, Webhook.Status.PAUSED.value], required=False)
 
@@ -101,13 +127,13 @@ class NewSubscriptionSerializer(BodySerializer):
     """Without an address: to the caller himself. With one: to a team of the tenant, by its administrator."""
 
     tenant = ScopedField(queryset=Tenant.objects.all(), required=False, allow_null=True, default=None)
-    address = serializers.CharField(max_length=254, required=False, default="", allow_blank=True)
-    events = EventListField(default=list)
+    address = MailAddressField(max_length=254, required=False, default="", allow_blank=True)
+    events = MailEventsField(default=list)
     severity = SeverityField(default=int(Severity.WARNING))
 
 
 class SubscriptionChangeSerializer(BodySerializer):
-    events = EventListField(required=False)
+    events = MailEventsField(required=False)
     severity = SeverityField(required=False)
     active = serializers.BooleanField(required=False)
 

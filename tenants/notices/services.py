@@ -221,8 +221,8 @@ def _fill(row: Webhook | Subscription, **values: Any) -> None:
         parse_target(values["url"], guard=guard())
     if "label" in values:
         values["label"] = values["label"].strip()
-        if not 1 <= len(values["label"]) <= 100 or not values["label"].isprintable():
-            raise InvalidInputError("A label has 1 to 100 printable characters.", field="label")
+        if not 1 <= len(values["label"]) <= 100:
+            raise InvalidInputError("A label has 1 to 100 characters.", field="label")
     for name, value in values.items():
         setattr(row, name, value)
 

@@ -9,6 +9,7 @@ from django import forms
 from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm, SetPasswordForm, UsernameField
 from django.core.exceptions import ValidationError
 
+from common.forms import PlainForm
 from tenants.sign_in.throttle import Attempt, begin_attempt
 
 TOO_MANY = "Too many attempts. Wait a while before you try again."
@@ -34,7 +35,7 @@ class SignInForm(AuthenticationForm):
         return cleaned
 
 
-class ResetForm(forms.Form):
+class ResetForm(PlainForm):
     email = forms.EmailField(
         label="E-mail address",
         max_length=254,
@@ -42,7 +43,7 @@ class ResetForm(forms.Form):
     )
 
 
-class EnrolForm(forms.Form):
+class EnrolForm(PlainForm):
     code = forms.CharField(
         label="Code",
         max_length=16,

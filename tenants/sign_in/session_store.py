@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib.auth import SESSION_KEY
+from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.backends.db import SessionStore as DatabaseStore
+from django.db import OperationalError
 from django.utils import timezone
 
 from tenants.origin import current_visit
+
+logger = logging.getLogger(__name__)
 
 # What the guard keeps in a session; times as seconds since 1970.
 SIGNED_IN_AT, SEEN_AT = "signed_in_at", "seen_at"
@@ -36,6 +41,18 @@ class SessionStore(DatabaseStore):
             self._session_key = None
             return {}
         return dict(self.decode(row.session_data))
+
+    def save(self, must_create: bool = False) -> None:
+        """A database that refuses to write keeps nobody from reading: then it is only not noted when he was there.
+
+        A session that was ended meanwhile raises UpdateError as ever, and a new one is never without its row.
+        """
+        try:
+            super().save(must_create)
+        except UpdateError as error:
+            if not isinstance(error.__context__, OperationalError):
+                raise
+            logger.warning("a session was not kept up to date", exc_info=True)
 
     def exists(self, session_key: str) -> bool:
         return bool(self.model.objects.filter(session_key=row_key(session_key)).exists())

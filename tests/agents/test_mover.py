@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from agents import protocol
-from agents.program import mover
+from agents.program import backing_up, heart, mover
 from agents.program.session import GateRefusedError
 from engine.index import MapEntry
 from engine.repository import MapReader, open_manifest
@@ -126,13 +126,13 @@ def _ref(message: protocol.ObjectMessage) -> ObjectRef:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     phases: list[str] = []
-    tell = mover.Heart.tell
+    tell = heart.Heart.tell
 
-    def told(self: mover.Heart, progress: protocol.Progress) -> None:
+    def told(self: heart.Heart, progress: protocol.Progress) -> None:
         phases.append(progress.phase)
         tell(self, progress)
 
-    monkeypatch.setattr(mover.Heart, "tell", told)
+    monkeypatch.setattr(heart.Heart, "tell", told)
     monkeypatch.setattr(mover, "HEARTBEAT_SECONDS", 0.05)
     server = Server()
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -217,13 +217,13 @@ def test_blocks_of_distrusted_objects_are_stored_anew(world: World) -> None:
 
 def test_the_bandwidth_of_the_work_is_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int | None] = []
-    original = mover.write_disk_backup
+    original = backing_up.write_disk_backup
 
     def watched(**arguments: Any) -> Any:
         seen.append(arguments["context"].bandwidth_bytes_per_second)
         return original(**arguments)
 
-    monkeypatch.setattr(mover, "write_disk_backup", watched)
+    monkeypatch.setattr(backing_up, "write_disk_backup", watched)
 
     world.back_up(noise(_BLOCK))
     world.back_up(noise(_BLOCK), bandwidth_bytes_per_second=123_456)
@@ -252,3 +252,4 @@ def test_messages_of_an_older_control_plane_are_understood() -> None:
     decoded = msgspec.convert(old, protocol.Work)
 
     assert (decoded.resumable, decoded.distrusted, decoded.bandwidth_bytes_per_second) == ([], [], 0)
+    assert (decoded.base_point, decoded.kept_points, decoded.new_point, decoded.freeze) == ("", [], "", False)

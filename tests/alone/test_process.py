@@ -40,6 +40,7 @@ def texts(done: subprocess.CompletedProcess[bytes]) -> tuple[str, str]:
     return out, err
 
 
+@pytest.mark.case("RS-13")
 def test_bucket_and_key_alone_restore_every_backup_though_everything_was_covered(
     sink: BotoSink, server: Server, tool: RunTool, tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_standard_output_gets_the_image_and_nothing_else(sink: BotoSink, server:
     assert b"complete" in done.stderr
 
 
+@pytest.mark.case("RS-06")
 def test_a_damaged_and_a_missing_pack_are_told_and_all_else_is_restored(
     sink: BotoSink, server: Server, tool: RunTool, tmp_path: Path
 ) -> None:

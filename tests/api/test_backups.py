@@ -128,6 +128,7 @@ def test_without_target_or_confirmation(world: World) -> None:
     assert {item["field"] for item in answer.json()["errors"]} == {"target", "confirmation"}
 
 
+@pytest.mark.case("RS-05")
 def test_a_target_of_another_tenant_does_not_exist(world: World) -> None:
     before = restores()
     foreign = disk_of(world.theirs.server)
@@ -154,6 +155,7 @@ def test_a_superadmin_may_restore_across_tenants(world: World) -> None:
     assert answer.status_code == 202
 
 
+@pytest.mark.case("RS-01")
 def test_a_target_that_is_too_small(world: World) -> None:
     small = make_disk(world.ours.other_server, size_bytes=GIB - 1)
     before = restores()
@@ -165,6 +167,7 @@ def test_a_target_that_is_too_small(world: World) -> None:
     assert restores() == before
 
 
+@pytest.mark.case("RS-10")
 def test_a_node_in_maintenance_and_a_restore_under_way(world: World) -> None:
     make_job(world.ours.other_server, kind=JobKind.RESTORE)
     assert restore(world, order(world)).json()["code"] == "restore_under_way"

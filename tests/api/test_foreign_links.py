@@ -28,6 +28,7 @@ KINDS = {
     "server": "servers",
     "servers": "servers",
     "node": "nodes",
+    "backup_node": "nodes",
     "storage": "storages",
     "disk": "disks",
     "definition": "definitions",

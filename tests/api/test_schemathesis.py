@@ -43,10 +43,9 @@ def _one_connection() -> Iterator[None]:
         signal.connect(close_old_connections)
 
 
-# Whose bodies only the service can judge as a whole: kinds of events that exist, addresses that may be called, networks
-# of tokens, a region whose vaults lie elsewhere, a lock as long as rules that end. There a right form may be refused;
-# all other checks hold.
-JUDGED = ("/regions/", "/subscriptions/", "/webhooks/", "/tokens/", "/budgets/", "/policies/")
+# Whose body only the service can judge as a whole: a budget limits something, its target is of its kind, and its window
+# has two ends. There a right form may be refused; all other checks hold.
+JUDGED = ("/budgets/",)
 # What a schema cannot say: a right value for what only the service can judge.
 SENSIBLE: dict[str, Any] = {
     "cron": "0 1 * * *",
@@ -54,6 +53,9 @@ SENSIBLE: dict[str, Any] = {
     "region": "RBX",
     "driver": "image",
     "public_key": "09" * 32,
+    # A public address; its name is looked up when something is sent, not before.
+    "url": "https://hooks.example.com/backups",
+    "address": "team@example.com",
 }
 
 
@@ -69,6 +71,9 @@ def map_body(context: Any, body: Any) -> Any:
         # In bulk a note goes with its action, and with no other.
         body.pop("note", None)
         body |= {"note": "x"} if body.get("action") == "note" else {}
+    if body.get("networks"):
+        # Whether bits behind the network's length are zero.
+        body["networks"] = ["192.0.2.0/24", "2001:db8::/32"]
     return {name: SENSIBLE.get(name, value) if isinstance(value, str) else value for name, value in body.items()}
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from django.utils import timezone
 
-from agents.program import mover
+from agents.program import backing_up as mover
 from agents.protocol import CommitRequest
 from backups import runner
 from backups.models import Backup
@@ -69,7 +69,7 @@ def test_one_content_has_one_key(name: str) -> None:
 def _commit_with(monkeypatch: pytest.MonkeyPatch, change) -> None:
     """Let the mover ask for its commit with another request than it should."""
     honest = mover._commit_request
-    monkeypatch.setattr(mover, "_commit_request", lambda result, usage: change(honest(result, usage)))
+    monkeypatch.setattr(mover, "_commit_request", lambda *told: change(honest(*told)))
 
 
 @pytest.mark.case("AZ-15")

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from agents.drivers.image import ImageSource
 from agents.program.session import SessionClient, SessionEndedError
-from agents.protocol import CommitRequest, ObjectMessage, Progress
+from agents.protocol import CommitRequest, ObjectMessage, Progress, TargetOpened
 from backups import committer, runner, sweeper
 from backups.models import Backup, Job, Session
 from backups.services import cancel_job, request_backup, request_restore
@@ -40,6 +40,7 @@ def test_a_backup_is_ok_only_with_every_object_seen_and_locked(site: Site) -> No
         assert seen.retain_until == row.retain_until >= backup.immutable_until
 
 
+@pytest.mark.case("RS-14")
 def test_a_second_backup_stores_only_what_changed_and_both_restore_identically(site: Site) -> None:
     disk, target = site.server("web01", content=os.urandom(4 * MIB)), site.server("web02", content=b"old" * MIB)
     definition = site.definition(disk)
@@ -258,6 +259,7 @@ def test_a_waiting_job_is_canceled_at_once_and_its_backup_goes(site: Site) -> No
         cancel_job(job=job, actor=site.admin, now=timezone.now())
 
 
+@pytest.mark.case("RS-11")
 def test_a_second_job_on_a_disk_waits_its_turn(site: Site) -> None:
     disk = site.server("web01", content=b"x" * MIB)
     definition = site.definition(disk)
@@ -278,7 +280,12 @@ def test_an_unfinished_restore_marks_the_disk_and_stops_its_backups(site: Site, 
     definition = site.definition(target)
     job = request_restore(backup=backup, target=target, confirmation="web02", actor=site.admin, now=timezone.now())
     claim = claim_job(job_id=job.pk, now=timezone.now())
-    SessionClient(gate_url=settings.CONFIG.gate_url, token=claim.token).open()
+    client = SessionClient(gate_url=settings.CONFIG.gate_url, token=claim.token)
+    client.open()
+    target.refresh_from_db()
+    # The driver may still refuse: nothing was written yet.
+    assert target.incomplete_since is None
+    client.target_opened(TargetOpened())
     backup.refresh_from_db()
     assert backup.status == BackupStatus.RESTORE
     Job.objects.filter(pk=job.pk).update(lease_until=timezone.now() - timedelta(seconds=1), fence=sweeper.MOST_CLAIMS)

@@ -327,7 +327,7 @@ def test_a_failure_of_a_paused_definition_is_told_at_once() -> None:
 
 def test_hints_do_not_pile_up_with_the_jobs(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[str] = []
-    monkeypatch.setattr("backups.queue._send_run", lambda job_id, queue: sent.append(queue) or True)
+    monkeypatch.setattr("backups.queue._send_run", lambda job, node: sent.append(node.queue) or True)
     for _ in range(30):
         fleet.job()
     now = timezone.now()

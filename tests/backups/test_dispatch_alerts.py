@@ -8,12 +8,22 @@ import pytest
 from django.utils import timezone
 
 from backups.alerting import look_at_due
+from backups.lock_coverage import locked_until
 from backups.models import DefinitionStanding
+from backups.standing import standings_of
 from definitions.holds import pause
 from definitions.models import Definition
-from tenants.models import NoticeEvent, OutboxMessage
-from tests.factories import make_backup, make_definition, make_job, make_person, make_server, make_subscription
-from vaults.models import StoredObject
+from tenants.models import NoticeEvent, OutboxMessage, Tenant
+from tests.factories import (
+    make_backup,
+    make_definition,
+    make_job,
+    make_manifest,
+    make_person,
+    make_server,
+    make_subscription,
+)
+from vaults.models import ObjectUse, StoredObject, Vault
 
 pytestmark = pytest.mark.django_db
 NOW = timezone.now().replace(minute=0, second=0, microsecond=0)
@@ -112,3 +122,106 @@ def test_a_look_costs_few_questions_however_many_there_are(
 
     with django_assert_max_num_queries(12 + 11 * 5):
         assert look_at_due(now=NOW + timedelta(minutes=5)) == 11
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"active": False, "next_run_at": None, "retired_at": NOW}, {"tenant__status": "suspended"}],
+    ids=["retired", "of a suspended tenant"],
+)
+def test_what_no_run_is_expected_of_is_not_looked_at(definition: Definition, changes: dict[str, object]) -> None:
+    """Its last good backup grows old and loses its lock: that is what somebody wanted."""
+    if "tenant__status" in changes:
+        Tenant.objects.filter(pk=definition.tenant_id).update(status=changes["tenant__status"])
+    else:
+        Definition.objects.update(**changes)
+
+    counts = [look_at_due(now=NOW + timedelta(days=day)) for day in range(40)]
+
+    assert sum(counts) == 0
+    assert told() == []
+    assert not DefinitionStanding.objects.exists()
+
+
+def test_the_end_of_a_lock_is_told_once_and_its_recovery_once_with_the_next_good_backup(
+    definition: Definition,
+) -> None:
+    """Locked for two hours only, and of every month: the last good backup is there, and could be deleted."""
+    Definition.objects.update(cron="0 0 1 * *", next_run_at=NOW + timedelta(days=30), rpo_hours=1000)
+    StoredObject.objects.update(retain_until=NOW + timedelta(hours=2))
+    definition.backups.update(immutable_until=NOW + timedelta(hours=2))
+
+    look_through(NOW + timedelta(hours=1, minutes=59))
+    assert told() == []
+    DefinitionStanding.objects.update(look_again_at=NOW)
+    look_through(*(NOW + timedelta(hours=2, minutes=minute) for minute in range(0, 60, 6)))
+    assert told() == ["backup.unlocked"]
+    assert "ended at" in NoticeEvent.objects.get().facts["message"]
+    good_backup(definition, at=NOW + timedelta(hours=3))
+    look_through(*(NOW + timedelta(hours=3, minutes=minute) for minute in range(0, 60, 6)))
+
+    assert told() == ["backup.unlocked", "backup.protected"]
+    assert NoticeEvent.objects.get(code="backup.protected").facts["code"] == "unlocked"
+
+
+def test_two_things_that_are_wrong_are_told_and_healed_each_for_itself(definition: Definition) -> None:
+    backup = definition.backups.get()
+    type(backup).objects.update(verified_at=NOW - timedelta(days=40))
+    StoredObject.objects.update(retain_until=NOW + timedelta(days=1))
+
+    look_through(NOW, NOW + timedelta(minutes=6))
+    assert sorted(told()) == ["backup.unlocked", "backup.unverified"]
+    StoredObject.objects.update(retain_until=NOW + timedelta(days=14))
+    look_through(NOW + timedelta(minutes=12), NOW + timedelta(minutes=18))
+
+    assert [event.facts["code"] for event in NoticeEvent.objects.filter(code="backup.protected")] == ["unlocked"]
+    assert DefinitionStanding.objects.get().told == ["unverified"]
+
+
+def test_a_vault_whose_bucket_was_seen_without_object_lock_protects_nothing(definition: Definition) -> None:
+    seen = {"object lock and default retention": {"ObjectLockEnabled": "Enabled"}}
+    Vault.objects.update(settings_seen=seen)
+    look_through(NOW)
+    assert told() == []
+
+    for found in ("ObjectLockConfigurationNotFoundError", {}):
+        Vault.objects.update(settings_found={"object lock and default retention": found})
+        assert standings_of([definition_of(definition)], now=NOW)[definition.pk][1].state == "unlocked"
+    look_through(NOW + timedelta(hours=7))
+
+    assert "backup.unlocked" in told()
+
+
+def test_the_lock_is_the_soonest_end_of_all_that_the_backup_needs(definition: Definition) -> None:
+    backup = definition.backups.get()
+    needed = [make_manifest(definition.vault) for _ in range(2)]
+    for row, days in zip(needed, (20, 3), strict=True):
+        StoredObject.objects.filter(pk=row.pk).update(retain_until=NOW + timedelta(days=days))
+        ObjectUse.objects.create(manifest=backup.manifest, needed=row)
+    other = make_definition(definition.disk.server, next_run_at=NOW + timedelta(hours=1))
+
+    found = standings_of([definition_of(definition), definition_of(other)], now=NOW)
+
+    facts, standing = found[definition.pk]
+    assert facts.locked_until == locked_until(definition.backups.get()) == NOW + timedelta(days=3)
+    assert standing.state == "unlocked"
+    assert found[other.pk][0].locked_until is None
+
+
+def definition_of(definition: Definition) -> Definition:
+    return Definition.objects.select_related("disk__server", "vault").get(pk=definition.pk)
+
+
+def test_those_that_wait_longest_are_looked_at_first(definition: Definition, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backups.alerting.BATCH", 1)
+    look_at_due(now=NOW)
+    other = make_definition(definition.disk.server, next_run_at=NOW + timedelta(days=1))
+    look_at_due(now=NOW)
+    times = {definition.pk: NOW - timedelta(minutes=1), other.pk: NOW - timedelta(minutes=2)}
+    for key, at in times.items():
+        DefinitionStanding.objects.filter(pk=key).update(look_again_at=at)
+
+    assert look_at_due(now=NOW) == 1
+
+    assert DefinitionStanding.objects.get(pk=definition.pk).look_again_at == times[definition.pk]
+    assert DefinitionStanding.objects.get(pk=other.pk).look_again_at > NOW

@@ -33,6 +33,8 @@ TOLD = {
     "disk", "tenant", "domain", "source_id", "sequence", "created_at", "id_key", "map_key", "tenant_public_key",
     "block_size_bytes", "compression_level", "source_facts", "trusted_writers", "base", "resumable", "distrusted",
     "bandwidth_bytes_per_second",
+    # Names of points on the node itself, and whether to freeze.
+    "base_point", "kept_points", "new_point", "freeze",
 }  # fmt: skip
 
 

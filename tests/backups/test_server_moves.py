@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import time
 from typing import Any
 from unittest import mock
 
@@ -15,9 +16,11 @@ from backups.accounting import stored_bytes, usage_of
 from backups.models import Backup, Job
 from backups.server_moves import move_server
 from backups.states import JobState
-from common.errors import ConflictError, InvalidInputError, NotAllowedError, QuotaError
-from definitions.models import Definition
-from tenants.models import AuditEvent, Person, Tenant, TenantUserPermission
+from common.errors import ApprovalNeededError, ConflictError, InvalidInputError, NotAllowedError, QuotaError
+from definitions.models import Definition, Policy
+from definitions.policies import assign, create_policy
+from tenants.approval_states import ApprovalKind
+from tenants.models import ApprovalRule, AuditEvent, Person, Tenant, TenantUserPermission
 from tenants.quotas import set_quotas
 from tenants.services import create_tenant, suspend_tenant
 from tests.backups.conftest import MIB, Site
@@ -95,6 +98,60 @@ def test_everything_of_the_server_is_the_new_tenants_and_the_old_ones_people_see
     assert Domain.objects.get(pk=backup.manifest.domain_id).held_for == new
     told = AuditEvent.objects.filter(action="server.move").values_list("tenant", flat=True)
     assert set(told) == {former.pk, new.pk}
+
+
+@pytest.mark.django_db
+def test_its_policy_is_decided_anew_at_once() -> None:
+    former, new, nobody = make_tenant(), make_tenant(), make_tenant()
+    root, server = make_person(superadmin=True), make_server(former)
+    theirs = create_policy(name="theirs", actor=root, retention_days=30)
+    ours = create_policy(name="ours", actor=root, retention_days=60, window_start=time(1), window_end=time(2))
+    assign(policy=theirs, tenant=former, actor=root, now=NOW)
+    assign(policy=ours, tenant=new, actor=root, now=NOW)
+    definition = Definition.objects.get(disk__server=server)
+
+    _move(server, new, root)
+    definition.refresh_from_db()
+    assert (definition.policy, definition.retention_days, definition.cron.split()[1]) == (ours, 60, "1")
+    assert definition.next_run_at is not None and definition.next_run_at > NOW
+    # What it made before goes by the rules of its time.
+    assert [row.retention_days for row in definition.earlier_rules.all()] == [30]
+
+    _move(server, nobody, root)
+    definition.refresh_from_db()
+    assert (definition.policy, definition.retention_days, definition.tenant) == (None, 60, nobody)
+    assert Definition.objects.filter(disk__server=server).count() == 1
+
+
+@pytest.mark.django_db
+def test_a_server_without_a_policy_gets_the_new_tenants_and_its_own_assignment_stays_nearest() -> None:
+    former, new = make_tenant(), make_tenant()
+    root, server, own = make_person(superadmin=True), make_server(former), make_server(former)
+    assign(policy=create_policy(name="ours", actor=root), tenant=new, actor=root, now=NOW)
+    nearest = create_policy(name="nearest", actor=root)
+    assign(policy=nearest, server=own, actor=root, now=NOW)
+
+    for one in (server, own):
+        _move(one, new, root)
+
+    assert Definition.objects.get(disk__server=server).policy == Policy.objects.get(name="ours")
+    assert Definition.objects.get(disk__server=server).vault.tenant == new
+    assert Definition.objects.get(disk__server=own).policy == nearest
+
+
+@pytest.mark.django_db
+def test_moving_to_a_policy_that_keeps_fewer_may_need_a_second_person() -> None:
+    former, new = make_tenant(), make_tenant()
+    root, server = make_person(superadmin=True), make_server(former)
+    assign(policy=create_policy(name="long", actor=root, retention_days=30), tenant=former, actor=root, now=NOW)
+    assign(policy=create_policy(name="short", actor=root, retention_days=3), tenant=new, actor=root, now=NOW)
+    ApprovalRule.objects.create(tenant=None, kind=ApprovalKind.RETENTION_SHORTEN, required=True)
+
+    with pytest.raises(ApprovalNeededError):
+        _move(server, new, root)
+
+    assert Server.objects.get(pk=server.pk).tenant == former
+    assert Definition.objects.get(disk__server=server).retention_days == 30
 
 
 @pytest.mark.django_db

@@ -1,4 +1,4 @@
-"""`make bench` and its parts: python -m tests.bench [stack|peers|block-size|inner-loop|levels]"""
+"""`make bench` and its parts: python -m tests.bench [stack|peers|block-size|inner-loop|levels|changed-blocks]"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from tests.bench import block_size, compare, inner_loop, levels, stack_jobs
+from tests.bench import block_size, changed_blocks, compare, inner_loop, levels, stack_jobs
 
 PARTS: dict[str, Callable[[], int]] = {
     "stack": stack_jobs.main,
@@ -14,6 +14,7 @@ PARTS: dict[str, Callable[[], int]] = {
     "inner-loop": inner_loop.main,
     "block-size": block_size.main,
     "levels": levels.main,
+    "changed-blocks": changed_blocks.main,
 }
 
 

@@ -63,6 +63,18 @@ def test_of_several_the_one_that_ends_last_is_said(boss: Person) -> None:
     assert held is not None and (held.reason, held.until) == ("for ever", None)
 
 
+@pytest.mark.parametrize("lengths", [(1, 3), (3, 1), (None, 1), (1, None)])
+def test_of_two_on_the_same_the_one_that_ends_last_is_said(boss: Person, lengths: tuple[int | None, ...]) -> None:
+    definition = make_definition(make_server())
+    for hours in lengths:
+        until = NOW + hours * HOUR if hours else None
+        pause(reason="x", now=NOW, actor=boss, until=until, definition=definition)
+
+    held = is_held(definition, NOW)
+
+    assert held is not None and held.until == (None if None in lengths else NOW + 3 * HOUR)
+
+
 def test_any_number_of_definitions_costs_two_queries(boss: Person) -> None:
     rows = [make_definition(make_server()) for _ in range(4)]
     for row in rows:

@@ -70,6 +70,10 @@ def test_a_good_backup_made_by_hand_after_the_slot_heals_it() -> None:
     assert states(SLOT + 10 * HOUR, last_good_at=SLOT + 9 * HOUR, last_good_slot_at=None) == [State.PROTECTED]
 
 
+def test_a_good_backup_of_the_very_moment_counts_for_the_slot() -> None:
+    assert states(SLOT + 10 * HOUR, last_good_at=SLOT, last_good_slot_at=None) == [State.PROTECTED]
+
+
 def test_one_on_workdays_is_not_missed_at_the_weekend() -> None:
     friday = datetime(2026, 1, 16, 22, tzinfo=UTC)
     changes = {"cron": "0 22 * * mon-fri", "last_slot_at": friday, "next_run_at": friday + 3 * DAY}
@@ -99,7 +103,42 @@ def test_unverified_and_unlocked_are_said_beside_it() -> None:
     assert states(SLOT, last_verified_at=None) == [State.PROTECTED]
     assert states(SLOT, locked_until=None) == [State.UNLOCKED]
     assert states(SLOT, locked_until=SLOT + 2 * DAY) == [State.UNLOCKED]
-    assert states(SLOT, locked_until=None, promised_until=SLOT - DAY) == [State.PROTECTED]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"locked_until": None}, "Its last good backup has no lock in the vault."),
+        ({"locked_until": SLOT + 2 * DAY}, "ends at 2026-01-16 22:00 UTC, not at 2026-01-27 22:00 UTC"),
+        # The store kept its promise, and the last good backup is still the last one.
+        ({"locked_until": SLOT - DAY, "promised_until": SLOT - DAY}, "ended at 2026-01-13 22:00 UTC"),
+        ({"locked_until": SLOT, "promised_until": None}, "ended at 2026-01-14 22:00 UTC"),
+        ({"vault_locks": False}, "Its vault has no lock"),
+        (
+            {"vault_locks": False, "last_good_at": None, "last_good_slot_at": None, "since": SLOT},
+            "Its vault has no lock",
+        ),
+    ],
+)
+def test_what_could_be_deleted_is_unlocked_and_says_why(changes: dict[str, Any], said: str) -> None:
+    worst = standing_of(replace(GOOD, **changes), now=SLOT).findings[0]
+
+    assert worst.state == State.UNLOCKED
+    assert said in worst.sentence
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"locked_until": SLOT + timedelta(seconds=1), "promised_until": SLOT},
+        # The promise is over and the lock goes on: it was kept.
+        {"locked_until": SLOT + DAY, "promised_until": SLOT - DAY},
+        {"locked_until": SLOT + DAY, "promised_until": None},
+        {"locked_until": None, "promised_until": None},
+    ],
+)
+def test_what_is_locked_still_is_not_unlocked(changes: dict[str, Any]) -> None:
+    assert states(SLOT, **changes) == [State.PROTECTED]
 
 
 def test_what_is_held_says_why_and_is_still_missed() -> None:

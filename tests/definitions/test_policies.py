@@ -133,6 +133,29 @@ def test_a_change_holds_for_future_backups_only(boss: Person) -> None:
     assert surplus_of(definition, old, now=NOW + 25 * DAY) == [old[0]]
 
 
+def test_after_several_changes_each_backup_goes_by_the_rules_of_its_time(boss: Person) -> None:
+    server, given = make_server(), policy(boss, retention_days=30)
+    assign(policy=given, server=server, actor=boss, now=NOW - 60 * DAY)
+    definition = followed(server)
+    changes = {NOW: 10, NOW + DAY: 3}
+    for at, days in changes.items():
+        update_policy(policy=given, changes={"retention_days": days}, actor=boss, now=at)
+    moment = timedelta(microseconds=1)
+    times = [NOW - moment, NOW, NOW + DAY - moment, NOW + DAY, NOW + 2 * DAY, NOW + 100 * DAY]
+    made = [Candidate(new_id(), at, at) for at in times]
+
+    def gone(after: timedelta) -> set[int]:
+        """Which are removed: the numbers of their times."""
+        surplus = surplus_of(definition, made, now=NOW + after)
+        return {number for number, one in enumerate(made) if one in surplus}
+
+    definition = followed(server)
+    assert gone(4.5 * DAY) == {3}
+    assert gone(10 * DAY) == {1, 3, 4}
+    assert gone(29 * DAY) == {1, 2, 3, 4}
+    assert gone(30 * DAY) == {0, 1, 2, 3, 4}
+
+
 def test_the_lock_is_never_shorter_than_the_vaults_and_may_be_the_whole_retention(boss: Person) -> None:
     server = make_server()
     given = policy(boss, retention_days=10, keep_monthly=12, lock_whole_retention=True)

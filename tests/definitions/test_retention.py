@@ -229,3 +229,26 @@ def test_a_rule_more_never_removes_more(candidates: list[Candidate], rules: Rule
     fewer_removed = plain_to_remove(candidates=candidates, rules=more, now=NOW, zone=BERLIN)
 
     assert set(fewer_removed) <= set(plain_to_remove(candidates=candidates, rules=rules, now=NOW, zone=BERLIN))
+
+
+def test_a_backup_is_kept_for_its_days_and_not_for_a_moment_longer() -> None:
+    newest, last = scheduled(40), scheduled(10)
+    over = last.created_at + timedelta(days=5)
+
+    assert reasons([newest, last], now=over - timedelta(microseconds=1), days=5)[last] == {"days"}
+    assert last not in reasons([newest, last], now=over, days=5)
+
+
+def test_the_last_good_one_is_a_good_one_though_a_damaged_one_is_newer() -> None:
+    """All are too old for the rules: what is left is the newest that could be restored, and no damaged one."""
+    good, older = scheduled(2), scheduled(1)
+    damaged = replace(scheduled(3), healthy=False)
+
+    assert reasons([older, good, damaged], days=5) == {good: {"last good"}}
+
+
+def test_a_damaged_one_does_not_stand_for_its_slot() -> None:
+    whole = scheduled(1)
+    damaged = replace(scheduled(1), created_at=whole.created_at + timedelta(hours=1), healthy=False)
+
+    assert reasons([whole, damaged, scheduled(2)], count=2)[whole] == {"count"}

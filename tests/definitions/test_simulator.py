@@ -70,3 +70,17 @@ def test_a_reserved_name_fills_in_a_schedule_of_its_own_minute(name: str) -> Non
 
 def test_another_name_fills_in_nothing() -> None:
     assert preset_for("nightly", seed="disk") is None
+
+
+def test_what_is_locked_lies_between_what_is_kept_and_is_counted_once() -> None:
+    """Wednesday and Sunday are kept; Tuesday and Monday lie between them, and only Saturday costs more."""
+    last = run(Rules(weekly=2), days=14, lock_days=5)[-1]
+
+    assert [kept.at.date() for kept in last.kept] == [date(2026, 1, 14), date(2026, 1, 11)]
+    assert (last.kept_bytes, last.tail_count, last.tail_bytes) == (1000 + 3 * 10, 3, 10)
+
+
+def test_a_lock_that_ends_with_the_day_is_over() -> None:
+    last = run(Rules(count=1), days=10, lock_days=3, cron="0 0 * * *")[-1]
+
+    assert ([kept.at.day for kept in last.kept], last.tail_count) == ([10], 1)

@@ -113,6 +113,17 @@ def test_one_more_goes_where_there_is_least() -> None:
     assert added.offset >= 240
 
 
+@settings(max_examples=60, deadline=None)
+@given(count=st.integers(2, 8), seed=st.integers(0, 10**6))
+def test_few_do_not_stand_close_together(count: int, seed: int) -> None:
+    """Most of the night is free: whatever their keys are, no three start within an hour, and no pile is left."""
+    placed = rebalance([Task(f"{seed}-{number}", "node", NIGHT) for number in range(count)], on=ON)
+
+    starts_at = sorted(item.offset for item in placed)
+    assert all(later - one > 60 for one, later in zip(starts_at, starts_at[2:], strict=False))
+    assert pile_ups(placed, on=ON) == []
+
+
 def test_what_is_fixed_counts_and_stays() -> None:
     fixed = [Placed(Task(f"c{number}", "node", NIGHT), number % 240) for number in range(240)]
     moved = rebalance([Task(f"m{number}", "node", NIGHT) for number in range(100)], on=ON, fixed=fixed)
@@ -129,3 +140,12 @@ def test_definitions_that_pile_up_are_named() -> None:
 
     assert [(item.node, item.hour, item.keys) for item in found] == [("node", 0, ("c0", "c1", "c2", "c3", "c4"))]
     assert "5 definitions start on node between 00:00 and 00:59 UTC" in found[0].sentence
+
+
+def test_a_node_is_measured_by_its_own_windows() -> None:
+    """All of one short hour's work in that hour is no pile, however wide the windows of other nodes are."""
+    noon = Window(time(12), time(13), "UTC")
+    short = [Placed(Task(f"s{number}", "short", noon), number * 5) for number in range(12)]
+    wide = rebalance([Task(f"w{number}", "wide", NIGHT) for number in range(96)], on=ON)
+
+    assert pile_ups([*short, *wide], on=ON) == []

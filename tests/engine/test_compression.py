@@ -41,6 +41,7 @@ def test_a_window_beyond_the_largest_block_is_refused() -> None:
         decompress(frame, compression=Compression.ZSTD, plain_length=len(PLAIN))
 
 
+@pytest.mark.case("RS-08")
 def test_a_bomb_that_does_not_tell_its_size_is_not_unpacked() -> None:
     bomb = _frame(bytes(50_000_000))
     tracemalloc.start()

@@ -33,6 +33,7 @@ class FixtureSource:
 
 
 @pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.case("RS-16")
 def test_the_fixture_of_version_1_restores(number: int) -> None:
     index = _index()
     manifest = ObjectRef(**index["manifests"][number])

@@ -59,6 +59,7 @@ def test_a_symlink_is_not_written_through(target: Path, tmp_path: Path) -> None:
     assert sorted(os.listdir(target)) == ["link", "z"]
 
 
+@pytest.mark.case("RS-07")
 def test_existing_symlinks_in_the_target_are_replaced_and_not_followed(target: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -281,6 +282,7 @@ def test_restoring_twice_with_overwrite_gives_the_same(source: Path, target: Pat
     assert snapshot(os.fsencode(source)) == snapshot(os.fsencode(target))
 
 
+@pytest.mark.case("RS-09")
 def test_a_full_target_is_a_clear_error_and_leaves_no_temporary_file(
     source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

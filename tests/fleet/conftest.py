@@ -66,6 +66,13 @@ class Fleet(Running):
         rows = self.sql("SELECT code FROM backups_jobevent WHERE job_id = %s ORDER BY id", job_id)
         return [code for (code,) in rows]
 
+    def good_backup(self) -> dict[str, Any]:
+        """Of web01; one is made if there is none yet."""
+        if not self.good_backups():
+            job = self.wait_until_ended(self.back_up_now(), timeout_seconds=120)
+            assert job["state"] == "ok", job["message"]
+        return self.good_backups()[0]
+
     def fill_disk(self, server: str) -> None:
         with self.disk_path(server).open("wb") as file:
             for _ in range(DISK_MIB):

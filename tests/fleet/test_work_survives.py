@@ -140,6 +140,11 @@ def test_while_the_broker_is_away_the_portal_answers_and_what_is_due_runs_late_o
         due = datetime.now(UTC) - timedelta(seconds=5)
         fleet.sql("UPDATE definitions_definition SET next_run_at = %s WHERE id = %s", due, fleet.definition_id)
         assert fleet.api.get("definitions/?limit=1")["results"]
+        said = fleet.in_service(
+            "from django.utils import timezone as t; from backupsite.service_health import look_at_service as look\n"
+            "print([part.name for part in look(now=t.now()) if not part.working])"
+        )
+        assert "['broker'" in said
     finally:
         fleet.stack.child("broker").start()
 
@@ -210,7 +215,7 @@ def test_a_restore_goes_on_after_its_worker_was_stopped_for_a_new_version(fleet:
     target = fleet.rows["disks"]["web02"]["id"]
     with fleet.disk_path("web02").open("wb") as file:
         file.truncate(DISK_MIB * MIB)
-    backup = fleet.good_backups()[0]
+    backup = fleet.good_backup()
     job_id = fleet.api.post(f"backups/{backup['id']}/restore/", {"target": target, "confirmation": "web02"})["id"]
     fleet.wait(
         lambda: (job := fleet.job(job_id))["state"] != "pending" and job["done_bytes"] > 0,
@@ -218,11 +223,58 @@ def test_a_restore_goes_on_after_its_worker_was_stopped_for_a_new_version(fleet:
         what="the restore did not begin",
     )
 
+    # One of them has it.
+    fleet.stack.child("restores").restart()
     fleet.stack.child("node").restart()
     job = fleet.wait_until_ended(job_id, timeout_seconds=150)
 
     assert job["state"] == "ok", job["message"]
     assert fleet.disk_path("web02").read_bytes() == fleet.disk_path("web01").read_bytes()
+
+
+# A second server on the node, with a disk as full as the first one's and room for a restore on a third.
+SLOW = """
+from agents.models import Disk, Server
+from definitions.models import Definition
+first = Definition.objects.get(name="daily")
+made = {}
+for name in ("slow", "spare"):
+    server = Server.objects.create(name=name, tenant=first.tenant, region=first.disk.server.region,
+                                   node=first.disk.server.node)
+    made[name] = Disk.objects.create(server=server, driver="image", storage=first.disk.storage, path=f"{name}.img",
+                                     size_bytes=first.disk.size_bytes)
+Definition.objects.create(name="slow", tenant=first.tenant, disk=made["slow"], vault=first.vault, cron="0 3 * * *",
+                          bandwidth_limit=65536)
+Definition.objects.filter(pk=first.pk).update(bandwidth_limit=65536)
+print("spare", made["spare"].pk)
+"""
+
+
+@pytest.mark.case("CP-20")
+def test_a_restore_begins_at_once_while_backups_fill_the_node(fleet: Fleet) -> None:
+    backup = fleet.good_backup()
+    fleet.fill_disk("web01")
+    folder = fleet.disk_path("web01").parent
+    (folder / "slow.img").write_bytes(os.urandom(DISK_MIB * MIB))
+    (folder / "spare.img").write_bytes(bytes(DISK_MIB * MIB))
+    spare = fleet.in_service(SLOW).split()[-1]
+    other = fleet.sql("SELECT id::text FROM definitions_definition WHERE name = 'slow'")[0][0]
+    filling = [fleet.back_up_now(), str(fleet.api.post(f"definitions/{other}/backup-now/", {})["id"])]
+    try:
+        for job_id in filling:
+            fleet.wait_until_copying(job_id)
+        job_id = fleet.api.post(f"backups/{backup['id']}/restore/", {"target": spare, "confirmation": "spare"})["id"]
+        fleet.wait(lambda: fleet.job(job_id)["state"] != "pending", seconds=5, what="the restore waited for backups")
+        job = fleet.wait_until_ended(job_id, timeout_seconds=90)
+        assert [fleet.job(other)["state"] for other in filling] == ["running"] * 2
+    finally:
+        for other in filling:
+            fleet.api.post(f"jobs/{other}/cancel/", {})
+        fleet.sql("UPDATE definitions_definition SET bandwidth_limit = NULL")
+
+    assert job["state"] == "ok", job["message"]
+    for other in filling:
+        fleet.wait_until_ended(other, timeout_seconds=60)
 
 
 @pytest.mark.case("CP-12")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import time
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from agents.models import Node
 from backups.models import Backup
+from backups.overview import overview_of
 from definitions.models import Definition, DefinitionPause, EarlierRules
 from tests.factories import disk_of, make_backup, make_definition
 from tests.worlds import World
+from vaults.models import StoredObject
 
 API = "/api/v1/"
 
@@ -25,6 +28,44 @@ def test_the_overview_has_the_columns_and_says_why_nothing_starts(world: World) 
     assert row["backups"] == Backup.objects.in_catalogue().filter(definition=world.ours.definition, status="ok").count()
     assert row["held_because"] == "The definition is paused: pause a"
     assert row["state"] and row["sentence"]
+
+
+@pytest.mark.parametrize(("locked_hours", "over"), [(24, False), (-1, True)])
+def test_the_overview_says_last_good_last_verified_and_until_when_it_is_locked(
+    world: World, locked_hours: int, over: bool
+) -> None:
+    now, client = timezone.now().replace(microsecond=0), world.client("admin_a")
+    until = now + timedelta(hours=locked_hours)
+    times = {"finished_at": now, "verified_at": now - timedelta(hours=3), "immutable_until": until}
+    Backup.objects.filter(definition=world.ours.definition).update(**times)
+    StoredObject.objects.update(retain_until=until)
+    definition = Definition.objects.get(pk=world.ours.definition.pk)
+
+    (row,) = client.get(f"{API}definitions/overview/?server={world.ours.server.pk}").json()["results"]
+    pages = [
+        client.get(address).content.decode() for address in ("/definitions/overview/", f"/definitions/{definition.pk}/")
+    ]
+
+    def shown(at: datetime) -> str:
+        return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+    for name, at in (("last_good_at", now), ("last_verified_at", times["verified_at"]), ("locked_until", until)):
+        assert row[name] == shown(at), name
+        assert all(shown(at) in page for page in pages), name
+    assert (row["state"] == "unlocked") is over
+    assert all(("The lock of its last good backup ended at" in page) is over for page in pages)
+
+
+def test_the_overview_costs_as_much_for_many_as_for_few(world: World, django_assert_max_num_queries: Any) -> None:
+    for number in range(12):
+        row = make_definition(world.ours.server, name=f"m{number}")
+        make_backup(world.ours.server, definition=row)
+    rows = list(Definition.objects.all())
+
+    with django_assert_max_num_queries(10):
+        found = overview_of(rows, person=world.people["super"], now=timezone.now())
+
+    assert [row.definition for row in found] == rows and all(row.facts.locked_until for row in found[-12:])
 
 
 def test_an_owner_sees_his_rows_without_the_node(world: World) -> None:
@@ -73,9 +114,9 @@ def test_choices_say_why_not(world: World) -> None:
     found = world.client("admin_a").get(f"{API}definitions/choices/?disk={disk_of(world.ours.server).pk}").json()
 
     types = {choice["value"]: choice["why_not"] for choice in found["type"]}
-    assert types["vault"] == "" and types["dataset"] and types["file"]
+    assert types["vault"] == types["file"] == "" and "ZFS" in types["dataset"]
     nodes = {choice["value"]: choice["why_not"] for choice in found["backup_node"]}
-    assert nodes[str(world.ours.node.pk)] == "It is not a backup node."
+    assert nodes[str(world.ours.node.pk)] == f"{world.ours.node.name} is not a backup node."
     assert str(world.theirs.node.pk) not in nodes
 
 

@@ -55,6 +55,8 @@ PAGES = {
     "/notifications/": 15,
     "/people/invite/": 8,
     "/definitions/new/": 8,
+    "/definitions/overview/": 20,
+    "/definitions/load/": 16,
     "/choices/servers/?q=web-0001": 6,
     "/choices/disks/?q=web-0001": 6,
     "/choices/tenants/?q=00012": 6,
@@ -117,20 +119,33 @@ def test_a_page_of_the_portal_is_a_few_indexed_statements(fleet: dict[str, Clien
         assert _read_whole(sql, parameters) == set(), sql
 
 
-def test_a_part_of_a_name_is_looked_up_in_an_index(fleet: dict[str, Client]) -> None:
+@pytest.mark.parametrize(
+    ("address", "indexes"),
+    [
+        ("/choices/servers/?q=web-0001", ["server_by_part_of_name"]),
+        ("/api/v1/servers/?search=web-0001", ["server_by_part_of_name"]),
+        (
+            "/api/v1/backups/?search=web-0001",
+            ["backup_by_part_of_name", "backup_by_part_of_server", "backup_by_part_of_note"],
+        ),
+        ("/api/v1/jobs/?search=web-0001", ["job_by_part_of_name"]),
+    ],
+)
+def test_a_part_of_a_name_is_looked_up_in_an_index(fleet: dict[str, Client], address: str, indexes: list[str]) -> None:
     """Few rows would be read at once as well: the plan is asked for as if that cost much."""
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute("SET LOCAL enable_indexscan = off")
         cursor.execute("SET LOCAL enable_indexonlyscan = off")
     try:
-        statements = _statements_of(fleet["SuperAdmin"], "/choices/servers/?q=web-0001")
+        statements = _statements_of(fleet["SuperAdmin"], address)
         searching = [one for one in statements if "LIKE UPPER" in one[0]]
         assert searching
         with connection.cursor() as cursor:
             for sql, parameters in searching:
                 cursor.execute(f"EXPLAIN {sql}", parameters)
-                assert "server_by_part_of_name" in str(cursor.fetchall())
+                plan = str(cursor.fetchall())
+                assert [index for index in indexes if index not in plan] == []
     finally:
         with connection.cursor() as cursor:
             cursor.execute("RESET enable_seqscan; RESET enable_indexscan; RESET enable_indexonlyscan")

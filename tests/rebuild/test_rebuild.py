@@ -13,7 +13,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from pydantic import SecretStr
 
-from agents.models import Node
+from agents.models import Disk, Node
 from agents.program.signing import load_writer_key
 from agents.services import report_node
 from backups.describing import describe_domain
@@ -195,7 +195,7 @@ def test_a_backup_whose_packs_were_moved_and_are_gone_is_rebuilt_through_relocat
     assert again.path(target).read_bytes() == content
 
 
-def test_a_server_that_was_moved_is_given_to_its_present_tenant(site: Site, settings, tmp_path: Path) -> None:
+def _back_up_and_move(site: Site) -> tuple[Disk, Tenant]:
     disk = site.server("web01", content=os.urandom(MIB))
     assert site.back_up(site.definition(disk)).state == JobState.OK
     domain_id = Backup.objects.get().manifest.domain_id
@@ -203,6 +203,48 @@ def test_a_server_that_was_moved_is_given_to_its_present_tenant(site: Site, sett
     other = create_tenant(title="Other", actor=None)
     move_server(server=disk.server, tenant=other, confirmation="web01", actor=site.admin)
     describe_domain(domain_id)
+    return disk, other
+
+
+def test_what_was_moved_to_a_tenant_who_is_deleted_is_placed_where_it_was_made(
+    site: Site, settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk, other = _back_up_and_move(site)
+    still = site.server("web02", content=os.urandom(MIB))
+    assert site.back_up(site.definition(still)).state == JobState.OK
+    describe_domain(Backup.objects.get(server=still.server).manifest.domain_id)
+    key = _recovery_key(site.tenant)
+    _lose_the_database(site, settings)
+    # An earlier dump, which knows of the tenant only that it is gone.
+    Tenant.objects.create(pk=other.pk, suffix=other.suffix, name=other.name, title="Other", status="deleted")
+
+    _rebuild(site, key, tmp_path)
+    _rebuild(site, key, tmp_path)
+
+    former = Tenant.objects.get(title="Acme")
+    assert list(Backup.objects.order_by("server_name").values_list("server_name", "tenant", "server__tenant")) == [
+        ("web01", former.pk, former.pk),
+        ("web02", former.pk, former.pk),
+    ]
+    backup = Backup.objects.get(server_name="web01")
+    assert (backup.manifest.domain.held_for, backup.server.domain) == (None, backup.manifest.domain)
+    assert backup.disk_id == disk.pk
+    assert f"{other.name}, to whom the server was moved, is deleted" in capsys.readouterr().out
+    again = Site(
+        data=site.data,
+        tenant=former,
+        vault=backup.vault,
+        node=Node.objects.get(name="local"),
+        admin=Person.objects.create(username="root", is_superuser=True),
+    )
+    target = again.server("web03")
+    job = again.restore(backup, target)
+    assert job.state == JobState.OK, job.message
+    assert again.path(target).read_bytes() == site.path(disk).read_bytes()
+
+
+def test_a_server_that_was_moved_is_given_to_its_present_tenant(site: Site, settings, tmp_path: Path) -> None:
+    disk, other = _back_up_and_move(site)
     key, content = _recovery_key(site.tenant), site.path(disk).read_bytes()
 
     _lose_the_database(site, settings)

@@ -113,6 +113,7 @@ def test_at_most_a_fifth_goes_in_one_run() -> None:
         assert StoredObject.objects.filter(status="deleted").count() > 20
 
 
+@pytest.mark.case("RS-12")
 def test_a_restore_under_way_holds_what_it_reads() -> None:
     with running() as (world, clock):
         backup = _back_up(world)

@@ -361,6 +361,8 @@ def running(store: ModelStore | None = None) -> Iterator[tuple[World, time_machi
         with (
             mock.patch("vaults.storage.client_for", lambda *_: client),
             mock.patch("backups.queue._send"),
+            # On PostgreSQL the database's own clock knows nothing of the virtual time.
+            mock.patch("backups.removal.run.database_now", now),
             mock.patch.object(settings, "CONFIG", config),
         ):
             world = World(chosen)

@@ -20,6 +20,7 @@ from tests.worlds import World, make_world
 WITHOUT_A_WRITE = {("POST", "definitions/preview/"), ("POST", "definitions/simulate/")}
 # What has to be so first, for these to change anything.
 BEFORE = {
+    ("POST", "nodes/<pk>/resume/"): "nodes/<pk>/drain/",
     ("POST", "people/<pk>/enable/"): "people/<pk>/disable/",
     ("POST", "people/<pk>/revoke/"): "people/<pk>/grant/",
     ("POST", "servers/<pk>/revoke/"): "servers/<pk>/grant/",

@@ -1,0 +1,151 @@
+"""Pages about many definitions: how well each protects, when nodes have work, and spreading what piles up."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_http_methods
+
+from agents.models import Node
+from backups.node_load import LOOKED_BACK, LoadMap, load_map
+from backups.overview import overview_of
+from common.errors import BackupsiteError, NotFoundError
+from definitions.models import Definition, SpreadAct
+from definitions.planning_forms import PileForm
+from definitions.spreading import NIGHT, find_act, movable_pile, preview_pile, spread, spread_pile, undo_spread
+from tenants.models import Tenant
+from tenants.roles import Action
+from tenants.views import STATUS_WRONG_INPUT, back_with_error, paginate, portal_page, show_error
+
+# A spreading is offered to be taken back for as long as the actual load is looked back on.
+_UNDO_FOR = LOOKED_BACK
+_SHADES = 9
+
+
+@require_GET
+@portal_page
+def definition_overview(request: HttpRequest) -> HttpResponse:
+    """By tenant or by node."""
+    person = request.user
+    tenant = _chosen(request, "tenant", Tenant.objects.for_user(person))
+    node = _chosen(request, "node", Node.objects.for_user(person))
+    found = Definition.objects.for_user(person)
+    if tenant is not None:
+        found = found.filter(tenant=tenant)
+    if node is not None:
+        found = found.filter(disk__server__node=node)
+    page, now = paginate(request, found.order_by("name", "pk")), timezone.now()
+    rows = overview_of(page.object_list, person=person, now=now)
+    sees_tenants = Tenant.objects.for_user(person).exists()
+    context = {"page": page, "rows": rows, "tenant": tenant, "node": node, "sees_tenants": sees_tenants, "now": now}
+    return render(request, "definitions/overview.html", context)
+
+
+@require_http_methods(["GET", "POST"])
+@portal_page
+def load_of_nodes(request: HttpRequest) -> HttpResponse:
+    """The planned and the actual load per node and hour, with advice; spreading and taking it back."""
+    person, now = request.user, timezone.now()
+    page = paginate(request, Node.objects.for_user(person).order_by("name"))
+    if request.method == "POST":
+        return _act(request, list(page))
+    found = load_map(list(page), person=person, now=now)
+    acts = SpreadAct.objects.filter(undone_at=None, created_at__gte=now - _UNDO_FOR)
+    context = {
+        "page": page,
+        "found": found,
+        "rows": _cells(found),
+        "piles": [(item, row.node) for item in found.advice for row in found.rows if row.node.name == item.node],
+        "hours": range(24),
+        "days": LOOKED_BACK.days,
+        "last_act": (acts if person.is_superuser else acts.filter(made_by=person)).order_by("-created_at").first(),
+    }
+    return render(request, "definitions/load.html", context)
+
+
+def _act(request: HttpRequest, nodes: list[Node]) -> HttpResponse:
+    person, now = request.user, timezone.now()
+    try:
+        if undone := request.POST.get("undo"):
+            act = find_act(_uuid(undone), actor=person)
+            count = undo_spread(act=act, actor=person, now=now)
+            messages.success(request, f"{count} definitions have the schedule that they had before.")
+        else:
+            there = Definition.objects.for_user(person).filter(disk__server__node__in=nodes)
+            made = spread(definitions=there, actor=person, now=now)
+            messages.success(request, f"{len(made.moves)} definitions were spread over their window.")
+    except BackupsiteError as error:
+        return back_with_error(request, error, otherwise=request.path)
+    return redirect(request.get_full_path())
+
+
+@require_http_methods(["GET", "POST"])
+@portal_page
+def spread_of_pile(request: HttpRequest) -> HttpResponse:
+    """What starts on a node within an hour, and where it would start; a POST spreads it."""
+    person, now = request.user, timezone.now()
+    node = _chosen(request, "node", Node.objects.for_user(person))
+    hour = request.GET.get("hour", "")
+    if node is None or not (hour.isdecimal() and int(hour) < 24):
+        raise NotFoundError("Name a node and an hour.")
+    own = Definition.objects.for_user(person, Action.EDIT)
+    chosen = {"definitions": own, "node": node, "hour": int(hour), "actor": person, "now": now}
+    night = {"start": NIGHT[0], "end": NIGHT[1]}
+    form = PileForm(request.POST or None, initial=night)
+    if request.method == "POST" and form.is_valid() and _spread(request, form, chosen):
+        return redirect("definition-load")
+    window = form.cleaned_data if form.is_bound and form.is_valid() else night
+    moves = {move.definition.pk: move.after for move in preview_pile(**chosen, **window)}
+    context = {
+        "form": form,
+        "node": node,
+        "hour": int(hour),
+        "rows": [(one, moves.get(one.pk, "")) for one in movable_pile(**chosen)],
+        "moves": len(moves),
+    }
+    return render(request, "definitions/pile.html", context, status=STATUS_WRONG_INPUT if form.errors else 200)
+
+
+def _spread(request: HttpRequest, form: PileForm, chosen: dict[str, Any]) -> bool:
+    if "look" in request.POST:
+        return False
+    try:
+        made = spread_pile(**chosen, **form.cleaned_data)
+    except BackupsiteError as error:
+        show_error(form, error)
+        return False
+    messages.success(request, f"{len(made.moves)} definitions were spread. You can take it back on this page.")
+    return True
+
+
+def _cells(found: LoadMap) -> list[dict[str, Any]]:
+    """Each hour as a shade from 0 to 9 of the busiest one, planned or actual, with its bytes per second."""
+    most = max((value for row in found.rows for value in (*row.planned, *row.actual)), default=0) or 1
+
+    def shaded(hours: tuple[float, ...]) -> list[dict[str, int]]:
+        return [{"load": int(value), "shade": round(_SHADES * value / most)} for value in hours]
+
+    return [{"node": row.node, "planned": shaded(row.planned), "actual": shaded(row.actual)} for row in found.rows]
+
+
+def _chosen(request: HttpRequest, name: str, rows: Any) -> Any:
+    """The object that the address names; 404 for one that the person does not see."""
+    text = request.GET.get(name)
+    if not text:
+        return None
+    found = rows.filter(pk=_uuid(text)).first()
+    if found is None:
+        raise NotFoundError(f"There is no such {name}.")
+    return found
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise NotFoundError("There is nothing with this id.") from error

@@ -1,0 +1,97 @@
+"""The load that nodes had: by whose jobs, in which hours, and in how few questions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from agents.models import Node
+from backups.models import Job
+from backups.node_load import actual_load, load_map
+from tests.factories import make_definition, make_job, make_person, make_server
+
+pytestmark = pytest.mark.django_db
+NOW = datetime(2026, 1, 14, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+WEEK_SECONDS = 7 * 3600
+
+
+@pytest.fixture
+def server(db: None) -> Any:
+    return make_server()
+
+
+def ran(server: Any, begun: datetime, length: timedelta, moved: int, **values: Any) -> Job:
+    times = {"started_at": begun, "finished_at": begun + length, "done_bytes": moved, **values}
+    return make_job(server, **{"state": "ok", **times})
+
+
+def hours_of(server: Any, person: Any = None) -> dict[int, float]:
+    found = actual_load([server.node], person=person or make_person(superadmin=True), now=NOW)
+    return {hour: value * WEEK_SECONDS for hour, value in enumerate(found.get(server.node.pk, ())) if value}
+
+
+def test_bytes_are_in_the_hours_that_the_job_ran_in(server: Any) -> None:
+    at = datetime(2026, 1, 12, 22, 30, tzinfo=UTC)
+    ran(server, at, timedelta(minutes=10), 500)
+    # Half past ten to half past midnight: three hours, of the next day too.
+    ran(server, at, 2 * HOUR, 300, kind="restore", state="failed")
+    # The same hour of another day counts to the same hour; a day later than a whole day it comes again.
+    ran(server, at - timedelta(days=3), timedelta(0), 50)
+
+    assert hours_of(server) == pytest.approx({22: 650, 23: 100, 0: 100})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"started_at": NOW - timedelta(days=7, minutes=1)},
+        {"finished_at": None, "state": "failed"},
+        {"kind": "verify"},
+    ],
+)
+def test_what_is_old_or_runs_or_is_no_work_of_the_node_does_not_count(server: Any, values: dict[str, Any]) -> None:
+    ran(server, NOW - HOUR, timedelta(minutes=1), 500, **values)
+
+    assert hours_of(server) == {}
+
+
+def test_the_last_week_counts_to_its_first_minute(server: Any) -> None:
+    ran(server, NOW - timedelta(days=7), timedelta(minutes=1), 700)
+
+    assert hours_of(server) == pytest.approx({12: 700})
+
+
+def test_each_node_has_its_own_and_a_tenant_sees_its_own_jobs_only(server: Any) -> None:
+    other = make_server()
+    Node.objects.get(pk=server.node_id).tenants.add(other.tenant)
+    foreign = make_job(other, state="ok")
+    Job.objects.filter(pk=foreign.pk).update(
+        node=server.node, started_at=NOW - HOUR, finished_at=NOW - HOUR, done_bytes=40
+    )
+    ran(server, NOW - HOUR, timedelta(minutes=1), 7)
+    ran(other, NOW - HOUR, timedelta(minutes=1), 90)
+
+    assert hours_of(server) == pytest.approx({11: 47})
+    assert hours_of(server, make_person(administers=[server.tenant])) == pytest.approx({11: 7})
+    assert hours_of(other) == pytest.approx({11: 90})
+    assert hours_of(server, make_person(owns=[server])) == pytest.approx({11: 7})
+
+
+def test_planned_and_actual_stand_beside_each_other_for_idle_nodes_too(
+    server: Any, django_assert_max_num_queries: Any
+) -> None:
+    idle, boss = make_server(), make_person(superadmin=True)
+    make_definition(server, cron="0 3 * * *")
+    for number in range(30):
+        ran(server, NOW - number * HOUR, timedelta(minutes=1), 7)
+
+    with django_assert_max_num_queries(5):
+        found = load_map([idle.node, server.node], person=boss, now=NOW)
+
+    assert [row.node for row in found.rows] == [idle.node, server.node]
+    assert {*found.rows[0].planned, *found.rows[0].actual} == {0.0}
+    assert [hour for hour, value in enumerate(found.rows[1].planned) if value] == [3]
+    assert min(found.rows[1].actual) > 0
