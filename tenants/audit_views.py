@@ -74,10 +74,10 @@ def audit_list(request: HttpRequest) -> HttpResponse:
     if form.is_valid():
         since = _searched_since(form.cleaned_data)
         events = _narrowed(events, form.cleaned_data, since=since)
-    # By time where a time bounds it, for that has an index of its own. The keys are read through once, for the count
-    # and the page alike.
-    newest = events.order_by(*(["-id"] if since is None else ["-at", "-id"])).values_list("pk", flat=True)
-    page = paginate(request, list(newest[:MOST_LISTED]))
+    # By time where a time bounds it, for that has an index of its own. What is searched for is read through once, for
+    # the count and the page alike.
+    newest = events.order_by(*(["-id"] if since is None else ["-at", "-id"])).values_list("pk", flat=True)[:MOST_LISTED]
+    page = paginate(request, newest if since is None else list(newest))
     shown = AuditEvent.objects.in_bulk(list(page))
     context = {
         "searched_since": since if form.is_valid() and not form.cleaned_data["since"] else None,
