@@ -15,7 +15,7 @@ from tests.worlds import World
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules with a long test first: with two workers, one that begins last would run alone."""
+    """Modules with a long test first: one that begins last would run alone."""
     long = {item.path for item in items if item.get_closest_marker("long")}
     items.sort(key=lambda item: item.path not in long)
 

@@ -245,7 +245,7 @@ def test_a_hard_limit_that_a_worker_meets_is_told_of(tenant: Tenant, settings: A
     assert claim is not None
 
     headers = {"Authorization": f"Bearer {claim.token}"}
-    answers = [Client().post(f"{PATH_PREFIX}open", headers=headers).json() for _ in range(2)]
+    answers = [_open(headers) for _ in range(2)]
 
     assert [answer["code"] for answer in answers] == ["quota_exceeded"] * 2
     assert told() == ["quota.hard"]
@@ -272,3 +272,7 @@ def test_a_broken_audit_is_told_to_every_super_admin_and_to_nobody_else(
     assert OutboxMessage.objects.count() == 3
     assert "audit.broken" not in to_subscribe(by_webhook=True, by_super_admin=False)
     assert Webhook.objects.count() == Subscription.objects.count() == 2
+
+
+def _open(headers: dict[str, str]) -> Any:
+    return Client().post(f"{PATH_PREFIX}open", b"{}", content_type="application/json", headers=headers).json()

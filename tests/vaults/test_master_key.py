@@ -42,6 +42,8 @@ def use(settings: Any, key: bytes) -> None:
 
 
 def test_the_list_has_every_wrapped_column_of_every_model() -> None:
+    # What anybody may read: the rules of a time zone.
+    public = {"definitions.ZoneRules.data"}
     columns = {
         f"{model._meta.label}.{field.name}"
         for model in apps.get_models()
@@ -49,7 +51,7 @@ def test_the_list_has_every_wrapped_column_of_every_model() -> None:
         if isinstance(field, models.BinaryField) and "public" not in field.name
     }
 
-    assert {str(column) for column in WRAPPED} == columns
+    assert {str(column) for column in WRAPPED} == columns - public
 
 
 def test_everything_opens_with_the_new_key_and_nothing_with_the_old(keys: KeyWorld, settings: object) -> None:
