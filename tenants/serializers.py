@@ -65,7 +65,15 @@ class BodySerializer(serializers.Serializer[Any]):
             if unknown:
                 message = "This field is not known here, or cannot be written."
                 raise serializers.ValidationError({name: [message] for name in unknown}, code="unknown_field")
+            wrong = [name for name, field in self.fields.items() if _is_no_text(field, data.get(name))]
+            if wrong:
+                raise serializers.ValidationError({name: ["Not a valid string."] for name in wrong}, code="invalid")
         return super().to_internal_value(data)
+
+
+def _is_no_text(field: serializers.Field[Any, Any, Any, Any], value: Any) -> bool:
+    """A number where the document says text: DRF would make a text of it."""
+    return isinstance(field, serializers.CharField) and isinstance(value, (int, float))
 
 
 class ScopedField(serializers.UUIDField):

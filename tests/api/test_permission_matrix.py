@@ -35,7 +35,7 @@ ONLY_BY_TOKEN = frozenset({"/api/accounts/logout/?"})
 NOBODY = ("disabled", "anonymous")
 PRINCIPALS = (*KNOWN, *AGENTS, *NOBODY)
 # Each test is a savepoint inside of the module's own transaction.
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.long]
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,15 @@ def test_an_unknown_field_is_refused(world: World, address: str, body: dict[str,
     assert {"field": "surprise", "code": "unknown_field"}.items() <= problem["errors"][0].items()
 
 
+@pytest.mark.parametrize("number", [5, 1.5, True])
+def test_a_number_is_no_text(world: World, number: float) -> None:
+    body = {"label": number, "url": "https://hooks.example.com/x"}
+    answer = world.client("super").post("/api/v1/webhooks/", body, format="json")
+
+    assert answer.status_code == 400
+    assert [error["field"] for error in answer.json()["errors"]] == ["label"]
+
+
 @pytest.mark.case("AZ-04")
 @pytest.mark.parametrize("field", ["status", "tenant", "id", "immutable_until", "size_bytes", "removed_at"])
 def test_nothing_but_the_note_of_a_backup_is_writable(world: World, field: str) -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests.fleet.conftest import DISK_MIB, MIB, QUEUE, Fleet
 from tests.postgres.cluster import PROGRAMS
 
-pytestmark = [pytest.mark.stack, pytest.mark.postgres, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.postgres, pytest.mark.long, pytest.mark.timeout(400)]
 
 COUNT = 40
 # Servers without an image: a worker takes such a job, and it ends in a moment, with words.

@@ -38,10 +38,12 @@ def write_chain(vault: Vault, *, compression_level: int | None) -> list[WriteRes
 def pinned_names() -> list[str]:
     """Keys of all objects of a chain with fixed randomness; uncompressed, so that no zstd version matters.
 
-    HPKE draws its own randomness, so the wrapped keys are replaced by fixed bytes.
+    HPKE draws its own randomness, so the wrapped keys are replaced by fixed bytes. One upload at a time: the store
+    numbers versions as they arrive, and manifests name them.
     """
     vault = Vault(seed="pinned")
-    with patch("engine.envelope._wrap", lambda secret, public, info: noise(144, "wrapped")):
+    wrapped = patch("engine.envelope._wrap", lambda secret, public, info: noise(144, "wrapped"))
+    with wrapped, patch("engine.upload._THREADS", 1):
         write_chain(vault, compression_level=None)
     return [version.key for version in vault.store.list_versions()]
 

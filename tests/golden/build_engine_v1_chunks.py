@@ -123,10 +123,12 @@ def write_chains(vault: Vault, *, compression_level: int | None) -> list[WriteRe
 def pinned_names() -> list[str]:
     """Keys of all objects of chains with fixed randomness; uncompressed, so that no zstd version matters.
 
-    HPKE draws its own randomness, so the wrapped keys are replaced by fixed bytes.
+    HPKE draws its own randomness, so the wrapped keys are replaced by fixed bytes. One upload at a time: the store
+    numbers versions as they arrive, and manifests name them.
     """
     vault = Vault(seed="pinned")
-    with patch("engine.envelope._wrap", lambda secret, public, info: noise(144, "wrapped")):
+    wrapped = patch("engine.envelope._wrap", lambda secret, public, info: noise(144, "wrapped"))
+    with wrapped, patch("engine.upload._THREADS", 1):
         write_chains(vault, compression_level=None)
     return [version.key for version in vault.store.list_versions()]
 

@@ -22,7 +22,6 @@ AGAIN = {
     "wall": ["tests/postgres/test_second_wall.py", "tests/postgres/test_list_plans.py"],
     "backups": [
         "tests/backups/test_dispatch.py",
-        "tests/backups/test_backup_path.py",
         "tests/backups/test_server_moves.py",
         "tests/backups/test_node_load.py",
         "tests/backups/test_vault_removal.py",

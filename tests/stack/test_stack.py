@@ -27,7 +27,7 @@ from backupsite.stack.terminal import Terminal
 from . import stand_in
 from .conftest import alive, eventually
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.long]
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["weed", "broker", "web", "signer", "control", "checks", "node", "beat", "reaper"]

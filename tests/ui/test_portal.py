@@ -14,6 +14,7 @@ from tests.e2e.conftest import Running, running  # noqa: F401  # a fixture
 CHROMIUM = Path("/usr/bin/chromium")
 OUTPUT = Path(__file__).resolve().parents[1] / "output"
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.stack,
     pytest.mark.browser,
     pytest.mark.timeout(300),
