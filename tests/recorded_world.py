@@ -1,4 +1,4 @@
-"""The world, made once for a module and written again for each of its tests: a sixth of the time of making it."""
+"""The world, made once for a module and written again for each of its tests, which takes far less time."""
 
 from __future__ import annotations
 

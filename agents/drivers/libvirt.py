@@ -31,8 +31,9 @@ from agents.drivers.domains import Domain, DomainDisk, define_server, format_of_
 from agents.drivers.freezing import thaw_left
 from agents.drivers.holding import confined, held_disk, held_server, refuse_attached, standing_for
 from agents.drivers.nbd_disk import NbdTarget
-from agents.drivers.pull_job import planned, pull_job, refuse_other_job, scratch_path
+from agents.drivers.pull_job import planned, pull_job, refuse_other_job
 from agents.drivers.qemu_images import clear_folder, image_facts, new_image, served_image
+from agents.drivers.read_plans import scratch_path
 from agents.drivers.safety import take_safety_point, unneeded_safety_points
 from agents.drivers.shut_off import shut_off_disks
 from agents.drivers.virsh import Virsh, domain, option

@@ -12,53 +12,29 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
 
-from agents.drivers.base import (
-    POINT_PREFIX,
-    DiskBusyError,
-    DiskFullError,
-    DiskUnreadableError,
-    DiskWish,
-    OpenedDisk,
-    SourceFacts,
-)
+from agents.drivers.base import DiskBusyError, DiskWish, OpenedDisk, SourceFacts
 from agents.drivers.checkpoints import Checkpoint, checkpoint_xml
 from agents.drivers.domains import Domain, DomainDisk, parse_xml
 from agents.drivers.freezing import FREEZE_FAILED, Freeze, frozen_guest
 from agents.drivers.nbd import NbdClient
 from agents.drivers.nbd_disk import ALLOCATION, NbdSource
 from agents.drivers.qemu_images import bitmap_context
+from agents.drivers.read_plans import (
+    BITMAP_LOST,
+    DISK_RESIZED,
+    FORMAT,
+    POINT_MISSING,
+    DiskPlan,
+    refuse_without_room,
+    scratch_path,
+)
 from agents.drivers.virsh import HypervisorError, Virsh, domain, option
 
 logger = logging.getLogger(__name__)
 
-# Stable codes for why all of a disk is read although a base was given.
-POINT_MISSING, BITMAP_LOST, DISK_RESIZED, FORMAT = (
-    "point_missing",
-    "bitmap_lost",
-    "disk_resized",
-    "format_without_changes",
-)
-
 _CHANGED = "changed"
 _END_SECONDS = 30.0
-# What a guest may overwrite of a disk while it is backed up.
-_SCRATCH_SHARE, _SCRATCH_MAX = 0.05, 10 * 1024**3
-
-
-@dataclass(frozen=True, slots=True)
-class DiskPlan:
-    """`base` is the point to read changes from, or None to read all, with the reason when a base was wished."""
-
-    disk: DomainDisk
-    size_bytes: int
-    base: str | None = None
-    full_reason: str = ""
-
-    def full(self, reason: str) -> DiskPlan:
-        return replace(self, base=None, full_reason=reason)
 
 
 def planned(disk: DomainDisk, wish: DiskWish, size_bytes: int, points: Mapping[str, Checkpoint]) -> DiskPlan:
@@ -102,34 +78,6 @@ def refuse_other_job(virsh: Virsh, uuid: str, folder: str) -> bool:
         raise DiskBusyError("libvirt is at work on this server already (a backup, migration or the like).")
     _abort(virsh, uuid)
     return True
-
-
-def refuse_without_room(plans: Sequence[DiskPlan]) -> None:
-    """Scratch files lie beside the disks. DiskFullError where these could soon fill their storage: QEMU would then fail
-    writes of the guest, which is worse than no backup.
-    """
-    needed: dict[str, int] = {}
-    for plan in plans:
-        if not Path(plan.disk.path).is_file():
-            raise DiskUnreadableError(
-                f"The disk {plan.disk.path} of a running server is no file, so there is no place beside it for what "
-                "the guest overwrites. Shut the server off, or use a driver of its storage."
-            )
-        folder = os.path.split(plan.disk.path)[0]
-        needed[folder] = needed.get(folder, 0) + min(int(plan.size_bytes * _SCRATCH_SHARE), _SCRATCH_MAX)
-    for folder, size_bytes in needed.items():
-        space = os.statvfs(folder)
-        if space.f_bavail * space.f_frsize < size_bytes:
-            raise DiskFullError(
-                f"Less than {size_bytes} bytes are free in {folder}, where the backup of a running server keeps what "
-                "the guest overwrites meanwhile. Make room, or shut the server off."
-            )
-
-
-def scratch_path(disk: DomainDisk) -> str:
-    """One per disk, so that a sweep finds it; a disk has one job at a time."""
-    folder, name = os.path.split(disk.path)
-    return os.path.join(folder, f".{POINT_PREFIX}scratch-{name}")
 
 
 def _begin(

@@ -30,10 +30,10 @@ from agents.drivers.domains import DomainDisk, format_of_new
 from agents.drivers.freezing import FREEZE_FAILED
 from agents.drivers.holding import confined, held_disk, held_server, refuse_attached, standing_for
 from agents.drivers.nbd_disk import NbdTarget
-from agents.drivers.pull_job import FORMAT, POINT_MISSING, DiskPlan, scratch_path
 from agents.drivers.qemu_images import clear_folder, image_facts, new_image, remove_bitmap, served_image
 from agents.drivers.qemu_point import QemuDisk, disk_at, disks_of, qemu_point, remove_jobs, remove_point
 from agents.drivers.qmp import Qmp, ServerOffError
+from agents.drivers.read_plans import FORMAT, POINT_MISSING, DiskPlan, scratch_path
 from agents.drivers.safety import take_safety_point, unneeded_safety_points
 from agents.drivers.shut_off import served_files
 

@@ -17,9 +17,9 @@ from agents.drivers.base import POINT_PREFIX, DiskBusyError, DiskMissingError, O
 from agents.drivers.domains import DomainDisk
 from agents.drivers.nbd import NbdClient
 from agents.drivers.nbd_disk import ALLOCATION, NbdSource
-from agents.drivers.pull_job import DiskPlan, refuse_without_room, scratch_path
 from agents.drivers.qemu_images import bitmap_context, create_overlay
 from agents.drivers.qmp import Qmp, QmpError, wait_until
+from agents.drivers.read_plans import DiskPlan, refuse_without_room, scratch_path
 
 _COPY = f"{POINT_PREFIX}copy"
 

@@ -10,8 +10,8 @@ from agents.drivers.base import DiskBusyError, OpenedDisk, SourceFacts
 from agents.drivers.checkpoints import checkpoint_xml, register_checkpoint
 from agents.drivers.domains import Domain, state_of
 from agents.drivers.nbd_disk import NbdSource
-from agents.drivers.pull_job import BITMAP_LOST, DiskPlan
 from agents.drivers.qemu_images import add_bitmap, bitmap_context, image_facts, served_image
+from agents.drivers.read_plans import BITMAP_LOST, DiskPlan
 from agents.drivers.virsh import Virsh
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agents import protocol
 from agents.drivers.zfs_commands import Host
-from agents.drivers.zfs_sets import Base, SendWish, SwapWish, restore_set, send_set
+from agents.drivers.zfs_sets import Base, SendWish, SwapWish, modes_of, restore_set, send_set
 from agents.drivers.zfs_streams import sent
 from agents.program.running import Run, UsageMeter
 from agents.program.zfs_hosts import host_of
@@ -71,7 +71,10 @@ def _restore(run: Run, work: protocol.DatasetRestoreWork, target: Host) -> None:
 
 
 def _check(run: Run, work: protocol.DatasetCheckWork) -> None:
-    """Sending reads every block of the snapshot, and ZFS compares each with its checksum."""
+    """Sending reads every block of the snapshot, and ZFS compares each with its checksum.
+
+    What is encrypted is read as it lies there: its key is not on this node.
+    """
     meter, outcome, message, host = UsageMeter(), "ok", "", Host()
     dataset, _, name = work.place.partition("@")
     found = next((one for one in host.snapshots(dataset) if one.name == name), None)
@@ -80,6 +83,8 @@ def _check(run: Run, work: protocol.DatasetCheckWork) -> None:
     elif found.guid != work.guid:
         outcome, message = "damaged", f"{work.place} is another snapshot than the backup's."
     else:
-        for count, step in enumerate(sent(host, [work.place], cancel=run.heart.stopped), start=1):
-            run.heart.tell(protocol.Progress(phase="reading the dataset", done_bytes=count * len(step)))
+        done_bytes = 0
+        for step in sent(host, [*modes_of(host, dataset), work.place], cancel=run.heart.stopped):
+            done_bytes += len(step)
+            run.heart.tell(protocol.Progress(phase="reading the dataset", done_bytes=done_bytes))
     run.client.copy_checked(protocol.CopyChecked(outcome=outcome, message=message, usage=meter.read()))

@@ -27,6 +27,12 @@ _SEEN = {
 }
 
 
+_FOUND = {
+    "file": "its SHA-256 is that of the backup",
+    "dataset": "ZFS found each block as it was written",
+}
+
+
 def settle_copy(session: Session, done: CopyDone) -> bool:
     """The backup is `ok`: its file has its name and is on the medium. False when the session has lost its job."""
     job, backup, now = session.job, session.job.backup, timezone.now()
@@ -84,7 +90,7 @@ def settle_check(session: Session, checked: CopyChecked) -> bool:
     if job.kind != JobKind.VERIFY or job.backup is None:
         raise InvalidInputError("Only a check ends like this.", code="not_a_check")
     if checked.outcome == "ok":
-        told = "The file was read; its SHA-256 is that of the backup."
+        told = f"All of it was read again: {_FOUND[job.backup.type]}."
         also = lambda: note_health(job.backup, BackupHealth.VERIFIED, now=now)  # noqa: E731  # one expression
         ended = finish_job(session, now=now, message=told, usage=checked.usage, also=also, done_bytes=job.total_bytes)
     else:

@@ -167,6 +167,10 @@ class Fake:
         else:
             one, skip = self.snapshot_of(args[-1]), 0
             header = {"name": args[-1], "guid": one["guid"], "content": one["content"], "from": "", "done": 0}
+            # Keys are never loaded here.
+            header["encryption"] = self.sets[args[-1].partition("@")[0]]["props"].get("encryption", "off")
+            if header["encryption"] != "off" and "-w" not in args:
+                raise Refused(f"cannot send {args[-1]}: dataset key must be loaded")
             if "-n" in args:
                 self.say(f"full\t{args[-1]}\t{len(one['content'])}", f"size\t{len(one['content'])}")
                 return b""
@@ -205,6 +209,7 @@ class Fake:
         one = self.sets.setdefault(target, new_set())
         one.pop("partial", None)
         one["content"] = begun + rest[: -len(b"\nEND")].decode()
+        one["props"]["encryption"] = header["encryption"]
         snap = header["name"].partition("@")[2]
         one["snapshots"][snap] = self.point(one["content"], {}, header["guid"])
 

@@ -83,6 +83,18 @@ def test_a_dataset_goes_on_is_removed_lost_checked_and_restored(site: Site, pool
     }
 
 
+def test_what_is_encrypted_is_backed_up_checked_and_restored_without_its_key(site: Site, pool: Machine) -> None:
+    pool.host.set("tank/vms/web", "encryption", "aes-256-gcm")
+    backup = made_by(site, site.definition(type="dataset"))
+    assert pool.host.value(backup.place.partition("@")[0], "encryption") == "aes-256-gcm"
+
+    check = site.run(verifier.request_verification(backup=backup, actor=site.admin, now=timezone.now()))
+    backup.refresh_from_db()
+    assert (check.state, backup.health) == (JobState.OK, BackupHealth.VERIFIED), check.message
+    job = site.restore(backup, site.disk)
+    assert (job.state, pool.content("tank/vms/web")) == (JobState.OK, "first content " * 30), job.message
+
+
 def test_two_definitions_go_on_from_their_own_and_the_sweep_takes_what_nobody_needs(site: Site, pool: Machine) -> None:
     one, two = (site.definition(type="dataset", name=name) for name in ("one", "two"))
     for definition in (one, two, one, two):

@@ -24,7 +24,7 @@ from agents.drivers.base import (
     SourceFacts,
 )
 from agents.drivers.domains import DomainDisk
-from agents.drivers.pull_job import DiskPlan, refuse_without_room
+from agents.drivers.read_plans import DiskPlan, refuse_without_room
 from tests.drivers.libvirt_lab import Lab
 
 MIB = 1024 * 1024
