@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import sys
+from pathlib import Path
 
 MODERN = """usage:
 \tlist [-Hp] [-r|-d max]
@@ -239,9 +241,9 @@ def new_set(content: str = "", **props: str) -> dict:
 
 def call(path: str, verb: str, args: list[str], stream: bytes = b"") -> tuple[int, bytes, str]:
     """Exit status, standard output, standard error."""
-    with open(path, "r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        state = json.load(file)
+    with open(f"{path}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        state = json.loads(Path(path).read_text())
         state["calls"].append(verb)
         # What is only asked how long it would be has no stream to cut.
         fault = "" if verb == "send" and "-n" in args else state["faults"].pop(verb, "")
@@ -255,9 +257,9 @@ def call(path: str, verb: str, args: list[str], stream: bytes = b"") -> tuple[in
             out = (fake.receive(args, stream) if verb == "receive" else getattr(fake, verb)(args)) or b""
         except Refused as refused:
             code, words = 1, f"cannot {verb}: {refused}"
-        file.seek(0)
-        file.truncate()
-        json.dump(state, file)
+        # A pool is written as a whole: who is killed on the way here, as a canceled receiver is, changed nothing.
+        Path(f"{path}.new").write_text(json.dumps(state))
+        os.replace(f"{path}.new", path)
     if fault == "cut":
         code, out, words = 1, out[: len(out) * 2 // 3], "warning: cannot send: signal received"
     return code, "".join(fake.said).encode() + out, words
