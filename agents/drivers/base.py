@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import BinaryIO, Protocol
 
 from engine.restore import BlockTarget
+from engine.stream_restore import StreamOutput
+from engine.tree_walk import TreeOptions
 from engine.writer import BlockSource
 
 # What all names of points and safety snapshots of ours begin with. Everything else on a node is somebody else's.
@@ -205,3 +208,70 @@ class Driver(Protocol):
     def open_target(self, wish: WriteWish) -> AbstractContextManager[OpenedTarget]: ...
 
     def forget(self, disks: Sequence[DiskWish]) -> Sequence[str]: ...
+
+
+# --- what is no block device: file trees and byte streams ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedTree:
+    """A directory to read with all that is in it, as it was at one moment where the facts do not warn otherwise.
+
+    `options` say what of it never belongs to the backup; the mover adds what people exclude.
+    """
+
+    root: Path
+    facts: SourceFacts
+    options: TreeOptions = field(default_factory=TreeOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedStream:
+    """Bytes to read to their end, once. `check_complete` is called then, and raises when they are not whole."""
+
+    stream: BinaryIO
+    facts: SourceFacts
+    check_complete: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFolder:
+    """A directory that files are restored into; nobody else restores into it meanwhile."""
+
+    path: Path
+    facts: TargetFacts
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedOutput:
+    """Where a stream is restored to. `finish` is called after the last byte, and raises when it was not taken."""
+
+    output: StreamOutput
+    facts: TargetFacts
+    finish: Callable[[], None] = lambda: None
+
+
+class PointKeeper(Protocol):
+    """What every driver is; see `Driver` for what is promised."""
+
+    name: str
+
+    def probe(self) -> Capability: ...
+
+    def forget(self, disks: Sequence[DiskWish]) -> Sequence[str]: ...
+
+
+class TreeDriver(PointKeeper, Protocol):
+    """A way to reach file trees. Base points mean nothing to it: what changed is seen in the tree."""
+
+    def open_trees(self, wish: ReadWish) -> AbstractContextManager[Sequence[OpenedTree]]: ...
+
+    def open_folder(self, wish: WriteWish) -> AbstractContextManager[OpenedFolder]: ...
+
+
+class StreamDriver(PointKeeper, Protocol):
+    """A way to reach what gives and takes one stream, such as a database server."""
+
+    def open_streams(self, wish: ReadWish) -> AbstractContextManager[Sequence[OpenedStream]]: ...
+
+    def open_output(self, wish: WriteWish) -> AbstractContextManager[OpenedOutput]: ...

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 
 from agents.drivers.base import Driver, DriverError
+from engine.manifest import CONTENT_DISK
 
 ENTRY_POINT_GROUP = "backupsite.drivers"
 
@@ -16,6 +17,9 @@ BUILT_IN: Mapping[str, str] = {
     "libvirt": "agents.drivers.libvirt:LibvirtDriver",
     "qemu": "agents.drivers.qemu:QemuDriver",
 }
+
+# What a driver's disks are, where they are no block devices: a file tree or a byte stream.
+CONTENTS: Mapping[str, str] = {}
 
 
 class UnknownDriverError(DriverError):
@@ -39,3 +43,8 @@ def load_driver(name: str) -> Driver:
     module_name, _, class_name = path.partition(":")
     driver: Driver = getattr(importlib.import_module(module_name), class_name)()
     return driver
+
+
+def content_of(name: str) -> str:
+    """What a disk of this driver holds: `disk`, `tree` or `stream` (see `engine.manifest`). Opens no driver."""
+    return CONTENTS.get(name, CONTENT_DISK)
