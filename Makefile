@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 STACK := exec $(PYTHON) -m backupsite.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke up test check format bench-catalogue bench-grants bench-api bench-oracle bench-schedule bench bench-stack bench-peers bench-engine bench-block-size bench-changed-blocks lab-zfs lock clean venv venv-dev
+.PHONY: help demo smoke up test check format bench-catalogue bench-grants bench-api bench-oracle bench-schedule bench bench-stack bench-peers bench-engine bench-block-size bench-changed-blocks lab-zfs agent-build bench-agent lock clean venv venv-dev
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,7 +40,8 @@ format: venv-dev ## Format the code and mend what the linter can
 	@$(PYTHON) -m ruff check --fix-only --quiet .
 	@$(PYTHON) -m ruff format .
 
-bench: venv-dev ## Measure the data engine: in the running stack, then beside restic and borg (15 minutes)
+bench: venv-dev ## Measure the data engine: in the running stack, beside restic and borg, changed blocks beside a full read (20 minutes)
+	@bash tools/apt-packages.sh
 	@bash tools/apt-packages.sh tools/apt-packages-bench.txt
 	@$(PYTHON) -m tests.bench
 
@@ -78,10 +79,20 @@ bench-schedule: venv-dev ## Measure dispatch with 100,000 definitions, 10,000 of
 bench-oracle: venv-dev ## Compare ten years of fifty schedules in five zones with an oracle, run by run
 	@$(PYTHON) -m tests.bench.schedule_oracle
 
-lab-zfs: venv-dev ## Run Dataset and File backups between two emulated machines with real OpenZFS (5 to 12 minutes)
+lab-zfs: venv-dev ## Run Dataset and File backups between two emulated machines with real OpenZFS (8 to 16 minutes)
 	@bash tools/lab/build_openzfs.sh
 	@bash tools/lab/build_guest.sh
 	@$(PYTHON) tools/lab/openzfs.py
+
+agent-build: venv ## Build the agent program as one archive for the installer, in var/agent (a minute; needs PyPI)
+	@$(PYTHON) tools/agent/build.py $(ARGS)
+
+bench-agent: venv-dev ## Measure the agent program: small files, a stream, nothing changed, memory
+	@$(PYTHON) -m tests.bench.agent
+
+lab-lvm: venv-dev ## Run the driver lvm on real thin volumes in an emulated machine (3 to 10 minutes)
+	@bash tools/lab/build_lvm_guest.sh
+	@$(PYTHON) tools/lab/lvm.py
 
 lock: ## Write the lock files anew from pyproject.toml
 	@bash tools/lock.sh

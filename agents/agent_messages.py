@@ -130,7 +130,7 @@ class TreeFacts(msgspec.Struct, frozen=True):
 
 
 class PollRequest(msgspec.Struct, frozen=True):
-    """Asked every `poll_seconds`. `count` grows by one with each poll and is kept on disk: a machine that was cloned
+    """Asked every `poll_seconds`. `count` grows with each poll, may jump, and is kept on disk: a machine that was cloned
     shows itself by a number that was there before. `jobs` are those it works on. `problem` is the agent's own last
     error, empty when all is well. `trees` is sent when it changed."""
 
@@ -245,6 +245,16 @@ class RestoreAsked(msgspec.Struct, frozen=True):
     job: str = ""
 
 
+class Me(msgspec.Struct, frozen=True):
+    """Who the agent is to the control plane."""
+
+    id: str
+    status: str
+    server: str
+    tenant: str
+    time: datetime
+
+
 class RotateRequest(msgspec.Struct, frozen=True):
     """Another key for requests; the present one signs this request and is worth nothing after it."""
 
@@ -252,8 +262,10 @@ class RotateRequest(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """The fields of a problem document (RFC 9457) that an agent reads."""
+    """The fields of a problem document (RFC 9457) that an agent reads. `clock_skew` has the control plane's `time`: the
+    agent goes by it from then on."""
 
     code: str = "error"
     detail: str = ""
     retry_after_seconds: int = 0
+    time: datetime | None = None

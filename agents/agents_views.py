@@ -1,43 +1,52 @@
-"""Pages of agents: which there are, how they do, letting one in and shutting one out. The same as the API gives."""
+"""Pages of agents: letting one in, shutting one out, and the token that the next one comes with; as the API has it."""
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
+from django import forms
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from agents.models import Agent
-from agents.principals import approve_agent, revoke_agent
-from common.errors import BackupsiteError
-from tenants.access import get_for_user, may
+from agents.enrolment import LONGEST_HOST, LONGEST_MINUTES, USUAL_MINUTES, install_line, make_token, revoke_token
+from agents.models import Agent, EnrolmentToken, Release, Server
+from agents.principals import approve_agent, release_agent, revoke_agent
+from agents.releases import set_ring
+from common.errors import BackupsiteError, NotAllowedError
+from common.forms import PlainForm
+from tenants.access import get_for_user, may_create
 from tenants.roles import Action
-from tenants.views import paginate, portal_page
+from tenants.views import STATUS_WRONG_INPUT, back_with_error, portal_page, show_error
 
-SHOWN_WAITING = 50
 _AGENTS = Agent.objects.select_related("server__tenant")
+_INPUT = {"class": "form-control"}
 
 
-@require_GET
-@portal_page
-def agent_list(request: HttpRequest) -> HttpResponse:
-    """Those that wait for approval are above, for who may let them in."""
-    editable = _AGENTS.for_user(request.user, Action.EDIT)
-    context = {
-        "page": paginate(request, _AGENTS.for_user(request.user).order_by("name", "pk")),
-        "waiting": editable.filter(status=Agent.Status.PENDING).order_by("created_at", "pk")[:SHOWN_WAITING],
-    }
-    return render(request, "agents/agents.html", context)
+class TokenForm(PlainForm):
+    expected_host = forms.CharField(
+        label="Name of the host",
+        required=False,
+        max_length=LONGEST_HOST,
+        widget=forms.TextInput(attrs=_INPUT),
+        help_text="An agent on another host waits for approval. Empty: any host.",
+    )
+    minutes = forms.IntegerField(
+        label="Good for, in minutes",
+        initial=USUAL_MINUTES,
+        min_value=1,
+        max_value=LONGEST_MINUTES,
+        widget=forms.NumberInput(attrs=_INPUT),
+    )
 
 
-@require_GET
-@portal_page
-def agent_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
-    agent = _agent(request, pk, Action.VIEW)
-    return render(request, "agents/agent.html", {"agent": agent, "may_edit": may(request.user, Action.EDIT, agent)})
+class RingForm(PlainForm):
+    state = forms.ChoiceField(choices=Release.State.choices)
+    percent = forms.IntegerField(min_value=0, max_value=100)
 
 
 @require_POST
@@ -53,6 +62,19 @@ def agent_approve(request: HttpRequest, pk: UUID) -> HttpResponse:
     return redirect("agent-detail", pk)
 
 
+@require_POST
+@portal_page
+def agent_readmit(request: HttpRequest, pk: UUID) -> HttpResponse:
+    agent = _agent(request, pk, Action.EDIT)
+    try:
+        release_agent(agent=agent, actor=request.user)
+    except BackupsiteError as error:
+        messages.error(request, error.message)
+    else:
+        messages.success(request, f"The agent {agent} may work again.")
+    return redirect("agent-detail", pk)
+
+
 @require_http_methods(["GET", "POST"])
 @portal_page
 def agent_revoke(request: HttpRequest, pk: UUID) -> HttpResponse:
@@ -63,6 +85,65 @@ def agent_revoke(request: HttpRequest, pk: UUID) -> HttpResponse:
     revoke_agent(agent=agent, actor=request.user)
     messages.success(request, f"The agent {agent} is shut out.")
     return redirect(reverse("agent-detail", args=[pk]))
+
+
+@require_http_methods(["GET", "POST"])
+@portal_page
+def server_enrol(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """The token is on the page that answers, once; it is in no address and no log."""
+    server = get_for_user(
+        Server.objects.select_related("tenant", "node"), person=request.user, action=Action.EDIT, pk=pk
+    )
+    if not may_create(request.user, EnrolmentToken):
+        raise NotAllowedError("Your role makes no tokens for agents. Ask an administrator of the tenant.")
+    form = TokenForm(request.POST or None, initial={"expected_host": server.name})
+    tokens = EnrolmentToken.objects.for_user(request.user).filter(server=server).order_by("-created_at")
+    context: dict[str, Any] = {"server": server, "form": form}
+    if request.method == "POST" and form.is_valid():
+        try:
+            made, text = make_token(server=server, actor=request.user, now=timezone.now(), **form.cleaned_data)
+            context |= {"made": made, "line": install_line(text)}
+        except BackupsiteError as error:
+            show_error(form, error)
+    now = timezone.now()
+    context["tokens"] = [(token, token.state(now)) for token in tokens[:10]]
+    return render(request, "agents/enrol.html", context, status=STATUS_WRONG_INPUT if form.errors else 200)
+
+
+@require_POST
+@portal_page
+def token_revoke(request: HttpRequest, pk: UUID) -> HttpResponse:
+    tokens = EnrolmentToken.objects.select_related("server__tenant")
+    token = get_for_user(tokens, person=request.user, action=Action.EDIT, pk=pk)
+    back = reverse("server-enrol", args=[token.server_id])
+    try:
+        revoke_token(token=token, actor=request.user, now=timezone.now())
+    except BackupsiteError as error:
+        return back_with_error(request, error, otherwise=back)
+    messages.success(request, "Nobody enrols with this token any more.")
+    return redirect(back)
+
+
+@require_GET
+@portal_page
+def release_list(request: HttpRequest) -> HttpResponse:
+    if not request.user.is_superuser:
+        raise NotAllowedError("Only a SuperAdmin offers releases.")
+    context = {"releases": Release.objects.for_user(request.user).order_by("-number"), "states": Release.State.choices}
+    return render(request, "agents/releases.html", context)
+
+
+@require_POST
+@portal_page
+def release_ring(request: HttpRequest, pk: UUID) -> HttpResponse:
+    release = get_for_user(Release.objects.all(), person=request.user, action=Action.EDIT, pk=pk)
+    form = RingForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, "A ring has a state, and 0 to 100 percent of the agents.")
+        return redirect("release-list")
+    set_ring(release=release, actor=request.user, **form.cleaned_data)
+    messages.success(request, f"The release {release} is {release.get_state_display()}: {release.percent} percent.")
+    return redirect("release-list")
 
 
 def _agent(request: HttpRequest, pk: UUID, action: Action) -> Agent:

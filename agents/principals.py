@@ -11,6 +11,7 @@ from django.db import IntegrityError, transaction
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
+from agents.host_disks import ensure_host_disk
 from agents.models import Agent, AgentNonce, Server
 from agents.models.principals import PUBLIC_KEY_BYTES
 from agents.signing import WINDOW_SECONDS, Proof, is_in_time, is_signed_by
@@ -44,8 +45,14 @@ class AgentPendingError(NotAllowedError):
     code = "agent_pending"
 
 
+class AgentQuarantinedError(NotAllowedError):
+    """Proved who it is, and so may another machine; a person has to decide which is the right one."""
+
+    code = "agent_quarantined"
+
+
 class ClockSkewError(NotSignedInError):
-    """The agent's clock is too far from ours."""
+    """The agent's clock is too far from ours. `extra["time"]` is ours."""
 
     code = "clock_skew"
 
@@ -74,7 +81,7 @@ def register_agent(*, server: Server, public_key: bytes, actor: Person | None, p
     when the server has an agent or the key is somebody's already, QuotaError, TenantSuspendedError.
     """
     require_active(server.tenant)
-    key = _checked_key(public_key)
+    key = checked_key(public_key)
     # Of many who want the place at once each looks after the one before.
     Server.objects.select_for_update(of=("self",), no_key=True).get(pk=server.pk)
     agent = Agent.objects.select_for_update(of=("self",)).filter(server=server).first()
@@ -86,12 +93,21 @@ def register_agent(*, server: Server, public_key: bytes, actor: Person | None, p
     agent = agent or Agent(server=server)
     agent.name, agent.public_key = server.name, key
     agent.status = Status.PENDING if pending else Status.ENROLLED
-    agent.last_seen_at = agent.silent_since = None
+    agent.last_seen_at = agent.silent_since = agent.release = agent.release_offered_at = None
+    agent.poll_time = 0
+    agent.poll_count, agent.quarantine_reason, agent.health, agent.health_code = 0, "", "", ""
+    agent.release_taken, agent.release_failed = False, 0
     agent.save()
     record(action="agent.register", subject=agent, actor=actor, after=_told(agent))
     if not pending:
-        _tell(agent, "agent.enrolled")
+        _begin(agent)
     return agent
+
+
+def _begin(agent: Agent) -> None:
+    """It may work from now on."""
+    ensure_host_disk(agent.server)
+    _tell(agent, "agent.enrolled")
 
 
 @transaction.atomic
@@ -101,15 +117,38 @@ def approve_agent(*, agent: Agent, actor: Person) -> None:
     if not _change(agent, Status.ENROLLED, before=[Status.PENDING]):
         raise ConflictError("The agent does not wait for approval.", code="wrong_agent_status")
     record(action="agent.approve", subject=agent, actor=actor, after=_told(agent))
-    _tell(agent, "agent.enrolled")
+    _begin(agent)
 
 
 @transaction.atomic
 def revoke_agent(*, agent: Agent, actor: Person | None) -> None:
     """Its next request is refused. May be called twice."""
     before = _told(agent)
-    if _change(agent, Status.REVOKED, before=[Status.PENDING, Status.ENROLLED]):
+    if _change(agent, Status.REVOKED, before=[Status.PENDING, Status.ENROLLED, Status.QUARANTINED]):
         record(action="agent.revoke", subject=agent, actor=actor, before=before)
+
+
+@transaction.atomic
+def quarantine_agent(*, agent: Agent, reason: str) -> None:
+    """It may be on two machines: neither gets anything until a person has decided. May be called twice."""
+    if _change(agent, Status.QUARANTINED, before=[Status.ENROLLED], quarantine_reason=reason[:200]):
+        record(action="agent.quarantine", subject=agent, actor=None, after={"reason": reason})
+        _tell(agent, "agent.quarantined", reason=reason)
+
+
+@transaction.atomic
+def release_agent(*, agent: Agent, actor: Person) -> None:
+    """A person says that there is one machine only: it goes on with its key, from where it counts now.
+
+    Raises ConflictError unless it is in quarantine.
+    """
+    require_active(agent.server.tenant)
+    before = {"reason": agent.quarantine_reason}
+    # Its next poll says what the machine is, and how far it has counted.
+    fresh = {"quarantine_reason": "", "machine": "", "poll_count": 0, "poll_time": 0}
+    if not _change(agent, Status.ENROLLED, before=[Status.QUARANTINED], **fresh):
+        raise ConflictError("The agent is not in quarantine.", code="wrong_agent_status")
+    record(action="agent.release", subject=agent, actor=actor, before=before, after=_told(agent))
 
 
 @transaction.atomic
@@ -118,7 +157,7 @@ def rotate_agent_key(*, agent: Agent, public_key: bytes, actor: Person | None) -
 
     Raises ConflictError unless it is enrolled, InvalidInputError, ConflictError for a key of somebody.
     """
-    key = _checked_key(public_key)
+    key = checked_key(public_key)
     if Agent.objects.filter(public_key=key).exists():
         raise ConflictError("This key was registered before. Make a new one.", code="key_taken")
     before = _told(agent)
@@ -128,16 +167,9 @@ def rotate_agent_key(*, agent: Agent, public_key: bytes, actor: Person | None) -
     record(action="agent.rotate_key", subject=agent, actor=actor, before=before, after=_told(agent))
 
 
-def note_heartbeat(*, agent: Agent, version: str, health: str, now: datetime) -> None:
-    """What the agent says of itself: kept without anything that a terminal or a log line would act on."""
-    said = {"version": plain(version)[:LONGEST_VERSION], "health": plain(health)[:LONGEST_HEALTH_BYTES]}
-    Agent.objects.filter(pk=agent.pk, status=Status.ENROLLED).update(last_seen_at=now, **said)
-    if agent.silent_since is not None:
-        _tell_back(agent, now=now)
-
-
 @transaction.atomic
-def _tell_back(agent: Agent, *, now: datetime) -> None:
+def note_back(agent: Agent, *, now: datetime) -> None:
+    """It was silent, and people were told; they are told that it is back, once."""
     silent = Agent.objects.filter(pk=agent.pk, status=Status.ENROLLED, silent_since__isnull=False)
     if silent.update(silent_since=None):
         _tell(agent, "agent.back", since=agent.silent_since, now=now)
@@ -162,10 +194,13 @@ def _notice_silent(agent: Agent, *, now: datetime) -> bool:
     return True
 
 
-def _tell(agent: Agent, event: str, *, since: datetime | None = None, now: datetime | None = None) -> None:
+def _tell(
+    agent: Agent, event: str, *, since: datetime | None = None, now: datetime | None = None, reason: str = ""
+) -> None:
     """Of the server, so that who owns it sees it."""
     server = agent.server
     facts = {"server": server.name, **({"since": f"{since:%Y-%m-%d %H:%M} UTC"} if since else {})}
+    facts |= {"reason": reason} if reason else {}
     cause = f"agent:{agent.pk}"
     publish(event=event, tenant=server.tenant, subject=server, facts=facts, cause=cause, name=agent.name, at=now)
 
@@ -188,7 +223,8 @@ def signer_of(request: SignedRequest) -> Agent | None:
 
 
 def accept_request(agent: Agent, proof: Proof, *, now: datetime) -> None:
-    """Let a signed request in, once. Raises AgentRevokedError, AgentPendingError, ClockSkewError, ReplayedError.
+    """Let a signed request in, once. Raises AgentRevokedError, AgentPendingError, AgentQuarantinedError,
+    ClockSkewError, ReplayedError.
 
     The nonce is in the database before anything is done, so a replay is refused by every process, after a restart, too.
     """
@@ -196,9 +232,12 @@ def accept_request(agent: Agent, proof: Proof, *, now: datetime) -> None:
         raise AgentRevokedError("This agent was revoked. Enrol it again, with a new key.")
     if agent.status == Status.PENDING:
         raise AgentPendingError("This agent waits for the approval of an administrator.")
+    if agent.status == Status.QUARANTINED:
+        raise AgentQuarantinedError(f"This agent is in quarantine: {agent.quarantine_reason} An administrator decides.")
     if not is_in_time(proof, now_seconds=now.timestamp()):
         raise ClockSkewError(
-            f"The clocks are apart by more than {WINDOW_SECONDS} seconds. Here it is {now:%H:%M:%S} UTC."
+            f"The clocks are apart by more than {WINDOW_SECONDS} seconds. Here it is {now:%H:%M:%S} UTC.",
+            extra={"time": now.isoformat(timespec="seconds")},
         )
     # Kept until the time stamp is out of the window for certain.
     forgotten_at = datetime.fromtimestamp(proof.time_seconds, tz=UTC) + timedelta(seconds=WINDOW_SECONDS + 60)
@@ -214,15 +253,16 @@ def forget_nonces(*, now: datetime) -> int:
     return AgentNonce.objects.filter(expires_at__lte=now).delete()[0]
 
 
-def _change(agent: Agent, status: Agent.Status, *, before: list[Agent.Status]) -> bool:
+def _change(agent: Agent, status: Agent.Status, *, before: list[Agent.Status], **fields: object) -> bool:
     changed = Agent.objects.filter(pk=agent.pk, status__in=before).update(
-        status=status, silent_since=None, changed_at=timezone.now()
+        status=status, silent_since=None, changed_at=timezone.now(), **fields
     )
-    agent.refresh_from_db(fields=["status", "silent_since", "changed_at"])
+    agent.refresh_from_db(fields=["status", "silent_since", "changed_at", *fields])
     return bool(changed)
 
 
-def _checked_key(public_key: bytes) -> bytes:
+def checked_key(public_key: bytes) -> bytes:
+    """The key. Raises InvalidInputError for what is none."""
     if len(public_key) != PUBLIC_KEY_BYTES:
         raise InvalidInputError(f"A public key has {PUBLIC_KEY_BYTES} bytes.", field="public_key")
     try:

@@ -73,6 +73,10 @@ class BackupWork(msgspec.Struct, frozen=True, tag="backup"):
     kept_points: list[str] = []
     new_point: str = ""
     freeze: bool = False
+    # Of a file tree: what is left out, as lines of a .gitignore file at its root; and how many files the last good
+    # backup has: with any, a tree that is empty now is refused, for it is a mount that is missing.
+    excludes: list[str] = []
+    base_files: int = 0
 
     def __repr__(self) -> str:
         return f"BackupWork(source_id={self.source_id!r}, sequence={self.sequence})"
@@ -89,7 +93,8 @@ class RestoreWork(msgspec.Struct, frozen=True, tag="restore"):
     map_key: bytes
     data_keys: dict[str, bytes]
     trusted_writers: list[bytes]
-    # Read the target first and write only what differs: after a cut, or because a person asked for it.
+    # Read the target first and write only what differs: after a cut, or because a person asked for it. What takes a
+    # stream, such as a database, is written over only with it.
     differential: bool = False
     # Where blocks can be found whose own packs are gone or damaged, and packs that need not even be tried.
     relocations: list[ObjectMessage] = []
@@ -100,9 +105,33 @@ class RestoreWork(msgspec.Struct, frozen=True, tag="restore"):
     safety_point: str = ""
     # A new server is to be defined of it: the mover asks (`restore-written`) when all blocks are there.
     defines: bool = False
+    # The node's own name for the server that a new disk is to be attached to; empty where there is none.
+    attach_to: str = ""
+    # Of a file tree: which paths (empty: all), a folder inside of the tree instead of the tree itself (`create` makes
+    # it), and whether what the backup does not have is removed. Only with `differential` may there be files already.
+    paths: list[bytes] = []
+    folder: str = ""
+    delete_extra: bool = False
 
     def __repr__(self) -> str:
         return f"RestoreWork(manifest={self.manifest.key!r})"
+
+
+class ServeWork(msgspec.Struct, frozen=True, tag="serve"):
+    """A disk's backup to be served over NBD, read-only, on this node alone, for so many seconds.
+
+    `reads` says what to read and has the keys; its disk is no target. `name` is that of the socket's folder.
+    """
+
+    reads: RestoreWork
+    name: str
+    seconds: int
+
+
+class DrillWork(msgspec.Struct, frozen=True, tag="drill"):
+    """A restore to a scratch file, which is compared with the backup and removed."""
+
+    restore: RestoreWork
 
 
 class CopyPlaceMessage(msgspec.Struct, frozen=True):
@@ -182,7 +211,7 @@ class DatasetWork(msgspec.Struct, frozen=True, tag="dataset"):
 
 
 class DatasetRestoreWork(msgspec.Struct, frozen=True, tag="dataset_restore"):
-    """A Dataset backup of this node in the place of a dataset, there or on another node."""
+    """A Dataset backup of this node in the place of a dataset, or as a new one, there or on another node."""
 
     place: str
     guid: str
@@ -191,6 +220,7 @@ class DatasetRestoreWork(msgspec.Struct, frozen=True, tag="dataset_restore"):
     disk: str
     tag: str
     size_bytes: int = 0
+    create: bool = False
 
 
 class DatasetCheckWork(msgspec.Struct, frozen=True, tag="dataset_check"):
@@ -203,6 +233,8 @@ class DatasetCheckWork(msgspec.Struct, frozen=True, tag="dataset_check"):
 Work = (
     BackupWork
     | RestoreWork
+    | DrillWork
+    | ServeWork
     | CopyWork
     | CopyRestoreWork
     | CopyCheckWork
@@ -294,6 +326,20 @@ class TargetOpened(msgspec.Struct, frozen=True):
     warnings: list[WarnedMessage] = []
 
 
+class Serving(msgspec.Struct, frozen=True):
+    """The backup can be read now, at this socket of the node."""
+
+    socket: str
+
+
+class ServeDone(msgspec.Struct, frozen=True):
+    """The time is over. Bytes that were read over NBD, and reads that failed."""
+
+    read_bytes: int
+    failed_reads: int
+    usage: MoverUsage = MoverUsage()
+
+
 class CommitRequest(msgspec.Struct, frozen=True):
     """The writer is done. It proves nothing: the control plane looks at every object itself."""
 
@@ -343,19 +389,26 @@ class DefineOrder(msgspec.Struct, frozen=True):
 
 
 class RestoreDone(msgspec.Struct, frozen=True):
-    """`server` is the node's own name for the server that was defined, empty when none was."""
+    """`server` is the node's own name for the server that was defined, empty when none was. `warnings` say what of
+    single files is otherwise than it was."""
 
     written_bytes: int
     usage: MoverUsage = MoverUsage()
     server: str = ""
+    # What the guest calls the new disk that was attached to its server.
+    attached_as: str = ""
+    warnings: list[WarnedMessage] = []
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """The session ended without success. `message` is shown to people."""
+    """The session ended without success. `message` is shown to people. `is_whole_but_damage`: of a restore of files,
+    everything but what `warnings` name was restored."""
 
     code: str
     message: str
     permanent: bool = False
+    warnings: list[WarnedMessage] = []
+    is_whole_but_damage: bool = False
 
 
 class Refusal(msgspec.Struct, frozen=True):

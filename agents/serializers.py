@@ -33,10 +33,24 @@ class NodeSerializer(ReadSerializer):
 class StorageSerializer(ReadSerializer):
     class Meta:
         model = Storage
-        fields = (*("id", "name", "node", "kind", "total_bytes", "free_bytes", "problem", "measured_at", "created_at"),)
+        fields = (
+            *(
+                "id",
+                "name",
+                "node",
+                "kind",
+                "total_bytes",
+                "free_bytes",
+                "problem",
+                "measured_at",
+                "for_drills",
+                "created_at",
+            ),
+        )
         read_only_fields = fields
         extra_kwargs = {
             "problem": {"help_text": "What is wrong with it, in words; empty when nothing is known."},
+            "for_drills": {"help_text": "Whether restore drills make their scratch files there."},
             "measured_at": {"help_text": "When its node looked last; null: not yet."},
         }
 
@@ -46,7 +60,10 @@ class ServerSerializer(ReadSerializer):
         model = Server
         fields = ("id", "name", "tenant", "region", "node", "source_name", "created_at")
         read_only_fields = fields
-        extra_kwargs = {"source_name": {"help_text": "What its node calls it, such as the UUID of a domain."}}
+        extra_kwargs = {
+            "node": {"help_text": "Null: it has an agent, or waits for one."},
+            "source_name": {"help_text": "What its node calls it, such as the UUID of a domain."},
+        }
 
 
 class DiskSerializer(ReadSerializer):
@@ -88,7 +105,13 @@ class NewServerSerializer(BodySerializer):
     name = serializers.CharField(max_length=128)
     tenant = ScopedField(queryset=Tenant.objects.all())
     region = serializers.CharField(max_length=16, source="region_code")
-    node = ScopedField(queryset=Node.objects.all())
+    node = ScopedField(
+        queryset=Node.objects.all(),
+        required=False,
+        allow_null=True,
+        default=None,
+        help_text="Null for a server that gets an agent.",
+    )
     source_name = serializers.CharField(max_length=128, required=False, allow_blank=True, default="")
 
 
@@ -100,4 +123,9 @@ class NewDiskSerializer(BodySerializer):
     driver = serializers.CharField(max_length=32)
     storage = ScopedField(queryset=Storage.objects.all())
     path = serializers.CharField(max_length=300)
-    size_bytes = serializers.IntegerField(min_value=1, max_value=2**63 - 1)
+    size_bytes = serializers.IntegerField(
+        min_value=1,
+        max_value=2**63 - 1,
+        required=False,
+        help_text="Of a disk. Of a tree of files or a stream it is what its last backup found.",
+    )

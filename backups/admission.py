@@ -21,7 +21,8 @@ from definitions.holds import is_held
 # Kind of budget -> the jobs that are under the same one as this job. A job has its place by its disk and its backup.
 _UNDER: Mapping[str, Callable[[Job], Q]] = {
     Budget.Kind.FLEET: lambda job: Q(),
-    Budget.Kind.NODE: lambda job: Q(node_id=job.node_id),
+    # A server with an agent is a place of its own.
+    Budget.Kind.NODE: lambda job: Q(node_id=job.node_id) if job.node_id else Q(node=None, disk_id=job.disk_id),
     Budget.Kind.VAULT: lambda job: Q(backup__vault_id=_vault_of(job)),
     Budget.Kind.TENANT: lambda job: Q(tenant_id=job.tenant_id),
     Budget.Kind.LINK: lambda job: Q(
@@ -101,7 +102,9 @@ def _name_of(budget: Budget, job: Job) -> str:
         return f"{_region_of(job)}-{_vault_region_of(job)}"
     if budget.kind == Budget.Kind.VAULT:
         return str(job.backup.vault) if job.backup and job.backup.vault else ""
-    return str(job.node if budget.kind == Budget.Kind.NODE else job.tenant)
+    if budget.kind == Budget.Kind.NODE:
+        return str(job.node or job.disk)
+    return str(job.tenant)
 
 
 def _say_why(job: Job, budget: Budget | None, waits: str) -> None:

@@ -19,6 +19,8 @@ from backups.bulk import (
     BackupBulkSerializer,
     JobBulkSerializer,
 )
+from backups.drills import request_drill
+from backups.file_restores import what_is_lost
 from backups.models import Backup, Job, JobEvent
 from backups.new_targets import request_new_disk, request_new_server
 from backups.serializers import (
@@ -32,6 +34,7 @@ from backups.serializers import (
     RestoreOrderSerializer,
     RestorePreviewSerializer,
     RestoreTargetSerializer,
+    ServeSerializer,
 )
 from backups.services import (
     cancel_job,
@@ -40,11 +43,12 @@ from backups.services import (
     remove_backups,
     request_restore,
     restore_choices,
-    restore_warning,
     set_note,
 )
+from backups.serving import request_serving
 from backups.states import BackupHealth, BackupStatus, JobKind, JobState
 from backups.verifier import request_verification
+from engine.manifest import CONTENT_DISK, CONTENT_STREAM, CONTENT_TREE
 from tenants.access import get_for_user
 from tenants.api import (
     READ,
@@ -64,6 +68,7 @@ from tenants.api.filtering import QueryBooleanField
 from tenants.roles import Action
 from tenants.sign_in.confirming import require_confirmed
 
+CONTENTS = [CONTENT_DISK, CONTENT_TREE, CONTENT_STREAM]
 JOBS = Job.objects.select_related("requested_by").order_by("-created_at", "-pk")
 JOBS_WITH_EVENTS = JOBS.prefetch_related(Prefetch("events", queryset=JobEvent.objects.order_by("pk")))
 
@@ -82,12 +87,14 @@ class BackupViewSet(ScopedViewSet):
     role_actions = {
         **READ,
         "verify": Action.RUN,
+        "drill": Action.RUN,
         "partial_update": Action.EDIT,
         "destroy": Action.DELETE,
         "restore": Action.RESTORE,
         "restore_preview": Action.RESTORE,
         "restore_new_disk": Action.RESTORE,
         "restore_new_server": Action.RESTORE,
+        "serve": Action.RESTORE,
         "bulk": Action.VIEW,
     }
     filters: ClassVar[dict[str, Any]] = {
@@ -99,6 +106,7 @@ class BackupViewSet(ScopedViewSet):
         "vault": by_id("vault"),
         "storage": by_id("storage"),
         "type": by_text("type"),
+        "content": by_choice("content", CONTENTS),
         "status": by_choice("status", [str(status) for status in BackupStatus]),
         "health": by_choice("health", [str(health) for health in BackupHealth]),
         "frozen": by_boolean("frozen"),
@@ -113,7 +121,7 @@ class BackupViewSet(ScopedViewSet):
     ordering_fields = ("created_at", "size_bytes")
     pagination_class = KeysetPaging
     etag_fields = ("note", "removed_at")
-    action_parameters = {"restore_preview": frozenset({"target"})}
+    action_parameters = {"restore_preview": frozenset({"target", "folder", "delete_extra"})}
 
     def apply_filters(self, queryset: Any, chosen: dict[str, Any]) -> Any:
         """Those that were removed are shown only when they are asked for."""
@@ -146,11 +154,23 @@ class BackupViewSet(ScopedViewSet):
         job = request_verification(backup=self.get_object(), actor=request.user, now=timezone.now())
         return job_answer(request, job)
 
+    @extend_schema(request=None, responses={202: JobDetailSerializer})
+    @action(detail=True, methods=["post"])
+    def drill(self, request: Request, pk: str) -> Response:
+        """Restore it for real to a scratch file, compare, and remove that; `drilled_at` says when it passed.
+
+        409 `no_drill_storage` where no storage with room is set aside for the tenant.
+        """
+        return job_answer(request, request_drill(backup=self.get_object(), actor=request.user, now=timezone.now()))
+
     @extend_schema(request=RestoreOrderSerializer, responses={202: JobDetailSerializer})
     @action(detail=True, methods=["post"])
     @transaction.atomic
     def restore(self, request: Request, pk: str) -> Response:
-        """Restore onto a disk. Everything on that disk is lost; `restore-preview` says what."""
+        """Restore onto a disk. Everything on that disk is lost; `restore-preview` says what.
+
+        A backup of files goes into a tree of files: whole or by path, over what is there or into a new folder.
+        """
         backup = self.get_object()
         order = self.read_body(RestoreOrderSerializer)
         if crosses_owners(backup=backup, target=order["target"]):
@@ -158,11 +178,25 @@ class BackupViewSet(ScopedViewSet):
         job = request_restore(backup=backup, actor=request.user, now=timezone.now(), **order)
         return job_answer(request, job)
 
+    @extend_schema(request=ServeSerializer, responses={202: JobDetailSerializer})
+    @action(detail=True, methods=["post"])
+    def serve(self, request: Request, pk: str) -> Response:
+        """Have the server's node serve the disk image over NBD, read-only, on a unix socket: nothing is restored.
+
+        The job's message says where as soon as it runs. Until it ends nothing of the backup is removed.
+        """
+        order = self.read_body(ServeSerializer)
+        job = request_serving(backup=self.get_object(), actor=request.user, now=timezone.now(), **order)
+        return job_answer(request, job)
+
     @extend_schema(request=NewDiskRestoreSerializer, responses={202: JobDetailSerializer})
     @action(detail=True, methods=["post"], url_path="restore-new-disk")
     @transaction.atomic
     def restore_new_disk(self, request: Request, pk: str) -> Response:
-        """Restore to a new disk of a server; nothing is lost. Attaching it there is left to you."""
+        """Restore to a new disk of a server; nothing is lost.
+
+        A libvirt server that is shut off gets it attached. The job's message says whether, its warnings what to do.
+        """
         backup = self.get_object()
         order = self.read_body(NewDiskRestoreSerializer)
         if reaches_others(backup, order["server"]):
@@ -180,7 +214,12 @@ class BackupViewSet(ScopedViewSet):
         return Response(JobSerializer(jobs, many=True).data, status=202)
 
     @extend_schema(
-        parameters=[OpenApiParameter("target", OpenApiTypes.UUID, required=True)], responses=RestorePreviewSerializer
+        parameters=[
+            OpenApiParameter("target", OpenApiTypes.UUID, required=True),
+            OpenApiParameter("folder", OpenApiTypes.STR),
+            OpenApiParameter("delete_extra", OpenApiTypes.BOOL),
+        ],
+        responses=RestorePreviewSerializer,
     )
     @action(detail=True, url_path="restore-preview", filter_backends=[])
     def restore_preview(self, request: Request, pk: str) -> Response:
@@ -188,8 +227,10 @@ class BackupViewSet(ScopedViewSet):
         backup = self.get_object()
         body = RestoreTargetSerializer(data=request.query_params.dict(), context=self.get_serializer_context())
         body.is_valid(raise_exception=True)
-        [(target, refusal)] = restore_choices(backup=backup, targets=[body.validated_data["target"]])
-        shown = {"backup": backup, "target": target, "warning": restore_warning(target)}
+        files = body.validated_data["files"].check()
+        [(target, refusal)] = restore_choices(backup=backup, targets=[body.validated_data["target"]], files=files)
+        warning = what_is_lost(target, files, content=backup.content)
+        shown = {"backup": backup, "target": target, "warning": warning}
         return Response(RestorePreviewSerializer({**shown, "refused": refusal is not None, "refusal": refusal}).data)
 
 

@@ -32,6 +32,8 @@ RIGHTS_INTERVAL = timedelta(hours=1)
 # A run takes at most eight minutes of these ten.
 SCRUB_INTERVAL = timedelta(minutes=10)
 STORAGES_INTERVAL = timedelta(hours=1)
+# Within the hour of drills; each tenant is due once a week.
+DRILLS_INTERVAL = timedelta(minutes=30)
 LOCKS_INTERVAL = timedelta(hours=1)
 
 
@@ -44,6 +46,7 @@ def write_periodic_tasks() -> None:
     nightly, _ = CrontabSchedule.objects.get_or_create(minute="17", hour="3", timezone="UTC")
     _entry("daily retention", "backups.tasks.apply_retention_everywhere", crontab=nightly)
     _entry("daily step of deletions", "backups.tasks.advance_deletions", crontab=nightly)
+    _entry("daily removal of old requests to restore", "backups.tasks.forget_asked_restores", crontab=nightly)
     _entry("daily descriptions", "backups.tasks.describe_everywhere", crontab=nightly)
     _every("probe the vault that is due", "vaults.tasks.probe_next_due", PROBE_INTERVAL)
     _every("look for changed settings", "vaults.tasks.check_drift_everywhere", DRIFT_INTERVAL)
@@ -55,6 +58,7 @@ def write_periodic_tasks() -> None:
     _every("send notices", "tenants.tasks.send_notices", NOTICES_INTERVAL, queue="notices")
     _entry("daily removal of old notices", "tenants.tasks.forget_old_notices", crontab=nightly, queue="notices")
     _every("compare storages with the catalogue", "backups.tasks.tend_storages", STORAGES_INTERVAL)
+    _every("restore drills", "backups.tasks.drill_due", DRILLS_INTERVAL)
     _every("forget old requests", "tenants.tasks.forget_old_requests", FORGET_INTERVAL)
     _every("forget requests of agents", "agents.tasks.forget_nonces", TIDY_INTERVAL)
     _every("remove leftovers on nodes", "backups.tasks.sweep_nodes", SWEEP_NODES_INTERVAL)

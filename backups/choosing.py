@@ -83,5 +83,5 @@ def _turns(node_id: UUID, now: datetime) -> list[tuple[tuple[object, ...], UUID,
 def _waiting(node_id: UUID, now: datetime) -> JobQuerySet:
     busy = Job.objects.filter(disk_id=OuterRef("disk_id"), state=JobState.RUNNING, kind__in=ON_A_NODE)
     on_node = claimable(now).filter(node_id=node_id, state=JobState.PENDING)
-    # A check only reads the copy: it does not touch the disk.
-    return on_node.filter(~Exists(busy) | Q(kind=JobKind.VERIFY))
+    # A check only reads the copy, and what is served its vault: neither touches the disk.
+    return on_node.filter(~Exists(busy) | ~Q(kind__in=ON_A_NODE))

@@ -14,7 +14,7 @@ import msgspec
 from django.conf import settings
 from django.utils import timezone
 
-from agents.models import WriterKey
+from agents.models import Disk
 from agents.protocol import CommitRequest, ObjectMessage
 from backups.accounting import account_commit, hold_accounts
 from backups.models import Backup, Session
@@ -23,11 +23,13 @@ from backups.moves import Moves, read_moves, write_moves
 from backups.points import told_facts
 from backups.promises import lock_rule_of
 from backups.queue import hint_description, hint_next, hint_retention
+from backups.removal.claims import tree_counts
 from backups.states import BackupStatus, JobState
 from backups.transitions import commit_progress, end_session_job, finish_job
+from backups.writer_keys import writer_keys_for
 from common.errors import UnavailableError
 from engine.errors import EngineError
-from engine.manifest import ManifestBody, parse_manifest
+from engine.manifest import CONTENT_DISK, ManifestBody, parse_manifest
 from engine.store.base import ObjectKind
 from vaults.custody import check_envelope, companion_envelopes, record_envelope
 from vaults.damage import Damage
@@ -43,6 +45,8 @@ logger = logging.getLogger(__name__)
 _USABLE = [StoredObject.Status.STORED, StoredObject.Status.CONDEMNED]
 # Of 100,000 blocks each; a larger loss is healed by the backups after this one.
 MOST_RELOCATIONS = 16
+# What a manifest tells is a writer's word: no larger size goes into a column.
+LARGEST_SIZE_BYTES = 1 << 60
 _SETTLED_FIELDS = ["status", "version_id", "retain_until", "condemned_epoch", "condemned_at"]
 
 
@@ -61,6 +65,7 @@ class Checked:
     manifest: StoredObject
     new: list[StoredObject]
     reused: list[StoredObject]
+    body: ManifestBody
     envelopes: list[SeenEnvelope]
     moves: list[Moves]
     # Packs that the manifest names as its base does, and that a repack moved for the base.
@@ -164,6 +169,7 @@ def _check(session: Session, vault: Vault, request: CommitRequest) -> Checked:
         manifest=manifest,
         new=new,
         reused=reused,
+        body=body,
         envelopes=envelopes,
         moves=moves,
         moved_packs=moved_packs,
@@ -234,7 +240,7 @@ def _rows(session: Session, messages: Iterable[ObjectMessage], **conditions: obj
 
 def _read_manifest(session: Session, vault: Vault, manifest: StoredObject) -> ManifestBody:
     data = read_object(vault, key=manifest.key, version_id=manifest.version_id, credential=Credential.KEEPER)
-    trusted = WriterKey.objects.filter(node_id=session.job.node_id).values_list("public_key", flat=True)
+    trusted = writer_keys_for(session.job).values_list("public_key", flat=True)
     if hashlib.sha256(data).hexdigest() != manifest.sha256:
         raise UnverifiedObjectError("The manifest in the vault is not what its name says.")
     body = parse_manifest(data, trusted_writers=[bytes(key) for key in trusted]).body
@@ -242,6 +248,8 @@ def _read_manifest(session: Session, vault: Vault, manifest: StoredObject) -> Ma
     disk = session.job.disk
     if told != (str(session.job.tenant_id), str(disk.server.domain_id), str(disk.pk), session.sequence):
         raise UnverifiedObjectError("The manifest is of another tenant, domain, disk or session.")
+    if session.job.backup is not None and body.content != session.job.backup.content:
+        raise UnverifiedObjectError(f"The manifest holds a {body.content}, and no {session.job.backup.content}.")
     _check_time(session, body)
     return body
 
@@ -335,4 +343,15 @@ def _fill_backup(session: Session, backup_id: UUID, request: CommitRequest, chec
         stored_bytes=request.stored_bytes,
         immutable_until=rule.promised_until(checked.at),
         **told_facts(session, request.facts),
+        **_measured(job.disk_id, checked.body),
     )
+
+
+def _measured(disk_id: UUID, body: ManifestBody) -> dict[str, object]:
+    """What only the backup itself shows: how large a file tree or stream is. Its disk has that size from now on."""
+    if body.content == CONTENT_DISK:
+        return {}
+    size_bytes = min(max(0, body.size_bytes), LARGEST_SIZE_BYTES)
+    # A disk has at least one byte, an empty tree none.
+    Disk.objects.filter(pk=disk_id).update(size_bytes=max(1, size_bytes))
+    return {"size_bytes": size_bytes, "counts": tree_counts(body)}

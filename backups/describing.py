@@ -9,8 +9,9 @@ from uuid import UUID
 import msgspec
 from django.db.models import Max
 
-from agents.models import Disk, Server, WriterKey
+from agents.models import Disk, Server
 from backups.models import Backup
+from backups.writer_keys import writer_keys_of
 from common.errors import BackupsiteError, UnavailableError
 from definitions.models import Definition
 from engine.description import DiskLabel, Labels, VaultFacts
@@ -52,8 +53,7 @@ def collect_facts(domain: Domain) -> DomainFacts:
     """What a stranger needs to know of the domain, from the catalogue."""
     server = Server.objects.filter(domain=domain).first()
     backups = Backup.objects.in_catalogue().filter(manifest__domain=domain)
-    nodes = {*backups.values_list("node_id", flat=True), *([server.node_id] if server else [])}
-    allowed = WriterKey.objects.filter(node__tenants=domain.tenant_id) | WriterKey.objects.filter(node__in=nodes)
+    allowed = writer_keys_of(domain)
     definitions = Definition.objects.filter(disk__server=server).order_by("name").values_list("name", flat=True)
     vault = domain.vault
     return DomainFacts(

@@ -19,6 +19,7 @@ from django.db.models import Q
 from agents.models import Node
 from backups.models import Backup, Job, JobEvent
 from backups.queue import MOST_HINTS, hint_jobs, new_backup, new_job, origin
+from backups.states import JobKind
 from backups.telling import LATE_AFTER, tell_of_late_run
 from definitions.holds import FLEET, Holds, load_holds
 from definitions.models import Definition, DefinitionPause, DefinitionQuerySet
@@ -93,8 +94,8 @@ def _dispatch_batch(found: DefinitionQuerySet, now: datetime, runs: NextRuns) ->
         locked.select_related("disk__server__node", "vault", "tenant", "backup_node").order_by("next_run_at")[:BATCH]
     )
     slots = {definition.pk: definition.next_run_at for definition in due}
-    taken = _taken_slots(slots)
-    new = [definition for definition in due if (definition.pk, slots[definition.pk]) not in taken]
+    taken, waiting = _taken_slots(slots), _waiting_for_agents(slots)
+    new = [one for one in due if (one.pk, slots[one.pk]) not in taken and one.pk not in waiting]
     jobs = _write_jobs(new, slots, now=now)
     _move_next_runs(due, runs)
     for definition in new:
@@ -118,6 +119,12 @@ def _taken_slots(slots: Mapping[UUID, datetime]) -> set[tuple[UUID, datetime]]:
     """Slots that have their job already: only the next run is left to be moved."""
     same = Job.objects.filter(definition__in=list(slots), slot_at__in=set(slots.values()))
     return set(same.values_list("definition_id", "slot_at"))
+
+
+def _waiting_for_agents(slots: Mapping[UUID, datetime]) -> set[UUID]:
+    """Definitions with a job that its agent has not done yet: a server that is away for long catches up once."""
+    waiting = Job.objects.active().filter(definition__in=list(slots), kind=JobKind.BACKUP, node=None)
+    return set(waiting.values_list("definition_id", flat=True))
 
 
 def _write_jobs(definitions: list[Definition], slots: Mapping[UUID, datetime], *, now: datetime) -> list[Job]:

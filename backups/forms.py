@@ -8,6 +8,8 @@ from typing import Any
 from django import forms
 
 from agents.models import Storage
+from backups.file_restores import LONGEST_FOLDER, LONGEST_PATH, MOST_PATHS, WHOLE, FileWish
+from backups.serving import LONGEST_HOURS
 from common.forms import PlainForm
 from tenants.models import Person
 from tenants.quotas import CAPS, QuotaUse
@@ -21,6 +23,10 @@ class NoteForm(PlainForm):
     )
 
 
+class ServeForm(PlainForm):
+    hours = forms.IntegerField(min_value=1, max_value=LONGEST_HOURS)
+
+
 class RestoreForm(PlainForm):
     """The target was chosen on the page before; here its server's name is typed."""
 
@@ -29,6 +35,54 @@ class RestoreForm(PlainForm):
         strip=False,
         widget=forms.TextInput(attrs={"class": "form-control", "autocomplete": "off", "spellcheck": "false"}),
     )
+
+    def wish(self) -> FileWish:
+        return WHOLE
+
+
+class FileRestoreForm(RestoreForm):
+    """Of a backup of files, also which of them and where to."""
+
+    place = forms.ChoiceField(
+        choices=[
+            ("folder", "Into a new folder: nothing is replaced"),
+            ("over", "Over what is there: files of the backup replace those of the same name"),
+            ("exact", "As it was: also remove what the backup does not have"),
+        ],
+        initial="folder",
+        widget=forms.RadioSelect(attrs={"class": "form-check-input"}),
+    )
+    folder = forms.CharField(
+        label="Name of the new folder",
+        required=False,
+        max_length=LONGEST_FOLDER,
+        help_text="Inside of the target.",
+        widget=forms.TextInput(attrs={"class": "form-control", "autocomplete": "off", "spellcheck": "false"}),
+    )
+    paths = forms.CharField(
+        label="Only these files and folders",
+        required=False,
+        strip=False,
+        max_length=MOST_PATHS * LONGEST_PATH,
+        help_text="One a line, from the root of the tree on. Empty: everything.",
+        widget=forms.Textarea(attrs={"class": "form-control font-monospace", "rows": 3, "spellcheck": "false"}),
+    )
+
+    def clean(self) -> dict[str, Any]:
+        values: dict[str, Any] = super().clean() or self.cleaned_data
+        if values.get("place") == "folder" and not values.get("folder", "").strip():
+            self.add_error("folder", "Give the new folder a name.")
+        return values
+
+    def wish(self) -> FileWish:
+        """As it is typed now, or as it stands at first."""
+        said = self.cleaned_data if self.is_bound and hasattr(self, "cleaned_data") else {}
+        place = said.get("place") or self["place"].value()
+        return FileWish(
+            paths=tuple(line for line in (said.get("paths") or "").splitlines() if line.strip()),
+            folder=(said.get("folder") or "") if place == "folder" else "",
+            delete_extra=place == "exact",
+        )
 
 
 class NewTargetForm(PlainForm):

@@ -19,16 +19,28 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
 from agents import protocol
+from agents.drivers.registry import content_of
+from agents.models import Agent, Disk
 from backups.copies.settling import settle_check, settle_copy
+from backups.drills import settle_drill
 from backups.models import Job, Session, live_sessions
 from backups.moves import moves_for
-from backups.new_targets import note_defined, note_written
+from backups.new_targets import attached_note, note_defined, note_written
 from backups.opening import open_session
 from backups.points import bounded_warnings, safety_name
 from backups.queue import hint_commit, hint_next
 from backups.resuming import resumable_objects
+from backups.serving import finish_serving, note_serving
 from backups.states import JobKind, JobState
-from backups.transitions import end_session_job, finish_job, mark_restored, note_target, renew_lease, request_commit
+from backups.transitions import (
+    end_session_job,
+    finish_job,
+    mark_restored,
+    note_target,
+    note_warnings,
+    renew_lease,
+    request_commit,
+)
 from common.errors import (
     BackupsiteError,
     ConflictError,
@@ -38,10 +50,11 @@ from common.errors import (
     TooManyAttemptsError,
 )
 from common.ids import hash_token
+from engine.manifest import CONTENT_DISK, CONTENT_TREE
 from engine.store.base import ObjectKind, ObjectRef
 from engine.store.http import Grant, PutSpec
 from tenants.api.throttling import count_request
-from tenants.origin import NODE, Origin, acting_as
+from tenants.origin import AGENT, NODE, Origin, acting_as
 from vaults.grants import GrantContext, grant_gets, grant_puts
 from vaults.locks import LONGEST_SESSION
 from vaults.models import StoredObject, Vault
@@ -55,6 +68,8 @@ DONE = protocol.Refusal(code="done")
 QUOTA_SLACK_BYTES = 256 * 1024 * 1024
 # Objects are some MiB each; this many allow for packs that close early. One per MiB of the disk comes on top.
 QUOTA_SLACK_OBJECTS = 1024
+# What a tree on a file system that was not measured, or a stream, may upload: it only bounds what a stolen token costs.
+UNKNOWN_BYTES = 16 * 1024**4
 
 
 class SessionEndedError(ConflictError):
@@ -86,8 +101,11 @@ def _endpoint(function: Endpoint) -> Callable[[HttpRequest], HttpResponse]:
 
 
 def _origin_of(session: Session) -> Origin:
-    """The node that moves the data: it acts by its session, and nobody else has the session's token."""
+    """The node, or the agent, that moves the data: it acts by its session, and nobody else has the session's token."""
     node = session.job.node
+    agent = getattr(session.job.disk.server, "agent", None) if node is None and session.job.disk else None
+    if agent is not None:
+        return Origin(AGENT, str(agent.pk), str(agent), token_id=str(session.pk))
     return Origin(NODE, str(node.pk) if node else "", str(node or ""), token_id=str(session.pk))
 
 
@@ -101,14 +119,24 @@ def _session_of(request: HttpRequest) -> Session:
     if scheme.lower() == "bearer" and token:
         _refuse_too_many(hash_token(token.strip()))
         related = ("job__backup__vault__endpoint", "job__disk__server__domain", "job__disk__storage", "base__manifest")
-        related += ("job__backup__storage", "job__backup__tenant")
+        related += ("job__backup__storage", "job__backup__tenant", "job__disk__server__agent")
         found = Session.objects.select_related(*related, "job__definition__vault", "job__node")
         session = found.filter(token_hash=hash_token(token.strip())).first()
     if session is None:
         raise NotSignedInError("This token belongs to no session.")
     if not session.is_live(timezone.now()) and session.commit_requested_at is None:
         raise SessionEndedError("The job of this session has ended or was taken over.")
+    _refuse_stopped_agent(session.job)
     return session
+
+
+def _refuse_stopped_agent(job: Job) -> None:
+    """Who was revoked, or may be on two machines, gets nothing more; what was granted ends within minutes."""
+    if job.node_id is not None or job.disk is None:
+        return
+    agent = getattr(job.disk.server, "agent", None)
+    if agent is None or agent.status != Agent.Status.ENROLLED:
+        raise SessionEndedError("The agent of this session was revoked, or is in quarantine.", code="agent_revoked")
 
 
 def _refuse_too_many(token_hash: str) -> None:
@@ -186,7 +214,7 @@ def _refuse_foreign_manifest(session: Session, key: str) -> None:
 
 def _charge(session: Session, specs: Sequence[PutSpec]) -> None:
     """Count what was granted against the session's quotas of bytes and objects, in one conditional statement."""
-    disk_bytes = session.job.disk.size_bytes
+    disk_bytes = _most_bytes(session.job.disk)
     size_bytes, count = sum(spec.size_bytes for spec in specs), len(specs)
     within = live_sessions(timezone.now()).filter(
         pk=session.pk,
@@ -196,6 +224,16 @@ def _charge(session: Session, specs: Sequence[PutSpec]) -> None:
     charged = within.update(granted_bytes=F("granted_bytes") + size_bytes, granted_objects=F("granted_objects") + count)
     if charged != 1:
         raise InvalidInputError("The session has used up what a backup of this disk may upload.", code="quota_exceeded")
+
+
+def _most_bytes(disk: Disk) -> int:
+    """How much there can be to read. Nobody knows how a tree or a stream has grown since its last backup: a tree at
+    most to the size of the file system that it lies on."""
+    if content_of(disk.driver) == CONTENT_DISK:
+        return disk.size_bytes
+    measured = disk.storage.total_bytes if disk.storage is not None else None
+    is_tree = content_of(disk.driver) == CONTENT_TREE
+    return max(disk.size_bytes, measured if is_tree and measured else UNKNOWN_BYTES)
 
 
 @_endpoint
@@ -274,14 +312,20 @@ def restore_written_view(session: Session, body: bytes) -> protocol.DefineOrder:
 def restore_done_view(session: Session, body: bytes) -> protocol.Refusal:
     done = _message(body, protocol.RestoreDone)
     job = session.job
+    if job.kind == JobKind.VERIFY and job.drill_storage_id is not None:
+        if not settle_drill(session, done):
+            raise SessionEndedError("The job of this session has ended or was taken over.")
+        return DONE
     if job.kind != JobKind.RESTORE:
         raise InvalidInputError("Only a restore ends like this.", code="not_a_restore")
     finished = finish_job(
         session,
         now=timezone.now(),
-        message=f"{done.written_bytes} bytes were written to {job.disk}; every block was checked.",
+        message=f"{done.written_bytes} bytes were written to {_place_of(job)}; every block was checked."
+        f"{attached_note(job, done.attached_as)}",
         usage=done.usage,
         also=lambda: _note_restored(job, done.server),
+        warnings=[*job.warnings, *bounded_warnings(done.warnings)],
         done_bytes=job.total_bytes,
     )
     if not finished:
@@ -304,8 +348,36 @@ def copy_checked_view(session: Session, body: bytes) -> protocol.Refusal:
     return DONE
 
 
+def _place_of(job: Job) -> str:
+    folder = job.files.get("folder", "")
+    return f"the folder {folder} of {job.disk}" if folder else str(job.disk)
+
+
+@_endpoint
+def serving_view(session: Session, body: bytes) -> protocol.Refusal:
+    told = _message(body, protocol.Serving)
+    _refuse_other_than(session, JobKind.SERVE)
+    if not note_serving(session, told, now=timezone.now()):
+        raise SessionEndedError("The job of this session has ended or was taken over.")
+    return DONE
+
+
+@_endpoint
+def serve_done_view(session: Session, body: bytes) -> protocol.Refusal:
+    done = _message(body, protocol.ServeDone)
+    _refuse_other_than(session, JobKind.SERVE)
+    if not finish_serving(session, done):
+        raise SessionEndedError("The job of this session has ended or was taken over.")
+    return DONE
+
+
+def _refuse_other_than(session: Session, kind: JobKind) -> None:
+    if session.job.kind != kind:
+        raise InvalidInputError(f"Only a job of the kind {kind} says this.", code="other_kind")
+
+
 def _note_restored(job: Job, server: str) -> None:
-    mark_restored(job.disk_id)
+    mark_restored(job)
     if server and job.new_server:
         note_defined(job, server, now=timezone.now())
 
@@ -315,12 +387,17 @@ def fail_view(session: Session, body: bytes) -> protocol.Refusal:
     _refuse_after_commit(session)
     failure = _message(body, protocol.Failure)
     canceled = failure.code == "canceled" and session.job.cancel_requested
-    end_session_job(
+    job = session.job
+    note_warnings(session, bounded_warnings(failure.warnings))
+    ended = end_session_job(
         session,
         state=JobState.CANCELED if canceled else JobState.FAILED,
         code=failure.code[:64],
         message=failure.message[:2000],
         now=timezone.now(),
     )
-    hint_next(session.job.disk_id)
+    if ended and failure.is_whole_but_damage and job.kind == JobKind.RESTORE:
+        # Files that the backup has no more are no reason to make no backups of all the others.
+        mark_restored(job)
+    hint_next(job.disk_id)
     return DONE

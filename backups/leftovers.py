@@ -17,8 +17,10 @@ from agents.drivers.base import DiskAddress, DiskWish, DriverError
 from agents.drivers.registry import load_driver
 from agents.models import Disk, Node
 from agents.program.holding import LOCKS, sweeping
+from backups.models import Job
 from backups.points import kept_points
 from backups.queue import hint_sweep
+from backups.unmade import remove_scratch, remove_unmade
 from tenants.audit import record
 from tenants.models import Person
 
@@ -42,10 +44,15 @@ def request_sweeps_everywhere() -> int:
 def sweep_node(*, name: str, clock: Callable[[], datetime]) -> list[str]:
     """Sweep the servers of this node one after the other; returns what was removed. May run at any time, and twice."""
     disks = Disk.objects.filter(server__node__name=name).select_related("server", "storage")
-    removed: list[str] = []
+    removed = remove_scratch(name)
     for _, of_server in groupby(disks.order_by("server_id", "number"), key=lambda disk: disk.server_id):
         removed += _sweep_server(list(of_server), clock)
     return removed
+
+
+def _given_up(disk: Disk) -> bool:
+    """A disk whose restore ended, and that no restore is about to make."""
+    return disk.incomplete_since is not None and not Job.objects.active().filter(disk=disk).exists()
 
 
 def _sweep_server(disks: list[Disk], clock: Callable[[], datetime]) -> list[str]:
@@ -55,7 +62,7 @@ def _sweep_server(disks: list[Disk], clock: Callable[[], datetime]) -> list[str]
         if not is_alone:
             return []
         kept = frozenset(kept_points(disks, now=clock()))
-        removed = []
+        removed = [path for disk in disks if _given_up(disk) and (path := remove_unmade(disk))]
         for driver, of_driver in groupby(sorted(disks, key=_driver), key=_driver):
             wishes = [DiskWish(_address(disk), kept_points=kept) for disk in of_driver]
             removed += _forget(driver, wishes)

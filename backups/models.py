@@ -9,6 +9,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from agents.models import Disk, Node, Server, Storage
+from backups.agent_models import AskedRestore
 from backups.budget_models import Budget
 from backups.copy_models import StrayCopy
 from backups.figure_models import TenantFigures, VaultFigures
@@ -25,11 +26,13 @@ from backups.states import (
 )
 from common.models import IdentifiedModel
 from definitions.models import Definition
+from engine.manifest import CONTENT_DISK
 from tenants.models import Person, Tenant
 from tenants.querysets import ScopedQuerySet
 from vaults.models import StoredObject, Vault
 
 __all__ = [
+    "AskedRestore",
     "Backup",
     "Budget",
     "DefinitionStanding",
@@ -74,6 +77,10 @@ class Backup(IdentifiedModel):
     server_name = models.CharField(max_length=128)
     disk_number = models.PositiveSmallIntegerField()
     type = models.CharField(max_length=8, default="vault")
+    # What it holds: a disk image, a file tree or a byte stream (engine.manifest). Of a tree, how many files,
+    # directories, symlinks, hard_links and specials there are, and how many entries were changed or unchanged.
+    content = models.CharField(max_length=8, default=CONTENT_DISK)
+    counts = models.JSONField(default=dict, blank=True)
     status = models.CharField(max_length=8, choices=BACKUP_STATUS_CHOICES, default=BackupStatus.PENDING)
     # Backups of one server that were started together carry the same.
     run_id = models.UUIDField(null=True, blank=True)
@@ -103,6 +110,8 @@ class Backup(IdentifiedModel):
     # What the checks of the stored objects found; apart from the status, which says what a person can do with it.
     health = models.CharField(max_length=10, choices=HEALTH_CHOICES, default=BackupHealth.UNVERIFIED)
     verified_at = models.DateTimeField(null=True, blank=True)
+    # When it was restored for real, to a scratch file, and compared.
+    drilled_at = models.DateTimeField(null=True, blank=True)
     # What cannot be read now: ranges [offset, length] in bytes of a disk or stream, objects that each name a file of a
     # tree (see backups.lost_ranges); cut to a bounded list, the total beside it.
     damage = models.JSONField(default=list, blank=True)
@@ -133,6 +142,7 @@ class Backup(IdentifiedModel):
             models.CheckConstraint(
                 condition=Q(status__in=["pending", "ok", "restore", "lost"]), name="backup_status_known"
             ),
+            models.CheckConstraint(condition=Q(content__in=["disk", "tree", "stream"]), name="backup_content_known"),
             models.CheckConstraint(
                 condition=Q(health__in=["unverified", "verified", "damaged", "missing"]), name="backup_health_known"
             ),
@@ -202,7 +212,7 @@ class Job(IdentifiedModel):
     state = models.CharField(max_length=8, choices=JOB_STATE_CHOICES, default=JobState.PENDING)
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="jobs")
     # The disk that the work is on: the source of a backup, the target of a restore. A check touches no disk and needs
-    # no node: it carries the disk that its backup was made of, as long as there is one.
+    # no node: it carries the disk that its backup was made of, as long as there is one. So does a served backup.
     disk = models.ForeignKey(Disk, on_delete=models.PROTECT, null=True, blank=True, related_name="jobs")
     node = models.ForeignKey(Node, on_delete=models.PROTECT, null=True, blank=True, related_name="jobs")
     definition = models.ForeignKey(Definition, on_delete=models.SET_NULL, null=True, blank=True, related_name="jobs")
@@ -239,9 +249,15 @@ class Job(IdentifiedModel):
     # Of a restore: make the disk on its node, and define a server of this name from what the backup kept of the old.
     creates_disk = models.BooleanField(default=False)
     new_server = models.CharField(max_length=128, blank=True)
+    # Of a check that is a restore drill: where the scratch file is made.
+    drill_storage = models.ForeignKey(Storage, on_delete=models.SET_NULL, null=True, blank=True, related_name="drills")
+    # How long a backup is served, from its first claim on.
+    serve_seconds = models.PositiveIntegerField(null=True, blank=True)
     # The snapshot of what was on the target before, where the storage can; and what a person should know.
     safety_point = models.CharField(max_length=80, blank=True)
     warnings = models.JSONField(default=list, blank=True)
+    # Of a restore of files: what of them, and where to (backups.file_restores); empty: all, in the place of the target.
+    files = models.JSONField(default=dict, blank=True)
     # What the budgets gave it when it was claimed, in bytes per second; None: no limit of theirs.
     granted_bandwidth = models.PositiveBigIntegerField(null=True, blank=True)
 
@@ -250,7 +266,9 @@ class Job(IdentifiedModel):
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["disk"], condition=Q(state="running") & ~Q(kind="verify"), name="job_one_running_per_disk"
+                fields=["disk"],
+                condition=Q(state="running") & ~Q(kind__in=["verify", "serve"]),
+                name="job_one_running_per_disk",
             ),
             models.UniqueConstraint(
                 fields=["backup"],
@@ -258,7 +276,9 @@ class Job(IdentifiedModel):
                 name="job_one_check_per_backup",
             ),
             models.CheckConstraint(
-                condition=Q(kind="verify") | Q(disk__isnull=False, node__isnull=False), name="job_on_a_node_has_place"
+                # Without a node: of a server with an agent, which asks for it.
+                condition=Q(kind="verify") | Q(kind="serve", node__isnull=False) | Q(disk__isnull=False),
+                name="job_has_disk",
             ),
             models.UniqueConstraint(fields=["definition", "slot_at", "attempt"], name="job_once_per_slot"),
             models.CheckConstraint(
@@ -306,6 +326,11 @@ class Job(IdentifiedModel):
 
     def is_active(self) -> bool:
         return self.state in ACTIVE
+
+    @property
+    def replaces_target(self) -> bool:
+        """Whether a restore changes all of its target; until it is done there is nothing on it to back up."""
+        return not self.files.get("folder") and not self.files.get("paths")
 
     def percent(self) -> int | None:
         """0 to 100, or None while the whole is not known."""

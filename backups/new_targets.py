@@ -10,20 +10,22 @@ from datetime import datetime
 from pathlib import PurePosixPath
 
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Max, Q
 from django.utils import timezone
 
 from agents.models import Disk, Node, Server, Storage
 from agents.protocol import DefineOrder
-from agents.services import add_server
-from backups.models import Backup, Job, JobEvent
+from agents.services import add_server, refuse_overlap
+from backups.models import Backup, BackupQuerySet, Job, JobEvent
 from backups.points import good_backups
 from backups.queue import announce_restore
-from backups.services import ask_other_owners, refuse_copy, refuse_source
+from backups.services import ask_other_owners, is_zfs_stream, reader_of, refuse_copy, refuse_source
 from backups.states import JobKind, JobState, Priority
 from backups.transitions import note_event
+from backups.unmade import NEW_DISK
 from common.errors import ConflictError, InvalidInputError, NotAllowedError
 from common.ids import new_id, new_name_suffix
+from engine.manifest import CONTENT_DISK, CONTENT_STREAM, CONTENT_TREE
 from tenants.models import Person
 from tenants.services import require_active
 
@@ -32,7 +34,8 @@ WRITTEN = "written"
 
 @transaction.atomic
 def request_new_disk(*, backup: Backup, server: Server, storage: Storage, actor: Person, now: datetime) -> Job:
-    """Restore to a new disk of the server, on a storage of its node. It is not attached to the server there.
+    """Restore to a new disk of the server, on a storage of its node. It is attached there where the driver can do that
+    and the server is shut off; the end of the job says so, or what to do next.
 
     ConflictError for a backup that is not good, a storage without room, a node in maintenance; ApprovalNeededError.
     """
@@ -41,6 +44,7 @@ def request_new_disk(*, backup: Backup, server: Server, storage: Storage, actor:
     )
     refuse_source(backup)
     refuse_copy(backup, node=server.node)
+    _refuse_kind(backup, storage)
     _refuse_place(storage, server=server, size_bytes=backup.size_bytes)
     told = {"server": str(server.pk), "storage": str(storage.pk)}
     ask_other_owners(backup, server, actor=actor, now=now, parameters=told)
@@ -74,25 +78,45 @@ def request_new_server(*, backup: Backup, name: str, storage: Storage, actor: Pe
 
 
 def _whole_run(backup: Backup) -> list[Backup]:
-    """The good backups of one moment, of all disks that the server had then."""
-    if not backup.has_configuration:
+    """The good backups of one run, of all disks that the server had then, one of each.
+
+    Points do not tell which belong together: raw disks have none. Where a run has several of a disk, in two vaults or
+    after a retry, the one of the backup's own moment and place is meant.
+    """
+    if not backup.has_configuration or backup.content != CONTENT_DISK:
         message = "The backup kept no description of its server. Restore it to a disk of a server that is there."
         raise ConflictError(message, code="no_configuration")
     if backup.disk is None or backup.server is None:
         raise ConflictError("Where the disks of the old server were is no longer known.", code="no_configuration")
     disks = list(Disk.objects.filter(server=backup.server).values_list("pk", flat=True))
-    together = good_backups(disks).filter(point=backup.point).exclude(point="") if backup.point else good_backups([])
-    found = list((together | good_backups(disks).filter(pk=backup.pk)).order_by("disk_number"))
+    found = _of_run(backup, good_backups(disks).filter(content=CONTENT_DISK))
     missing = Disk.objects.filter(pk__in=disks, created_at__lt=backup.created_at)
     missing = missing.exclude(pk__in=[one.disk_id for one in found])
     if names := [str(disk) for disk in missing.order_by("number")]:
-        message = f"No good backup of the same moment is there of {', '.join(names)}. Restore the disks one by one."
+        message = f"No good backup of the same run is there of {', '.join(names)}. Restore the disks one by one."
         raise ConflictError(message, code="run_incomplete")
     return found
 
 
+def _of_run(backup: Backup, good: BackupQuerySet) -> list[Backup]:
+    same = Q(pk=backup.pk)
+    if backup.run_id is not None:
+        same |= Q(run_id=backup.run_id)
+
+    def nearness(one: Backup) -> tuple[object, ...]:
+        return one.pk == backup.pk, one.point == backup.point, one.vault_id == backup.vault_id, one.created_at
+
+    chosen = {one.disk_id: one for one in sorted(good.filter(same), key=nearness)}
+    return sorted(chosen.values(), key=lambda one: one.disk_number)
+
+
 def _refuse_place(storage: Storage, *, server: Server, size_bytes: int) -> None:
     require_active(server.tenant)
+    if server.node is None:
+        raise ConflictError(
+            f"{server.name} has an agent and no disks of a node. Restore to its disk, or let its agent restore.",
+            code="has_agent",
+        )
     if storage.node_id != server.node_id:
         raise InvalidInputError("The storage is on another node than the server.", field="storage")
     if not server.tenant.storages.filter(pk=storage.pk).exists():
@@ -107,20 +131,29 @@ def _refuse_place(storage: Storage, *, server: Server, size_bytes: int) -> None:
         )
 
 
+def _refuse_kind(backup: Backup, storage: Storage) -> None:
+    if is_zfs_stream(backup) == storage.path.startswith("/"):
+        told = (
+            "What ZFS sent becomes a dataset: choose a storage that is one"
+            if is_zfs_stream(backup)
+            else ("The backup is no stream of ZFS: choose a storage that is a directory")
+        )
+        raise ConflictError(f"{told}.", code="other_kind_of_disk", field="storage")
+
+
 def _new_disk(backup: Backup, *, server: Server, storage: Storage, number: int) -> Disk:
     """Its row. The image is named by nobody: what is there already under that name is not ours."""
-    source = backup.disk
-    if source is None:
-        raise ConflictError("By which driver the backup was made is no longer known.", code="no_driver")
-    ending = PurePosixPath(source.path).suffix
+    driver, ending = _driver_and_ending(backup)
+    path = f"{NEW_DISK}{new_name_suffix(12)}{ending}"
+    refuse_overlap(storage, driver=driver, path=path, tenant=server.tenant)
     disk = Disk(
         server=server,
         tenant_id=server.tenant_id,
         number=number,
-        driver=source.driver,
+        driver=driver,
         storage=storage,
-        path=f"restored-{new_name_suffix(12)}{ending}",
-        size_bytes=backup.size_bytes,
+        path=path,
+        size_bytes=max(1, backup.size_bytes),
         # There is nothing yet, and nothing to back up, until the restore is done.
         incomplete_since=timezone.now(),
     )
@@ -128,12 +161,26 @@ def _new_disk(backup: Backup, *, server: Server, storage: Storage, number: int) 
     return disk
 
 
+def _driver_and_ending(backup: Backup) -> tuple[str, str]:
+    """Of a new disk. Files need only a folder, whatever they were read by."""
+    if is_zfs_stream(backup):
+        return "zfs", ""
+    if backup.content == CONTENT_TREE:
+        return "filesystem", ""
+    if backup.content == CONTENT_STREAM:
+        message = "A stream goes to what can take it. Add that as a disk of its server, then restore onto it."
+        raise ConflictError(message, code="stream_needs_disk")
+    if backup.disk is None:
+        raise ConflictError("By which driver the backup was made is no longer known.", code="no_driver")
+    return backup.disk.driver, PurePosixPath(backup.disk.path).suffix
+
+
 def _new_job(backup: Backup, disk: Disk, *, actor: Person, now: datetime, **more: object) -> Job:
     job = Job.objects.create(
         kind=JobKind.RESTORE,
         tenant_id=disk.tenant_id,
         disk=disk,
-        node=disk.server.node,
+        node=reader_of(backup, disk),
         backup=backup,
         backup_name=backup.name,
         requested_by=actor,
@@ -160,6 +207,15 @@ def note_written(job: Job, *, now: datetime) -> DefineOrder:
         "disk__storage", "backup__disk__storage"
     )
     return DefineOrder(name=job.new_server, disks={_path(one.backup.disk): _path(one.disk) for one in whole})
+
+
+def attached_note(job: Job, attached_as: str) -> str:
+    """What the end of the restore to a new disk says of its server; empty for every other restore."""
+    if not job.creates_disk or job.new_server or job.backup is None or job.backup.content != CONTENT_DISK:
+        return ""
+    if attached_as:
+        return f" It is attached to {job.disk.server.name} as {attached_as[:64]}, from the server's next start on."
+    return f" It is no disk of {job.disk.server.name} until somebody attaches it there."
 
 
 def note_defined(job: Job, source_name: str, *, now: datetime) -> None:

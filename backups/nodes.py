@@ -120,6 +120,19 @@ def add_storage(*, node: Node, name: str, path: str, actor: Person) -> Storage:
 
 
 @transaction.atomic
+def set_for_drills(*, storage: Storage, for_drills: bool, actor: Person) -> Storage:
+    """Set the storage aside for restore drills, or not any more. May be called twice. ConflictError for a pool."""
+    _refuse_others(actor)
+    if for_drills and not storage.path.startswith("/"):
+        raise ConflictError("Drills restore to files: choose a storage that is a directory.", code="not_a_directory")
+    before = {"for_drills": storage.for_drills}
+    storage.for_drills = for_drills
+    storage.save(update_fields=["for_drills", "changed_at"])
+    record_change(action="storage.drills", subject=storage, actor=actor, before=before)
+    return storage
+
+
+@transaction.atomic
 def remove_storage(*, storage: Storage, actor: Person) -> None:
     """Forget the storage; nothing on it is touched. ConflictError while anything lies there."""
     _refuse_others(actor)

@@ -24,6 +24,7 @@ from backups.nodes import (
     remove_node,
     remove_storage,
     resume_node,
+    set_for_drills,
 )
 from definitions.attachment_api import AttachmentSerializer
 from definitions.attachment_api import NodeViewSet as AttachedNodeViewSet
@@ -114,14 +115,31 @@ class NodeViewSet(AttachedNodeViewSet):
         return Response(status=202)
 
 
+class StorageChangeSerializer(BodySerializer):
+    for_drills = serializers.BooleanField()
+
+
 class StorageViewSet(AttachedStorageViewSet):
-    role_actions = {**AttachedStorageViewSet.role_actions, "create": Action.CREATE, "destroy": Action.DELETE}
+    role_actions = {
+        **AttachedStorageViewSet.role_actions,
+        "create": Action.CREATE,
+        "partial_update": Action.EDIT,
+        "destroy": Action.DELETE,
+    }
+    etag_fields = ("for_drills",)
 
     @extend_schema(request=NewStorageSerializer, responses={201: StorageSerializer})
     @transaction.atomic
     def create(self, request: Request) -> Response:
         values: dict[str, Any] = self.read_body(NewStorageSerializer)
         return self.answer(add_storage(actor=request.user, **values), status=201)
+
+    @extend_schema(request=StorageChangeSerializer, responses=StorageSerializer)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Set it aside for restore drills, or not any more."""
+        storage = self.get_object()
+        changes = self.read_body(StorageChangeSerializer)
+        return self.answer(set_for_drills(storage=storage, actor=request.user, **changes))
 
     def destroy(self, request: Request, pk: str) -> Response:
         """409 `still_needed` while disks, definitions or copies are there. Nothing on the storage is touched."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from datetime import timedelta
 
 import msgspec
 from django.conf import settings
@@ -14,10 +15,12 @@ from django.db import transaction
 from django.db.models import Max, Q
 from django.utils import timezone
 
-from agents.models import Disk, Server, WriterKey
-from agents.protocol import BackupWork, DiskMessage, ObjectMessage, RestoreWork, Work
+from agents.drivers.registry import content_of
+from agents.models import Disk, Server
+from agents.protocol import BackupWork, DiskMessage, DrillWork, ObjectMessage, RestoreWork, ServeWork, Work
 from backups.copies.opening import open_copy
-from backups.models import Backup, Session
+from backups.file_restores import of_job, path_bytes
+from backups.models import Backup, Job, Session
 from backups.moved_packs import fallen_packs_of, moved_packs_of
 from backups.moves import moves_for
 from backups.points import good_backups, kept_points, safety_name, why_no_point
@@ -25,8 +28,12 @@ from backups.promises import lock_rule_of
 from backups.resuming import resumable_sessions
 from backups.services import refuse_unready
 from backups.states import JobKind
-from backups.transitions import DISK_MADE, mark_incomplete
+from backups.transitions import DISK_MADE, mark_incomplete, note_event
+from backups.unmade import scratch_name
+from backups.writer_keys import writer_keys_of
 from common.errors import ConflictError
+from definitions.excludes import exclude_lines
+from engine.manifest import CONTENT_STREAM, CONTENT_TREE
 from engine.store.base import ObjectKind
 from tenants import quotas
 from tenants.models import QuotaKind
@@ -46,13 +53,17 @@ COMPRESSION_LEVEL = 1
 
 def open_session(session: Session, *, tells_target: bool = True) -> Work:
     """The work of the session. May be called again: sequence, base and lock date stay as they were."""
+    if session.job.kind == JobKind.VERIFY and session.job.drill_storage is not None:
+        return _open_drill(session)
     if session.job.backup is not None and session.job.backup.is_copy:
         return _open_copy(session)
     if session.job.kind == JobKind.RESTORE:
         work = _open_restore(session)
-        if not tells_target:
+        if not tells_target and session.job.replaces_target:
             mark_incomplete(session.job.disk_id, now=timezone.now())
         return work
+    if session.job.kind == JobKind.SERVE:
+        return _open_serving(session)
     return _open_backup(session)
 
 
@@ -74,6 +85,7 @@ def _open_backup(session: Session) -> BackupWork:
     vault = backup.vault
     domain = _domain_of(job.disk.server, vault)
     if session.retain_until is None:
+        note_place(job, vault)
         _settle(session, vault)
     key = active_key(job.tenant_id)
     now = timezone.now()
@@ -101,7 +113,26 @@ def _open_backup(session: Session) -> BackupWork:
         kept_points=sorted(kept_points(job.disk.server.disks.all(), now=now)),
         new_point=session.new_point,
         freeze=job.definition.freeze_filesystem,
+        excludes=exclude_lines(job.definition.excludes),
+        base_files=_files_before(job.disk),
     )
+
+
+def _files_before(disk: Disk) -> int:
+    """How many files the last good backup of the tree has, wherever it lies."""
+    trees = good_backups([disk.pk]).filter(content=CONTENT_TREE).order_by("-created_at")
+    counts = trees.values_list("counts", flat=True).first() or {}
+    return int(counts.get("files", 0)) + int(counts.get("hard_links", 0))
+
+
+def note_place(job: Job, vault: Vault) -> None:
+    """A vault in the server's own region is lost together with it. What moved there later is still backed up, for that
+    is better than nothing; it is on the job and in the audit, each time.
+    """
+    region = job.disk.server.region_id if job.disk is not None else None
+    if region is not None and region == vault.endpoint.region_id:
+        message = f"Server and vault {vault.name} are both in {region}: the backup is lost together with the server."
+        note_event(job, at=timezone.now(), code="same_region", message=message)
 
 
 def _admit(session: Session) -> None:
@@ -145,6 +176,7 @@ def _base_for(disk: Disk, vault: Vault) -> Backup | None:
     good = good_backups([disk.pk]).filter(
         vault=vault,
         manifest__domain=disk.server.domain,
+        content=content_of(disk.driver),
         # A manifest that cannot be read is no base; one that was adopted beside another has no place in the order.
         manifest__damaged_since=None,
         sequence__isnull=False,
@@ -168,31 +200,65 @@ def _open_restore(session: Session) -> RestoreWork:
     job, backup = session.job, session.job.backup
     if backup is None or backup.manifest is None:
         raise ConflictError("The backup is not there any more.", code="backup_not_ok")
-    domain = backup.manifest.domain
-    moves = moves_for(backup.manifest)
-    is_resumed = job.disk.incomplete_since is not None
-    if job.creates_disk:
-        is_resumed = job.events.filter(code=DISK_MADE).exists()
+    wish = of_job(job.files)
+    is_new = job.creates_disk or bool(wish.folder)
+    is_resumed = job.events.filter(code=DISK_MADE).exists() if is_new else job.disk.incomplete_since is not None
     disk = disk_message(job.disk)
-    return RestoreWork(
+    return msgspec.structs.replace(
         # A disk that is only made belongs to no server on the node yet.
-        disk=msgspec.structs.replace(disk, server="") if job.creates_disk else disk,
+        _reads(backup, msgspec.structs.replace(disk, server="") if job.creates_disk else disk),
+        # After a cut, what is on the target already is neither fetched nor written again. A tree that is there is
+        # always compared: that is how its files are replaced. What takes a stream may be written over: its name was
+        # typed by somebody who was told that all data on it is destroyed.
+        differential=is_resumed or (backup.content in {CONTENT_TREE, CONTENT_STREAM} and not is_new),
+        create=is_new and not is_resumed,
+        defines=bool(job.new_server),
+        attach_to=disk.server if job.creates_disk and not job.new_server else "",
+        # What a cut restore left there is worth no snapshot; the first attempt made one of what was there before.
+        safety_point="" if is_new or is_resumed else safety_name(job.pk),
+        paths=[path_bytes(path) for path in wish.paths],
+        folder=wish.folder,
+        delete_extra=wish.delete_extra,
+    )
+
+
+def _open_drill(session: Session) -> DrillWork:
+    job, backup = session.job, session.job.backup
+    if backup is None or backup.manifest is None or job.drill_storage is None:
+        raise ConflictError("The backup is not there any more.", code="backup_not_ok")
+    disk = DiskMessage("image", job.drill_storage.path, scratch_name(job), backup.size_bytes)
+    return DrillWork(restore=_reads(backup, disk))
+
+
+def _open_serving(session: Session) -> ServeWork:
+    job, backup = session.job, session.job.backup
+    if backup is None or backup.manifest is None:
+        raise ConflictError("The backup is not there any more.", code="backup_not_ok")
+    begun_at = job.started_at or timezone.now()
+    left = timedelta(seconds=job.serve_seconds or 0) - (timezone.now() - begun_at)
+    return ServeWork(
+        reads=_reads(backup, DiskMessage("", "", "", backup.size_bytes)),
+        name=f"serve-{job.pk}",
+        seconds=max(0, int(left.total_seconds())),
+    )
+
+
+def _reads(backup: Backup, disk: DiskMessage) -> RestoreWork:
+    """What to read the backup with: the keys of the sessions whose blocks it needs, and where lost ones are."""
+    manifest = backup.manifest
+    domain, moves = manifest.domain, moves_for(manifest)
+    return RestoreWork(
+        disk=disk,
         tenant=str(domain.tenant_id),
         domain=str(domain.pk),
-        manifest=object_message(backup.manifest),
+        manifest=object_message(manifest),
         id_key=_domain_key(domain, domain.wrapped_id_key, ID_KEY_PURPOSE),
         map_key=_domain_key(domain, domain.wrapped_map_key, MAP_KEY_PURPOSE),
-        data_keys=_keys_for(domain, backup.manifest, moves),
+        data_keys=_keys_for(domain, manifest, moves),
         trusted_writers=trusted_writers(domain),
-        # After a cut, what is on the target already is neither fetched nor written again.
-        differential=is_resumed,
         relocations=[object_message(row) for row in moves],
-        gone_packs=_gone(backup.manifest) if moves else [],
+        gone_packs=_gone(manifest) if moves else [],
         size_bytes=backup.size_bytes,
-        create=job.creates_disk and not is_resumed,
-        defines=bool(job.new_server),
-        # What a cut restore left there is worth no snapshot; the first attempt made one of what was there before.
-        safety_point="" if job.creates_disk or is_resumed else safety_name(job.pk),
     )
 
 
@@ -217,18 +283,16 @@ def _keys_for(domain: Domain, manifest: StoredObject, moves: list[StoredObject])
 
 
 def trusted_writers(domain: Domain) -> list[bytes]:
-    """Keys of the nodes that may write for the domain's tenant, and of those that wrote what is in it."""
-    allowed = Q(node__tenants=domain.tenant_id) | Q(
-        node__in=Backup.objects.filter(manifest__domain=domain).values("node")
-    )
-    keys = WriterKey.objects.filter(allowed).order_by("pk").values_list("public_key", flat=True)
+    """Public keys of whoever may write in the domain, or wrote there."""
+    keys = writer_keys_of(domain).order_by("pk").values_list("public_key", flat=True)
     return [bytes(key) for key in dict.fromkeys(keys)]
 
 
 def disk_message(disk: Disk) -> DiskMessage:
     return DiskMessage(
         driver=disk.driver,
-        storage_path=disk.storage.path,
+        # An agent's disk is its whole server.
+        storage_path=disk.storage.path if disk.storage is not None else "",
         path=disk.path,
         size_bytes=disk.size_bytes,
         server=disk.server.source_name,

@@ -40,7 +40,9 @@ def overview_of(definitions: Iterable[Definition], *, person: Person, now: datet
     return [
         OverviewRow(
             definition=one,
-            node=one.disk.server.node.name if one.disk.server.node_id in seen else "",
+            node=one.disk.server.node.name
+            if one.disk.server.node is not None and one.disk.server.node_id in seen
+            else "",
             backups=kept.get(one.pk, 0),
             facts=standings[one.pk][0],
             standing=standings[one.pk][1],

@@ -12,9 +12,10 @@ from django.db import transaction
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
+from agents.drivers.registry import content_of
 from agents.models import Node
 from backups.models import Backup, Job
-from backups.states import JobKind, JobState, Priority
+from backups.states import READING, JobKind, JobState, Priority
 from backups.transitions import note_event
 from definitions.models import Definition
 from tenants.models import Person
@@ -78,6 +79,7 @@ def new_backup(definition: Definition, *, name: str, slot_at: datetime | None, r
         server_name=disk.server.name,
         disk_number=disk.number,
         type=definition.type,
+        content=content_of(disk.driver),
         run_id=run_id,
         slot_at=slot_at,
         size_bytes=disk.size_bytes,
@@ -167,6 +169,9 @@ def _free_name(definition: Definition, now: datetime) -> str:
 
 def hint_job(job: Job) -> None:
     """Tell the worker's queue that the job is there. Never raises for a broker that is away."""
+    if job.node is None and job.kind != JobKind.VERIFY:
+        # Its agent asks: nothing is ever sent to a server.
+        return
     Job.objects.filter(pk=job.pk).update(hinted_at=timezone.now())
     if job.node is None:
         queue = CHECKS_QUEUE if job.requested_by_id is None else ASKED_CHECKS_QUEUE
@@ -247,9 +252,9 @@ def hint_sweep(node: Node) -> None:
 
 
 def _send_run(job: Job, node: Node) -> bool:
-    """To the node's workers; a restore also to its worker for restores. Whoever is free first takes it."""
+    """To the node's workers; what reads a backup also to its worker for restores. Whoever is free first takes it."""
     sent = _send("backups.tasks.run_job", queue=node.queue, job_id=str(job.pk))
-    if sent and job.kind == JobKind.RESTORE:
+    if sent and job.kind in READING:
         return _send("backups.tasks.run_restore", queue=node.restore_queue, job_id=str(job.pk))
     return sent
 

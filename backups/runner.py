@@ -13,12 +13,14 @@ from django.db import close_old_connections, connections
 from agents.program.holding import LOCKS, moving
 from agents.program.mover import run_sessions
 from agents.program.running import Means
+from agents.program.serving_process import Order, start_serving
 from agents.program.session import GateError, SessionClient
 from agents.program.signing import load_writer_key
 from backups.choosing import claim_companions, claim_for_hint
 from backups.queue import hint_next
-from backups.states import JobKind
+from backups.states import READING, JobKind
 from backups.transitions import Claim, claim_job
+from backups.unmade import remove_unmade
 from common.database_time import database_now
 
 logger = logging.getLogger(__name__)
@@ -38,21 +40,46 @@ def run_job(*, job_id: str) -> None:
 
 def run_restore(*, job_id: str) -> None:
     """Claim this restore and run it to its end. A worker that does nothing else is free however many backups run."""
-    claim = claim_job(job_id=job_id, now=database_now(), kinds=(JobKind.RESTORE,))
+    claim = claim_job(job_id=job_id, now=database_now(), kinds=READING)
     if claim is not None:
         _run([claim])
 
 
 def _run(claims: Sequence[Claim]) -> None:
     claim = claims[0]
+    if claim.job.kind == JobKind.SERVE:
+        _start_serving(claim)
+        return
     disk_ids, server_id = [one.job.disk_id for one in claims], _server_of(claim)
     logger.info("jobs claimed", extra={"jobs": [str(one.job_id) for one in claims]})
+    _clear_unmade(claims)
     # Hours may pass: the mover speaks HTTP with the gate, so no database connection is held meanwhile.
     connections.close_all()
     _move(claims, server_id)
     close_old_connections()
     for disk_id in disk_ids:
         hint_next(disk_id)
+
+
+def _clear_unmade(claims: Sequence[Claim]) -> None:
+    """A worker that was lost may have made the new disk before it could tell: this one makes it anew."""
+    for claim in claims:
+        if claim.fence > 1 and claim.job.creates_disk and claim.job.disk is not None:
+            remove_unmade(claim.job.disk)
+
+
+def _start_serving(claim: Claim) -> None:
+    """In a process of its own: the worker is free for others while the backup is served, for hours."""
+    config = settings.CONFIG
+    pid = start_serving(
+        Order(
+            gate_url=config.gate_url,
+            token=claim.token,
+            retry_seconds=config.store_retry_seconds,
+            node_directory=str(config.node_directory),
+        )
+    )
+    logger.info("a backup is served", extra={"job": str(claim.job_id), "pid": pid})
 
 
 def _server_of(claim: Claim) -> str:

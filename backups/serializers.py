@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -9,8 +10,10 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from agents.models import Disk, Server, Storage
+from backups.file_restores import LONGEST_FOLDER, LONGEST_PATH, MOST_PATHS, FileWish
 from backups.lock_coverage import locked_until
 from backups.models import Backup, Job, JobEvent
+from backups.serving import LONGEST_HOURS, USUAL_HOURS
 from tenants.roles import Action
 from tenants.serializers import BodySerializer, ReadSerializer, ScopedField, UtcDateTimeField
 
@@ -23,6 +26,12 @@ class WarningSerializer(serializers.Serializer[Any]):
 class BackupSerializer(ReadSerializer):
     full_because = serializers.CharField(read_only=True, help_text="The reason in words.")
     warnings = WarningSerializer(many=True, read_only=True, help_text="What did not stop the backup.")
+    counts = serializers.DictField(
+        child=serializers.IntegerField(),
+        read_only=True,
+        help_text="Of a file tree: files, directories, symlinks, hard_links, specials, and entries that were changed "
+        "or unchanged since the backup before. Empty for everything else.",
+    )
     checksum = serializers.CharField(
         read_only=True, help_text="SHA-256 of the manifest, of a File backup that of the file; empty while pending."
     )
@@ -49,6 +58,8 @@ class BackupSerializer(ReadSerializer):
             "definition",
             "node",
             "type",
+            "content",
+            "counts",
             "status",
             "run_id",
             "frozen",
@@ -69,6 +80,7 @@ class BackupSerializer(ReadSerializer):
             "immutable_until",
             "health",
             "verified_at",
+            "drilled_at",
             "damaged_bytes",
             "unique_bytes",
             "shared_bytes",
@@ -78,6 +90,7 @@ class BackupSerializer(ReadSerializer):
         read_only_fields = fields
         extra_kwargs = {
             "storage": {"help_text": "Of a Dataset or File backup; null for one in a vault."},
+            "content": {"help_text": "disk: an image; tree: files; stream: what an application gave."},
             "place": {"help_text": "The path of its file on the storage, or dataset@snapshot."},
             "erased_at": {"help_text": "When it was removed from its storage, after it had left the catalogue."},
             "run_id": {"help_text": "Backups of one server that were started together carry the same."},
@@ -89,6 +102,7 @@ class BackupSerializer(ReadSerializer):
                 "help_text": "When every block was opened last; of a backup that only the customer's own key opens, "
                 "when its map was walked and every object hashed."
             },
+            "drilled_at": {"help_text": "When it was restored for real, to a scratch file, and compared."},
             "unique_bytes": {"help_text": "Bytes in the vault that no other backup needs."},
             "shared_bytes": {"help_text": "Bytes in the vault that other backups need, too."},
         }
@@ -158,13 +172,49 @@ def target_field() -> ScopedField:
 
 class RestoreTargetSerializer(BodySerializer):
     target = target_field()
+    folder = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        max_length=LONGEST_FOLDER,
+        help_text="Of a backup of files: a new folder inside of the target, in which nothing is replaced.",
+    )
+    delete_extra = serializers.BooleanField(
+        required=False, help_text="Of a backup of files: remove what it does not have."
+    )
+
+    def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        files = FileWish(
+            paths=tuple(attributes.pop("paths", ())),
+            folder=attributes.pop("folder", ""),
+            delete_extra=attributes.pop("delete_extra", False),
+        )
+        return {**attributes, "files": files}
 
 
-class RestoreOrderSerializer(BodySerializer):
-    """`confirmation` is the name of the target's server: all data and all snapshots there are lost."""
+class RestoreOrderSerializer(RestoreTargetSerializer):
+    """`confirmation` is the name of the target's server: all data and all snapshots there are lost.
 
-    target = target_field()
-    confirmation = serializers.CharField(allow_blank=True)
+    With a `folder` nothing is lost, and no confirmation is asked for.
+    """
+
+    paths = serializers.ListField(
+        child=serializers.CharField(max_length=LONGEST_PATH, trim_whitespace=False),
+        required=False,
+        max_length=MOST_PATHS,
+        help_text="Of a backup of files: files and folders below its root; left out: all. Bytes that are no UTF-8 are "
+        "written as \\xNN.",
+    )
+    confirmation = serializers.CharField(allow_blank=True, required=False, help_text="Required without a folder.")
+
+    def to_internal_value(self, data: Any) -> Any:
+        self.fields["confirmation"].required = not (isinstance(data, Mapping) and data.get("folder"))
+        return super().to_internal_value(data)
+
+
+class ServeSerializer(BodySerializer):
+    """It ends by itself after so many hours, and when its job is canceled."""
+
+    hours = serializers.IntegerField(min_value=1, max_value=LONGEST_HOURS, default=USUAL_HOURS)
 
 
 class NewDiskRestoreSerializer(BodySerializer):
@@ -202,8 +252,17 @@ class JobEventSerializer(ReadSerializer):
         read_only_fields = fields
 
 
+class FileWishSerializer(serializers.Serializer[Any]):
+    """Empty: everything, in the place of the target."""
+
+    paths = serializers.ListField(child=serializers.CharField(), required=False)
+    folder = serializers.CharField(required=False)
+    delete_extra = serializers.BooleanField(required=False)
+
+
 class JobSerializer(ReadSerializer):
     warnings = WarningSerializer(many=True, read_only=True, help_text="What did not stop a restore.")
+    files = FileWishSerializer(read_only=True, help_text="Of a restore of files: which, and where to.")
     requested_by = serializers.CharField(source="requested_by.username", default=None, read_only=True, allow_null=True)
     percent = serializers.IntegerField(read_only=True, allow_null=True)
 
@@ -237,6 +296,8 @@ class JobSerializer(ReadSerializer):
             "run_id",
             "creates_disk",
             "new_server",
+            "serve_seconds",
+            "files",
             "safety_point",
             "warnings",
             "created_at",
@@ -253,6 +314,7 @@ class JobSerializer(ReadSerializer):
             "waits": {"help_text": "Why it is not begun, in words; empty when it only waits for a worker."},
             "run_id": {"help_text": "Jobs of one server that were started together carry the same."},
             "creates_disk": {"help_text": "A restore that makes its target."},
+            "serve_seconds": {"help_text": "How long the backup is served; null for every other kind."},
             "new_server": {"help_text": "The name of the server that is defined when its last disk is restored."},
             "safety_point": {
                 "help_text": "The snapshot on the node of what was on the target before; kept for seven days."

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
-from agents.models import Agent, Disk, Node, Server, ServerGroupPermission, ServerUserPermission
+from agents.models import Agent, Disk, Server, ServerGroupPermission, ServerUserPermission
 from backups.accounting import bytes_in, copied_bytes, domains_of
 from backups.models import Backup, Job
 from backups.queue import hint_description
@@ -114,8 +114,9 @@ def _move_rows(server: Server, tenant: Tenant) -> dict[str, int]:
     domains = domains_of(server)
     vault = place_vault(tenant=tenant, region_code=server.region_id, actor=None)
     disks = Disk.objects.filter(server=server)
-    Node.objects.get(pk=server.node_id).tenants.add(tenant)
-    for disk in disks.select_related("storage"):
+    if server.node is not None:
+        server.node.tenants.add(tenant)
+    for disk in disks.exclude(storage=None).select_related("storage"):
         disk.storage.tenants.add(tenant)
     moved = {
         "disks": disks.update(tenant=tenant),

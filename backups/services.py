@@ -10,8 +10,11 @@ from uuid import UUID
 from django.db import transaction
 
 from agents.access import owners_of
-from agents.models import Disk, Node, Server
+from agents.drivers.registry import content_of
+from agents.models import Disk, Node, Server, Storage
 from backups.catalogue import take_out
+from backups.copies.places import nodes_that_see
+from backups.file_restores import WHOLE, FileWish, file_refusal, what_is_lost
 from backups.models import Backup, Job
 from backups.outside import restore_command
 from backups.queue import announce_restore, create_backup_job
@@ -20,6 +23,7 @@ from backups.transitions import end_job, note_event
 from common.errors import BackupsiteError, ConflictError, InvalidInputError
 from common.ids import new_id
 from definitions.models import Definition
+from engine.manifest import CONTENT_DISK, CONTENT_STREAM, CONTENT_TREE
 from tenants import approvals
 from tenants.approval_states import ApprovalKind
 from tenants.audit import record, record_change
@@ -29,6 +33,8 @@ from tenants.services import require_active
 from vaults.custody import restore_needs_customer_key
 from vaults.models import Vault
 from vaults.services import refuse_leaving
+
+_WORDS_OF_CONTENT = {CONTENT_DISK: "a disk image", CONTENT_TREE: "files", CONTENT_STREAM: "a stream of data"}
 
 
 def request_backup(*, definition: Definition, actor: Person, now: datetime) -> Job:
@@ -82,33 +88,36 @@ def _refuse_vault(vault: Vault) -> None:
 
 
 @transaction.atomic
-def request_restore(*, backup: Backup, target: Disk, confirmation: str, actor: Person, now: datetime) -> Job:
+def request_restore(
+    *, backup: Backup, target: Disk, actor: Person, now: datetime, confirmation: str = "", files: FileWish = WHOLE
+) -> Job:
     """Restore the backup onto the target disk. Everything on the target is lost; `confirmation` is its server's name.
 
+    Of a backup of files `files` says which and where to; into a new folder nothing is lost and nothing is confirmed.
     Refused before anything is written: a backup that is not good, a target that is too small or has a restore already,
     a wrong confirmation.
     """
+    files = files.check()
     _hold_places(backup, target)
-    refuse_restore(backup=backup, target=target)
-    if confirmation.strip() != target.server.name:
+    refuse_restore(backup=backup, target=target, files=files)
+    if not files.folder and confirmation.strip() != target.server.name:
+        lost = what_is_lost(target, files, content=backup.content)
         raise InvalidInputError(
-            f"Restoring destroys all data and all snapshots on {target}. To confirm, type the name of its server.",
-            code="not_confirmed",
-            field="confirmation",
+            f"{lost} To confirm, type the name of its server.", code="not_confirmed", field="confirmation"
         )
-    parameters = {"target": str(target.pk)}
+    parameters = {"target": str(target.pk), **files.as_json()}
     ask_other_owners(backup, target.server, actor=actor, now=now, parameters=parameters)
     job = Job.objects.create(
         kind=JobKind.RESTORE,
         tenant_id=target.server.tenant_id,
         disk=target,
-        # A copy is read by the node that it lies on.
-        node=backup.storage.node if backup.storage is not None else target.server.node,
+        node=reader_of(backup, target),
         backup=backup,
         backup_name=backup.name,
         requested_by=actor,
         total_bytes=backup.size_bytes,
         priority=Priority.RESTORE,
+        files=files.as_json(),
     )
     announce_restore(job, now=now)
     return job
@@ -148,28 +157,33 @@ def _hold_places(backup: Backup, target: Disk) -> None:
         raise ConflictError("The server was moved to another tenant meanwhile. Look again.", code="changed_meanwhile")
 
 
-def refuse_restore(*, backup: Backup, target: Disk) -> None:
+def refuse_restore(*, backup: Backup, target: Disk, files: FileWish = WHOLE) -> None:
     """Raise for what forbids this restore whatever the person confirms."""
     busy = Job.objects.active().filter(disk=target, kind=JobKind.RESTORE).exists()
-    error = _key_refusal(backup) or _restore_refusal(backup=backup, target=target, busy=busy)
+    readers = nodes_that_see(backup.storage)
+    error = _key_refusal(backup) or _restore_refusal(backup=backup, target=target, busy=busy, readers=readers)
+    error = error or file_refusal(backup, target, files)
     if error is not None:
         raise error
 
 
-def restore_choices(*, backup: Backup, targets: Iterable[Disk]) -> list[tuple[Disk, BackupsiteError | None]]:
+def restore_choices(
+    *, backup: Backup, targets: Iterable[Disk], files: FileWish = WHOLE
+) -> list[tuple[Disk, BackupsiteError | None]]:
     """Each target with what forbids a restore onto it, or None; one query, however many targets."""
     chosen = list(targets)
     under_way = Job.objects.active().filter(disk__in=chosen, kind=JobKind.RESTORE)
     busy = set(under_way.values_list("disk_id", flat=True))
-    locked = _key_refusal(backup)
+    locked, readers = _key_refusal(backup), nodes_that_see(backup.storage)
     return [
-        (target, locked or _restore_refusal(backup=backup, target=target, busy=target.pk in busy)) for target in chosen
+        (
+            target,
+            locked
+            or _restore_refusal(backup=backup, target=target, busy=target.pk in busy, readers=readers)
+            or file_refusal(backup, target, files),
+        )
+        for target in chosen
     ]
-
-
-def restore_warning(target: Disk) -> str:
-    """What a restore onto the disk destroys, in the words of the product."""
-    return f"Restoring destroys all data and all snapshots on {target}."
 
 
 def _key_refusal(backup: Backup) -> BackupsiteError | None:
@@ -186,9 +200,6 @@ def _key_refusal(backup: Backup) -> BackupsiteError | None:
 def refuse_source(backup: Backup) -> None:
     """Raise for what forbids any restore of the backup to a new disk."""
     error = _key_refusal(backup) or _source_refusal(backup)
-    if error is None and backup.is_copy:
-        message = "A copy on a storage is restored to a disk that is there. Add the disk to its server, then restore."
-        error = ConflictError(message, code="copy_needs_disk")
     if error is not None:
         raise error
 
@@ -200,46 +211,80 @@ def _source_refusal(backup: Backup) -> BackupsiteError | None:
     return None
 
 
-def _restore_refusal(*, backup: Backup, target: Disk, busy: bool) -> BackupsiteError | None:
+def _restore_refusal(
+    *, backup: Backup, target: Disk, busy: bool, readers: Mapping[UUID, Storage]
+) -> BackupsiteError | None:
     if error := _source_refusal(backup):
         return error
-    if target.size_bytes < backup.size_bytes and target.driver != "zfs":
+    if error := _content_refusal(backup, target):
+        return error
+    if target.size_bytes < backup.size_bytes and target.driver != "zfs" and backup.content == CONTENT_DISK:
         return InvalidInputError(
             f"{target} has {target.size_bytes} bytes, the backup needs {backup.size_bytes}. Choose a larger disk.",
             code="target_too_small",
             field="target",
         )
-    if (_is_zfs_stream(backup)) != (target.driver == "zfs"):
+    if is_zfs_stream(backup) != (target.driver == "zfs"):
         return ConflictError(
             f"{target} is read by the driver {target.driver}; what ZFS sent goes back to a ZFS dataset only, and "
             "nothing else does. Choose another disk.",
             code="other_kind_of_disk",
         )
-    if backup.storage is not None and target.driver != "zfs" and backup.storage.node_id != target.server.node_id:
-        return ConflictError(
-            f"The backup lies on {backup.storage}; the node {target.server.node.name} of the target does not see it. "
-            f"Choose a disk on {backup.storage.node.name}.",
-            code="copy_elsewhere",
-        )
-    if target.server.node.status == Node.Status.MAINTENANCE:
-        return ConflictError(f"The node {target.server.node.name} is in maintenance.", code="node_in_maintenance")
+    node = target.server.node
+    if backup.storage is not None and target.driver != "zfs" and target.server.node_id not in readers:
+        return _copy_elsewhere(backup.storage, node)
+    if node is not None and node.status == Node.Status.MAINTENANCE:
+        return ConflictError(f"The node {node.name} is in maintenance.", code="node_in_maintenance")
     if busy:
         return ConflictError(f"A restore onto {target} is under way already.", code="restore_under_way")
     return None
 
 
-def refuse_copy(backup: Backup, *, node: Node) -> None:
+def _content_refusal(backup: Backup, target: Disk) -> BackupsiteError | None:
+    """A tree goes into a folder, an image onto a disk, a stream to what made it."""
+    holds = _WORDS_OF_CONTENT[backup.content]
+    takes = content_of(target.driver)
+    is_other_stream = takes == CONTENT_STREAM and backup.disk is not None and backup.disk.driver != target.driver
+    if takes == backup.content and not is_other_stream:
+        return None
+    return ConflictError(
+        f"The backup holds {holds}; {target} is read by the driver {target.driver} and takes "
+        f"{_WORDS_OF_CONTENT[takes] if not is_other_stream else 'those of its own kind'} only. Choose another target.",
+        code="wrong_content",
+        field="target",
+    )
+
+
+def refuse_copy(backup: Backup, *, node: Node | None) -> None:
     """Raise ConflictError for a copy that cannot become a new disk on the node."""
-    if _is_zfs_stream(backup):
-        raise ConflictError("What ZFS sent goes to a dataset that is there.", code="other_kind_of_disk")
-    if backup.storage is not None and backup.storage.node_id != node.pk:
-        raise ConflictError(
-            f"The backup lies on {backup.storage}; choose a storage of {backup.storage.node.name}.",
-            code="copy_elsewhere",
+    if backup.storage is None or is_zfs_stream(backup):
+        return
+    if node is None or node.pk not in nodes_that_see(backup.storage):
+        raise _copy_elsewhere(backup.storage, node)
+
+
+def _copy_elsewhere(storage: Storage, node: Node | None) -> ConflictError:
+    """With the ways that there are."""
+    who = f"the node {node.name}" if node is not None else "the agent"
+    ways = f"Choose a disk on {storage.node.name}"
+    if node is not None and storage.path.startswith("/"):
+        ways += (
+            f", or mount the same share on {node.name} and add it there as a storage: every node that sees a copy "
+            "can read it"
         )
+    message = f"The backup lies on {storage}; {who} of the target does not see it. {ways}."
+    return ConflictError(message, code="copy_elsewhere")
 
 
-def _is_zfs_stream(backup: Backup) -> bool:
+def reader_of(backup: Backup, target: Disk) -> Node | None:
+    """Whose worker does a restore onto the disk: the target's, or for a copy the one that it lies on, if it must."""
+    storage, node = backup.storage, target.server.node
+    if storage is None or (node is not None and target.driver != "zfs" and node.pk in nodes_that_see(storage)):
+        return node
+    return storage.node
+
+
+def is_zfs_stream(backup: Backup) -> bool:
     """Of a file its name says it."""
     return backup.type == "dataset" or (backup.is_copy and ".zfs" in backup.place.rpartition("/")[2])
 

@@ -17,11 +17,15 @@ class JobState(StrEnum):
 
 
 class JobKind(StrEnum):
-    """BACKUP and RESTORE are a node's work on a disk; VERIFY is the checks' worker's, on a backup."""
+    """BACKUP and RESTORE are a node's work on a disk; VERIFY is the checks' worker's, on a backup.
+
+    SERVE lets a node read a backup for some hours; it touches no disk.
+    """
 
     BACKUP = "backup"
     RESTORE = "restore"
     VERIFY = "verify"
+    SERVE = "serve"
 
 
 class Priority(IntEnum):
@@ -51,6 +55,8 @@ class BackupHealth(StrEnum):
 
 
 ON_A_NODE = frozenset({JobKind.BACKUP, JobKind.RESTORE})
+# While one of these runs the backup shows `restore`, and nothing of it is removed.
+READING = frozenset({JobKind.RESTORE, JobKind.SERVE})
 ACTIVE = frozenset({JobState.PENDING, JobState.RUNNING})
 FINAL = frozenset(JobState) - ACTIVE
 

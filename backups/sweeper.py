@@ -10,10 +10,11 @@ from datetime import datetime, timedelta
 from django.db import IntegrityError
 from django.db.models import Count, Exists, F, Max, OuterRef, Q
 
+from backups.agent_jobs import sweep_agents
 from backups.models import Job, Session
 from backups.queue import create_retry, hint_commit, hint_job, hint_next_check, hint_nodes
 from backups.retrying import is_retried, pause_before_retry
-from backups.states import JobKind, JobState
+from backups.states import ON_A_NODE, JobKind, JobState
 from backups.transitions import claimable, end_job
 from definitions.models import Definition
 from tenants.models import Tenant
@@ -38,6 +39,7 @@ def sweep(*, now: datetime) -> None:
     _sweep_failed(now)
     _sweep_pending(now)
     _sweep_checks(now)
+    sweep_agents(now=now)
     _sweep_orphaned(now)
     _sweep_commits(now)
 
@@ -94,7 +96,9 @@ def _sweep_checks(now: datetime) -> None:
 
 
 def _sweep_orphaned(now: datetime) -> None:
-    for job in claimable(now).filter(state=JobState.RUNNING).select_related("node"):
+    orphaned = claimable(now).filter(state=JobState.RUNNING)
+    # Those of agents have a longer time, see there.
+    for job in orphaned.exclude(node=None, kind__in=ON_A_NODE, fence__lt=MOST_CLAIMS).select_related("node"):
         still_orphaned = claimable(now).filter(state=JobState.RUNNING, fence=job.fence)
         if job.cancel_requested:
             end_job(still_orphaned, job=job, state=JobState.CANCELED, code="canceled", message="Canceled.", now=now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from uuid import UUID
 
 from celery import shared_task
@@ -11,10 +12,12 @@ from django.utils import timezone
 from backups import (
     accounting,
     alerting,
+    asked_restores,
     committer,
     damage,
     describing,
     dispatcher,
+    drills,
     figures,
     leftovers,
     lock_coverage,
@@ -118,6 +121,11 @@ def describe_everywhere(**_: object) -> None:
     describing.describe_everywhere()
 
 
+@shared_task(expires=3600)
+def forget_asked_restores(**_: object) -> None:
+    asked_restores.forget_asked_restores(now=timezone.now())
+
+
 @shared_task
 def scrub(**_: object) -> None:
     limits = ScrubLimits(bytes_per_second=settings.CONFIG.scrub_bytes_per_second)
@@ -144,6 +152,11 @@ def tend_storage(*, storage_id: str, **_: object) -> None:
 @shared_task(expires=3600)
 def tend_storages(**_: object) -> None:
     tending.hint_everywhere()
+
+
+@shared_task(expires=1800)
+def drill_due(**_: object) -> None:
+    drills.request_due_drills(now=database_now(), hour=settings.CONFIG.drill_hour, choose=secrets.randbelow)
 
 
 @shared_task

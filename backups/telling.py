@@ -22,12 +22,14 @@ _EVENTS = {
     (JobKind.RESTORE, JobState.OK): "restore.done",
     (JobKind.RESTORE, JobState.FAILED): "restore.failed",
 }
+_DRILLS = {JobState.OK: "drill.passed", JobState.FAILED: "drill.failed"}
 _BAD = (BackupHealth.DAMAGED, BackupHealth.MISSING)
 
 
 def tell_of_job(job: Job, *, state: JobState, now: datetime, code: str = "", message: str = "") -> None:
-    """The job began, is done or failed. Nothing is told of what a person canceled himself, and of checks."""
-    event = _EVENTS.get((JobKind(job.kind), state))
+    """The job began, is done or failed. Nothing is told of what a person canceled himself, and of checks but drills."""
+    is_drill = job.kind == JobKind.VERIFY and job.drill_storage_id is not None
+    event = _DRILLS.get(state) if is_drill else _EVENTS.get((JobKind(job.kind), state))
     if event is None or (state == JobState.FAILED and _is_tried_again(job, code)):
         return
     facts = {
@@ -40,7 +42,7 @@ def tell_of_job(job: Job, *, state: JobState, now: datetime, code: str = "", mes
         "requested_by": str(job.requested_by or ""),
     }
     is_backup = job.kind == JobKind.BACKUP
-    cause = _cause(job.definition_id or job.disk_id) if is_backup else ""
+    cause = _cause(job.definition_id or job.disk_id) if is_backup else f"drills:{job.tenant_id}" if is_drill else ""
     name = str(job.disk or job.backup_name)
     told = publish(event=event, tenant=job.tenant, subject=job, facts=facts, cause=cause, name=name, at=now)
     if event == "restore.started":

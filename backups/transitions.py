@@ -18,7 +18,7 @@ from agents.protocol import MoverUsage, Progress
 from backups.admission import admit_job
 from backups.models import Backup, Job, JobEvent, JobQuerySet, Session
 from backups.points import point_name
-from backups.states import ON_A_NODE, BackupStatus, JobKind, JobState, states_before
+from backups.states import ON_A_NODE, READING, BackupStatus, JobKind, JobState, states_before
 from backups.telling import tell_of_job
 from common.ids import hash_token, new_secret_token
 from common.transitions import change_status
@@ -99,7 +99,7 @@ def _take(job: Job, *, token: str, point: str, now: datetime, bandwidth: int | N
     fence = job.fence + 1
 
     def record() -> None:
-        if job.node_id is not None:
+        if job.node_id is not None or job.kind != JobKind.VERIFY:
             Session.objects.create(job=job, fence=fence, token_hash=hash_token(token), new_point=point)
         if taken_over:
             message = "The worker was lost; another one starts anew."
@@ -108,7 +108,7 @@ def _take(job: Job, *, token: str, point: str, now: datetime, bandwidth: int | N
         else:
             note_event(job, at=now, code="started")
             tell_of_job(job, state=JobState.RUNNING, now=now)
-        if job.kind == JobKind.RESTORE:
+        if job.kind in READING:
             Backup.objects.filter(pk=job.backup_id, status=BackupStatus.OK).update(status=BackupStatus.RESTORE)
 
     return change_status(
@@ -252,17 +252,27 @@ def note_target(session: Session, *, safety_point: str, warnings: list[dict[str,
         told = {"warnings": [*job.warnings, *warnings], **({"safety_point": safety_point} if safety_point else {})}
         if not _held_by(session).filter(lease_until__gt=now).update(**told):
             return False
-        mark_incomplete(job.disk_id, now=now)
-        if job.creates_disk and not job.events.filter(code=DISK_MADE).exists():
-            note_event(job, at=now, code=DISK_MADE, message=f"{job.disk} is made.")
+        if job.replaces_target:
+            mark_incomplete(job.disk_id, now=now)
+        folder = job.files.get("folder", "")
+        if (job.creates_disk or folder) and not job.events.filter(code=DISK_MADE).exists():
+            made = f"The folder {folder} of {job.disk}" if folder else str(job.disk)
+            note_event(job, at=now, code=DISK_MADE, message=f"{made} is made.")
         if safety_point:
             note_event(job, at=now, code="safety_point", message=f"What was there before is kept as {safety_point}.")
     return True
 
 
-def mark_restored(disk_id: UUID) -> None:
-    """The restore onto the disk is whole."""
-    Disk.objects.filter(pk=disk_id).update(incomplete_since=None)
+def mark_restored(job: Job) -> None:
+    """The restore is whole. One of single files, or into a folder, says nothing of the rest of the disk."""
+    if job.replaces_target:
+        Disk.objects.filter(pk=job.disk_id).update(incomplete_since=None)
+
+
+def note_warnings(session: Session, warnings: list[dict[str, str]]) -> None:
+    """What its mover says of single files; kept while the session has its job."""
+    if warnings:
+        _held_by(session).update(warnings=[*session.job.warnings, *warnings])
 
 
 def _held_by(holder: Holder) -> JobQuerySet:
@@ -270,9 +280,9 @@ def _held_by(holder: Holder) -> JobQuerySet:
 
 
 def _release_backup(job: Job) -> None:
-    """A backup shows `restore` as long as any restore of it runs."""
-    if job.kind != JobKind.RESTORE or job.backup_id is None:
+    """A backup shows `restore` as long as any restore of it runs, or it is served."""
+    if job.kind not in READING or job.backup_id is None:
         return
-    others = Job.objects.filter(backup_id=job.backup_id, kind=JobKind.RESTORE, state=JobState.RUNNING)
+    others = Job.objects.filter(backup_id=job.backup_id, kind__in=READING, state=JobState.RUNNING)
     if not others.exclude(pk=job.pk).exists():
         Backup.objects.filter(pk=job.backup_id, status=BackupStatus.RESTORE).update(status=BackupStatus.OK)

@@ -6,18 +6,20 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 from rest_framework.routers import SimpleRouter
 
-from agents.agents_api import AgentViewSet
+from agents.agents_api import EnrolmentTokenViewSet, ReleaseViewSet
 from agents.api import MeView
 from agents.people_api import CompanyViewSet, InvitationViewSet, PersonViewSet
 from backups.api import BackupViewSet, JobViewSet, RestoreViewSet
 from backups.budgets_api import BudgetViewSet
 from backups.copies_api import StrayCopyViewSet
 from backups.definitions_api import DefinitionViewSet
+from backups.fleet_api import AgentViewSet, AskedRestoreViewSet
 from backups.nodes_api import NodeViewSet, StorageViewSet
 from backups.reports_api import AlarmViewSet, DiskViewSet
 from backups.tenancy_api import ServerViewSet, TenantViewSet
 from backups.vaults_api import VaultViewSet
 from backupsite.health_views import HealthView
+from definitions.orders_api import OrderViewSet
 from definitions.planning_api import BlackoutViewSet, PauseViewSet, PolicyViewSet
 from tenants.approvals_api import ApprovalRequestViewSet, ApprovalRuleViewSet
 from tenants.audit_api import AuditEventViewSet
@@ -53,6 +55,10 @@ router.register("audit", AuditEventViewSet)
 router.register("approvals", ApprovalRequestViewSet)
 router.register("approval-rules", ApprovalRuleViewSet)
 router.register("agents", AgentViewSet)
+router.register("enrolment-tokens", EnrolmentTokenViewSet)
+router.register("releases", ReleaseViewSet)
+router.register("orders", OrderViewSet)
+router.register("asked-restores", AskedRestoreViewSet)
 router.register("tokens", ApiTokenViewSet)
 router.register("webhooks", WebhookViewSet)
 router.register("subscriptions", SubscriptionViewSet)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -51,6 +52,8 @@ _PORTAL_SECRETS = {
     "token_peppers": {ProcessRole.WEB},
     # The portal asks the signer with it.
     "portal_signer_key": {ProcessRole.WEB, ProcessRole.SIGNER},
+    # What agents are told is signed with it: whoever has it can tell them what he likes.
+    "control_key": {ProcessRole.SIGNER},
 }
 
 
@@ -66,6 +69,11 @@ class Config(BaseSettings):
     secret_key: SecretStr | None = None
     mfa_key: SecretStr | None = None
     portal_signer_key: SecretStr | None = None
+    # Ed25519, 32 bytes in base64: the private key of answers to agents, its public half, which the portal puts into
+    # tokens, and the public key that releases of the agent program are signed with (empty: no updates).
+    control_key: SecretStr | None = None
+    control_public_key: str = ""
+    release_public_key: str = ""
     # `id:key`, several with commas: the first makes tokens, the others are for tokens from before; keys in base64.
     token_peppers: SecretStr | None = None
     # How long a token of the API may live at most.
@@ -117,6 +125,8 @@ class Config(BaseSettings):
     commit_retry_seconds: int = 6 * 3600
     # How fast the scrub reads vaults, all together.
     scrub_bytes_per_second: int = 64 * 1024 * 1024
+    # The hour (UTC) in which restore drills begin; -1 for none. They need a storage that is set aside for them.
+    drill_hour: int = 2
     # Repack: how dead a pack must be, how long its lock may last at most, and how much is copied a day in each vault.
     repack_dead_percent: int = 50
     repack_lock_days: int = 30
@@ -149,6 +159,13 @@ class Config(BaseSettings):
     def _commit_retry(cls, value: int) -> int:
         if not 900 <= value <= 12 * 3600:
             raise ValueError("must be between 900 and 43200 seconds")
+        return value
+
+    @field_validator("drill_hour")
+    @classmethod
+    def _hour_of_drills(cls, value: int) -> int:
+        if not -1 <= value <= 23:
+            raise ValueError("must be an hour from 0 to 23, or -1 for no drills")
         return value
 
     @field_validator("scrub_bytes_per_second")
@@ -250,7 +267,14 @@ class Config(BaseSettings):
         parse_providers(value.get_secret_value())
         return value
 
-    @field_validator("master_key", "notice_key", "mfa_key")
+    @field_validator("control_public_key", "release_public_key")
+    @classmethod
+    def _public_key(cls, value: str) -> str:
+        if value and len(_decoded(SecretStr(value))) != 32:
+            raise ValueError("must be 32 bytes in base64")
+        return value
+
+    @field_validator("master_key", "notice_key", "mfa_key", "control_key")
     @classmethod
     def _key_length(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(_decoded(value)) != 32:
@@ -329,6 +353,31 @@ class Config(BaseSettings):
         if self.portal_signer_key is None:
             raise ConfigurationError(f"{PREFIX}PORTAL_SIGNER_KEY is not set for the role {self.role}")
         return self.portal_signer_key.get_secret_value()
+
+    @property
+    def control_key_bytes(self) -> bytes:
+        if self.control_key is None:
+            raise ConfigurationError(f"{PREFIX}CONTROL_KEY is not set for the role {self.role}; it answers no agents")
+        return _decoded(self.control_key)
+
+    @property
+    def control_public_key_of_signer(self) -> bytes:
+        """Of the private key, whatever the environment says beside it."""
+        private = Ed25519PrivateKey.from_private_bytes(self.control_key_bytes)
+        return private.public_key().public_bytes_raw()
+
+    @property
+    def control_public_key_bytes(self) -> bytes:
+        if not self.control_public_key:
+            raise ConfigurationError(
+                f"{PREFIX}CONTROL_PUBLIC_KEY is not set for the role {self.role}; it makes no tokens for agents"
+            )
+        return _decoded(SecretStr(self.control_public_key))
+
+    @property
+    def release_public_key_bytes(self) -> bytes:
+        """Empty where there are no updates."""
+        return _decoded(SecretStr(self.release_public_key))
 
     @property
     def oidc(self) -> tuple[Provider, ...]:

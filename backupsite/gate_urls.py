@@ -1,6 +1,6 @@
-"""URLs of the signer process: the session gate, and the key gate for the portal."""
+"""URLs of the signer process: the session gate, what agents ask, and the key gate for the portal."""
 
-from django.urls import path
+from django.urls import include, path
 
 from agents.protocol import PATH_PREFIX
 from backups import gate
@@ -9,9 +9,14 @@ from vaults import key_gate
 
 _PREFIX = PATH_PREFIX.lstrip("/")
 
+handler400 = "backupsite.error_handler.bad_request"
+handler404 = "backupsite.error_handler.page_not_found"
+handler500 = "backupsite.error_handler.server_error"
+
 urlpatterns = [
     path("livez", livez),
     path("readyz", readyz),
+    path("agent/v1/", include("backups.agent_urls")),
     path(f"{_PREFIX}open", gate.open_view),
     path(f"{_PREFIX}heartbeat", gate.heartbeat_view),
     path(f"{_PREFIX}grants/put", gate.put_grants_view),
@@ -22,6 +27,8 @@ urlpatterns = [
     path(f"{_PREFIX}copy-checked", gate.copy_checked_view),
     path(f"{_PREFIX}restore-written", gate.restore_written_view),
     path(f"{_PREFIX}restore-done", gate.restore_done_view),
+    path(f"{_PREFIX}serving", gate.serving_view),
+    path(f"{_PREFIX}serve-done", gate.serve_done_view),
     path(f"{_PREFIX}fail", gate.fail_view),
     path(f"{key_gate.PATH_PREFIX.lstrip('/')}show", key_gate.show_view),
     path(f"{key_gate.PATH_PREFIX.lstrip('/')}rotate", key_gate.rotate_view),

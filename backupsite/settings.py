@@ -60,6 +60,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "agents.agent_endpoint.SignedAnswersMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "backupsite.middleware.SecurityHeadersMiddleware",
@@ -195,6 +196,8 @@ REST_FRAMEWORK = {
 API_RATES = {"read": "1200/m", "write": "300/m", "export": "20/m", "sign-in": "10/m", "refused": "60/m"}
 # Signed requests of one agent.
 API_RATES |= {"agent": "120/m"}
+# Tokens that are tried from one address.
+API_RATES |= {"enrol": "20/m"}
 # Calls of one session at the gate: several times what a mover needs that fills ten gigabits per second.
 API_RATES |= {"session": "12000/m"}
 # Passwords tried, right ones not counted: by an address, for one account from it, for one account from everywhere.

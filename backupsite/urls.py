@@ -14,7 +14,7 @@ urlpatterns = [
     path("api/v1/", include("backupsite.api_router")),
     # The es grammar, which has no version in its addresses.
     path("api/", include("tenants.es_urls")),
-    path("agent/v1/", include("agents.agent_urls")),
+    path("api/", include("backupsite.es_api.urls")),
     path("", include("tenants.urls")),
     path("", include("tenants.notices.urls")),
     path("", include("vaults.urls")),

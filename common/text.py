@@ -16,7 +16,7 @@ from django.utils.deconstruct import deconstructible
 _HIDDEN = r"\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069"
 _HIDDEN_BUT_LINES = _HIDDEN.replace(r"\u0000-\u001f", r"\u0000-\u0008\u000b\u000c\u000e-\u001f")
 # Fields in which people write more than one line, with tabs.
-LINES = frozenset({"note", "description"})
+LINES = frozenset({"note", "description", "excludes"})
 
 
 @deconstructible

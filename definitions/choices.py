@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agents.drivers.registry import content_of
 from agents.models import Disk, Node, Storage
 from common.errors import InvalidInputError
+from definitions.excludes import check_excludes
 from definitions.models import Definition
+from engine.manifest import CONTENT_DISK, CONTENT_TREE
 from tenants.models import Person
 
 _NO_FREEZE = "The driver of this disk reads it from outside and cannot freeze its file systems."
 _NO_VAULT = "ZFS sends this disk as a stream of its own. Choose Dataset or File."
+_NOT_A_DISK = "It holds files or a stream and no disk image: only a vault takes these. Choose Vault."
+_NO_EXCLUDES = "Nothing can be left out of a disk or a stream, only of a tree of files."
 _NO_DATASETS = "Only disks on ZFS are sent as datasets. Choose File or Vault."
 # Drivers whose disks a backup node fetches from another node by itself.
 _REACH_OTHER_NODES = frozenset({"zfs"})
 # Drivers that reach no guest.
-_CANNOT_FREEZE = frozenset({"image", "zfs", "btrfs", "lvm"})
+_CANNOT_FREEZE = frozenset({"image", "zfs", "btrfs", "lvm", "host"})
 # Drivers that send incremental datasets.
 _SEND_DATASETS = frozenset({"zfs"})
 
@@ -57,10 +62,12 @@ def check_choices(definition: Definition) -> None:
         **_why_not_place(definition),
         "compression": _why_not_compression(definition),
         "freeze_filesystem": _why_not_freeze(definition.disk) if definition.freeze_filesystem else "",
+        "excludes": _why_not_excludes(definition),
     }
     for field, reason in refused.items():
         if reason:
             raise InvalidInputError(reason, code="cannot_be_chosen", field=field)
+    check_excludes(definition.excludes)
 
 
 def _why_not_place(definition: Definition) -> dict[str, str]:
@@ -81,11 +88,18 @@ def _why_not_place(definition: Definition) -> dict[str, str]:
 def _why_not_type(value: str, disk: Disk) -> str:
     if value == Definition.Type.VAULT:
         return _NO_VAULT if disk.driver in _SEND_DATASETS else ""
+    if content_of(disk.driver) != CONTENT_DISK:
+        return _NOT_A_DISK
     return _NO_DATASETS if value == Definition.Type.DATASET and disk.driver not in _SEND_DATASETS else ""
 
 
 def _why_not_freeze(disk: Disk) -> str:
-    return _NO_FREEZE if disk.driver in _CANNOT_FREEZE else ""
+    is_disk = content_of(disk.driver) == CONTENT_DISK
+    return _NO_FREEZE if disk.driver in _CANNOT_FREEZE or not is_disk else ""
+
+
+def _why_not_excludes(definition: Definition) -> str:
+    return _NO_EXCLUDES if definition.excludes and content_of(definition.disk.driver) != CONTENT_TREE else ""
 
 
 def _why_not_now(node: Node, disk: Disk) -> str:
@@ -111,6 +125,8 @@ def _why_not_node(node: Node, disk: Disk) -> str:
         return f"{node} is not a backup node."
     if not node.tenants.filter(pk=disk.tenant_id).exists():
         return f"{node} is not attached to the tenant."
+    if disk.server.node is None:
+        return f"{disk.server} is backed up by its agent, straight into a vault. Choose the type Vault."
     if node.pk != disk.server.node_id and disk.driver not in _REACH_OTHER_NODES:
         return (
             f"The driver {disk.driver} reads the disk on {disk.server.node} only. Choose a storage of that node: it "

@@ -9,6 +9,7 @@ from django import forms
 from agents.choosing import DISKS
 from agents.models import Disk, Storage
 from common.forms import PlainForm
+from definitions.excludes import LONGEST_EXCLUDES
 from definitions.models import Definition
 from definitions.rule_fields import RULE_FIELDS
 from definitions.services import EDITABLE, Fate
@@ -99,6 +100,14 @@ class DefinitionForm(RulesForm):
         required=False,
         help_text="zstd is the quickest of them. Vault backups compress by themselves: off.",
     )
+    excludes = forms.CharField(
+        label="What is left out of a tree of files",
+        required=False,
+        strip=False,
+        max_length=LONGEST_EXCLUDES,
+        help_text="One pattern a line, as in a .gitignore file at its root: cache/ or *.tmp. Of disks nothing can be.",
+        widget=forms.Textarea(attrs={"class": "form-control font-monospace", "rows": 4, "spellcheck": "false"}),
+    )
     description = forms.CharField(label="Description", max_length=128, required=False)
     active = forms.BooleanField(
         label="Active", required=False, initial=True, help_text="Without it nothing runs by schedule."
@@ -107,6 +116,10 @@ class DefinitionForm(RulesForm):
 
     def clean_compression(self) -> str:
         return str(self.cleaned_data["compression"] or Definition.Compression.OFF)
+
+    def clean_excludes(self) -> str:
+        """A browser ends lines in its own way."""
+        return "\n".join(self.cleaned_data["excludes"].splitlines())
 
     def changes(self) -> dict[str, Any]:
         return {name: self.cleaned_data[name] for name in EDITABLE if name in self.fields}
@@ -145,6 +158,7 @@ class NewDefinitionForm(DefinitionForm):
         "rpo_hours",
         "immutable_days",
         "bandwidth_limit",
+        "excludes",
         "description",
         "active",
         "run_at_once",

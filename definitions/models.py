@@ -69,6 +69,8 @@ class Definition(IdentifiedModel, RetentionRules):
     storage = models.ForeignKey(Storage, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
     compression = models.CharField(max_length=8, choices=Compression, default=Compression.OFF)
     freeze_filesystem = models.BooleanField(default=False)
+    # What of a file tree is left out: lines of a .gitignore file at its root.
+    excludes = models.TextField(blank=True)
     # How old the last good backup may be, in hours; None: two intervals of the schedule.
     rpo_hours = models.PositiveIntegerField(null=True, blank=True)
     # What gives it its schedule, rules and lock; None: a person does.

@@ -9,7 +9,7 @@ from datetime import date, datetime, time, timedelta
 
 from django.db.models import Avg, QuerySet
 
-from agents.models import Node
+from agents.models import Node, Server
 from definitions.models import Definition
 from definitions.spread import Load, PileUp, Placed, Task, Window, by_hour, nearest_night, pile_ups, rebalance
 
@@ -19,6 +19,7 @@ _MIDNIGHT = time(0)
 _EXPECTED_BYTES_PER_SECOND = 200 * 1024 * 1024
 _MINUTES = range(3, 240)
 _LATELY = timedelta(days=7)
+OWN_PLACE = "server:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,9 @@ def heat_map(definitions: QuerySet[Definition], *, now: datetime) -> HeatMap:
     on = nearest_night(now.date())
     placed = placed_of(definitions, now=now)
     load = Load(placed, on=on)
-    rows = (HeatRow(node, tuple(by_hour(steps))) for node, steps in sorted(load.of_node.items()))
-    return HeatMap(on, tuple(rows), tuple(pile_ups(placed, on=on)))
+    of_node = sorted((node, steps) for node, steps in load.of_node.items() if not node.startswith(OWN_PLACE))
+    advice = pile_ups([one for one in placed if not one.task.node.startswith(OWN_PLACE)], on=on)
+    return HeatMap(on, tuple(HeatRow(node, tuple(by_hour(steps))) for node, steps in of_node), tuple(advice))
 
 
 def proposal(definitions: QuerySet[Definition], *, now: datetime) -> list[Move]:
@@ -109,16 +111,22 @@ def task_of(definition: Definition, *, window: Window | None = None) -> Task:
     own = window or (definition.policy.window if definition.policy else None)
     return Task(
         key=str(definition.pk),
-        node=definition.disk.server.node.name,
+        node=_place_of(definition.disk.server),
         window=own or Window(_MIDNIGHT, _MIDNIGHT, definition.time_zone),
         minutes=minutes,
         load=bytes_sent / (minutes * 60),
     )
 
 
-def load_of_node(node_id: object, *, now: datetime, without: Iterable[object] = ()) -> Load:
-    """What is planned on one node."""
-    there = Definition.objects.filter(active=True, disk__server__node_id=node_id).exclude(pk__in=list(without))
+def _place_of(server: Server) -> str:
+    """The node; a server with an agent is a place of its own, by a name that no node can have."""
+    return str(server.node) if server.node is not None else f"{OWN_PLACE}{server.pk}"
+
+
+def load_of_place(server: Server, *, now: datetime, without: Iterable[object] = ()) -> Load:
+    """What is planned on the server's node, or on the server when it has an agent."""
+    where = {"disk__server__node": server.node_id} if server.node_id else {"disk__server": server.pk}
+    there = Definition.objects.filter(active=True, **where).exclude(pk__in=list(without))
     return Load(placed_of(there, now=now), on=nearest_night(now.date()))
 
 

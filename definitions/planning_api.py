@@ -123,6 +123,12 @@ class PolicyChangeSerializer(RulesSerializer):
     lock_days = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=3650)
     lock_whole_retention = serializers.BooleanField(required=False)
     restricted = serializers.BooleanField(required=False)
+    agent_limits = serializers.DictField(
+        required=False,
+        help_text="Of servers with an agent: allows_excludes, allows_hooks, allows_run_now, bandwidth (a list of "
+        "begin_hour, end_hour, bytes_per_second), cpu_weight, idle_io, pause_on_battery, pause_on_metered, "
+        "pause_above_load, start_jitter_seconds.",
+    )
 
 
 class NewPolicySerializer(PolicyChangeSerializer):

@@ -18,9 +18,10 @@ from django.db.models import ProtectedError, Q
 
 from agents.models import Disk, Server
 from common.errors import BackupsiteError, ConflictError, InvalidInputError, NotAllowedError
+from definitions.agent_limits import read_limits
 from definitions.keeping import remember_rules
 from definitions.models import Definition, Policy, PolicyAssignment, ServerTag
-from definitions.planner import load_of_node, task_of
+from definitions.planner import load_of_place, task_of
 from definitions.retention import Rules
 from definitions.rule_fields import RULE_FIELDS
 from definitions.schedule import check_time_zone, next_run
@@ -43,6 +44,7 @@ POLICY_FIELDS = (
     "lock_days",
     "lock_whole_retention",
     "restricted",
+    "agent_limits",
 )
 _WINDOW = ("window_start", "window_end", "time_zone")
 
@@ -225,7 +227,7 @@ def _make(disk: Disk, policy: Policy, *, now: datetime) -> Definition | None:
     taken = set(disk.definitions.values_list("name", flat=True))
     name = next(one for one in (policy.name, *(f"{policy.name[:13]}-{n}" for n in range(2, 99))) if one not in taken)
     draft = Definition(disk=disk, tenant_id=server.tenant_id, name=name, policy=policy, time_zone=policy.time_zone)
-    placed = place(task_of(draft), load=load_of_node(server.node_id, now=now))
+    placed = place(task_of(draft), load=load_of_place(server, now=now))
     rules = {field: getattr(policy, field) for field in RULE_FIELDS}
     try:
         locked = _lock_days(policy, vault_for(disk))
@@ -288,8 +290,7 @@ def _starts(policy: Policy, definitions: list[Definition], *, now: datetime) -> 
     tasks = [task_of(one, window=policy.window) for one in definitions]
     if len(definitions) != 1:
         return {item.task.key: item for item in rebalance(tasks, on=nearest_night(now.date()))}
-    node = definitions[0].disk.server.node_id
-    load: Load = load_of_node(node, now=now, without=[definitions[0].pk])
+    load: Load = load_of_place(definitions[0].disk.server, now=now, without=[definitions[0].pk])
     return {task.key: place(task, load=load) for task in tasks}
 
 
@@ -320,6 +321,7 @@ def _nearness(assignment: PolicyAssignment) -> tuple[int, str]:
 
 def _clean(policy: Policy) -> None:
     check_time_zone(policy.time_zone)
+    read_limits(policy.agent_limits)
     if policy.lock_whole_retention and span_days(policy.rules) is None:
         raise InvalidInputError(
             "To lock as long as backups are kept, keep them by age: a number of backups says no time.",

@@ -46,6 +46,8 @@ class Policy(IdentifiedModel, RetentionRules):
     lock_days = models.PositiveSmallIntegerField(null=True, blank=True)
     lock_whole_retention = models.BooleanField(default=False)
     restricted = models.BooleanField(default=True)
+    # Of servers with an agent: the fields of `definitions.agent_limits.AgentLimits` that are not as usual.
+    agent_limits = models.JSONField(default=dict, blank=True)
 
     objects = PolicyQuerySet.as_manager()
 

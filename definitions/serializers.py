@@ -7,6 +7,7 @@ from typing import Any
 from rest_framework import serializers
 
 from agents.models import Disk, Node, Storage
+from definitions.excludes import LONGEST_EXCLUDES
 from definitions.models import Definition
 from definitions.names import check_name
 from definitions.rule_fields import RULE_FIELDS
@@ -47,6 +48,7 @@ class DefinitionSerializer(ReadSerializer):
             "storage",
             "compression",
             "freeze_filesystem",
+            "excludes",
             "rpo_hours",
             "policy",
             "policy_name",
@@ -94,6 +96,13 @@ class DefinitionChangeSerializer(RulesSerializer):
     )
     compression = serializers.ChoiceField(Definition.Compression.choices, required=False, help_text="Of File backups.")
     freeze_filesystem = serializers.BooleanField(required=False)
+    excludes = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        trim_whitespace=False,
+        max_length=LONGEST_EXCLUDES,
+        help_text="Of a file tree: what is left out, as the lines of a .gitignore file at its root.",
+    )
     immutable_days = serializers.IntegerField(
         required=False,
         allow_null=True,

@@ -32,7 +32,7 @@ from vaults.services import endpoint_for, refuse_leaving
 EDITABLE = frozenset(
     {
         *("cron", "time_zone", "immutable_days", "bandwidth_limit", "active", "description"),
-        *("rpo_hours", "compression", "freeze_filesystem"),
+        *("rpo_hours", "compression", "freeze_filesystem", "excludes"),
         *RULE_FIELDS,
     }
 )

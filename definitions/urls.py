@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from definitions import hold_views, policy_views, simulator_views, views
+from definitions import hold_views, orders_views, policy_views, simulator_views, views
 
 urlpatterns = [
     path("definitions/", views.definition_list, name="definition-list"),
@@ -15,6 +15,9 @@ urlpatterns = [
     path("pauses/<uuid:pk>/end/", hold_views.pause_end, name="pause-end"),
     path("blackouts/new/", hold_views.blackout_create, name="blackout-create"),
     path("blackouts/<uuid:pk>/remove/", hold_views.blackout_remove, name="blackout-remove"),
+    path("orders/", orders_views.order_list, name="order-list"),
+    path("orders/new/", orders_views.order_create, name="order-create"),
+    path("orders/<uuid:pk>/send-again/", orders_views.order_send_again, name="order-send-again"),
     path("policies/", policy_views.policy_list, name="policy-list"),
     path("policies/new/", policy_views.policy_create, name="policy-create"),
     path("policies/<uuid:pk>/", policy_views.policy_detail, name="policy-detail"),

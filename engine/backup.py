@@ -15,6 +15,7 @@ from engine.manifest import SessionEntry
 from engine.pack import DEFAULT_CONTAINER_SIZE
 from engine.scan import Extent
 from engine.store.base import ObjectRef, ObjectSource
+from engine.throttle import ChangingLimit
 
 DEFAULT_BLOCK_SIZE = 64 * 1024
 
@@ -77,7 +78,7 @@ class WriteContext:
     # Hash of the source's latest manifest, for a full backup; with a base, the base's hash is taken.
     previous_sha256: str | None = None
     # Limit on what is sent, over all threads; None: as fast as it goes.
-    bandwidth_bytes_per_second: int | None = None
+    bandwidth_bytes_per_second: int | ChangingLimit | None = None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     # SHA-256 in hexadecimal of packs and index segments that must not be used: damaged, condemned or being removed.

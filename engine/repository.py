@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 from engine.codec import OBJECT_SIZE_MAX
 from engine.errors import EngineError, FormatError, IntegrityError, StoreError
-from engine.index import MapEntry, ceil_div, parse_page, resolve
+from engine.index import MapEntry, parse_page, resolve
 from engine.manifest import ManifestInfo, parse_manifest
 from engine.manifest import manifest_ref as ref_of_manifest
 from engine.sealing import RecordType, map_sealer
@@ -119,15 +119,21 @@ def walk_leaves(reader: MapReader) -> Iterator[LeafSpan]:
     """
     body = reader.body
     leaf_bytes = body.fan_out * body.block_size
-    leaf_count = ceil_div(body.block_count, body.fan_out)
-    index = 0
-    while index < leaf_count:
-        level, entries = _descend(reader, index)
-        leaves = body.fan_out**level
-        end = min((index // leaves + 1) * leaves, leaf_count)
-        offset = index * leaf_bytes
-        yield LeafSpan(offset, min(end * leaf_bytes, body.size_bytes) - offset, entries)
-        index = end
+    offset = 0
+    while offset < body.size_bytes:
+        span = leaf_span(reader, offset // leaf_bytes)
+        yield span
+        offset = span.offset + span.length
+
+
+def leaf_span(reader: MapReader, leaf: int) -> LeafSpan:
+    """From this leaf on: its own entries, or as far as the lost or empty page above it reaches. As `walk_leaves`."""
+    body = reader.body
+    leaf_bytes = body.fan_out * body.block_size
+    level, entries = _descend(reader, leaf)
+    leaves = body.fan_out**level
+    end = min((leaf // leaves + 1) * leaves * leaf_bytes, body.size_bytes)
+    return LeafSpan(leaf * leaf_bytes, end - leaf * leaf_bytes, entries)
 
 
 def _descend(reader: MapReader, leaf: int) -> tuple[int, PageEntries | None]:

@@ -21,7 +21,7 @@ _ZEROS = bytes(1024 * 1024)
 
 class StreamOutput(Protocol):
     def write(self, data: bytes | memoryview, /) -> int | None:
-        """How many bytes were taken; None means all."""
+        """How many bytes were taken; None means all, 0 that it cannot take any just now."""
         ...
 
 
@@ -81,7 +81,7 @@ def restore_stream(
         gone_packs=gone_packs,
     )
     reader = PageReader(manifest=manifest, object_source=object_source, map_key=keys.domain.map_key)
-    out = _Output(output, start=start, end=end, fill_damaged=fill_damaged)
+    out = _Output(output, start=start, end=end, fill_damaged=fill_damaged, cancel=cancel)
     try:
         for got in fetch_in_order(_wants(reader, manifest, start, end), opener=opener, cancel=cancel):
             check_cancel(cancel)
@@ -115,8 +115,9 @@ def _wants(reader: PageReader, manifest: ManifestInfo, start: int, end: int) -> 
 class _Output:
     """Keeps the place in the stream, and what of it is damaged."""
 
-    def __init__(self, output: StreamOutput, *, start: int, end: int, fill_damaged: bool) -> None:
+    def __init__(self, output: StreamOutput, *, start: int, end: int, fill_damaged: bool, cancel: Cancel) -> None:
         self._output = output
+        self._cancel = cancel
         self._end = end
         self._fill_damaged = fill_damaged
         self.reached = start
@@ -152,6 +153,8 @@ class _Output:
         rest = memoryview(data)
         while rest:
             taken = self._output.write(rest)
+            if taken == 0:
+                check_cancel(self._cancel)
             rest = rest[len(rest) if taken is None else taken :]
         self.reached += len(data)
         self.written_bytes += len(data)

@@ -42,17 +42,17 @@ class BaseEntries:
             self.drop(self._next)
             self._advance()
 
-    def is_unchanged(self, old: TreeEntry, seen: Seen, *, not_entered: bool) -> bool:
-        """Whether the base's entry holds for the name as it is now, content included."""
+    def is_unchanged(self, old: TreeEntry, seen: Seen, *, not_entered: bool, any_device: bool = False) -> bool:
+        """Whether the base's entry holds for the name as it is now, content included.
+
+        With `any_device` the number of the device is left out: that of a snapshot is made up each time.
+        """
         found = seen.found
         if old.kind != seen.kind or old.marks & _NOT_KEPT or bool(old.marks & Marks.NOT_ENTERED) != not_entered:
             return False
-        if (old.mtime_ns, old.ctime_ns, old.inode, old.device) != (
-            found.st_mtime_ns,
-            found.st_ctime_ns,
-            found.st_ino,
-            found.st_dev,
-        ):
+        if (old.mtime_ns, old.ctime_ns, old.inode) != (found.st_mtime_ns, found.st_ctime_ns, found.st_ino):
+            return False
+        if not any_device and old.device != found.st_dev:
             return False
         if old.kind != FileKind.FILE:
             return True

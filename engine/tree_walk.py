@@ -53,12 +53,14 @@ class TreeOptions:
     """What of the tree belongs to the backup. `exclude` has patterns as in a .gitignore file at the root.
 
     A directory on another file system is stored, its content only without `one_file_system`; content that the
-    kernel makes up (proc, sysfs ...) only with `pseudo_file_systems` as well.
+    kernel makes up (proc, sysfs ...) only with `pseudo_file_systems` as well. `is_snapshot`: each time the tree is
+    another snapshot of the same source, with another device number, which then says nothing of a file.
     """
 
     exclude: tuple[str, ...] = ()
     one_file_system: bool = True
     pseudo_file_systems: bool = False
+    is_snapshot: bool = False
     file_systems: Callable[[], Mapping[int, str]] = field(default=file_system_types)
 
 

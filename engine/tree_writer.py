@@ -97,6 +97,7 @@ def write_tree_backup(
             chunker=Chunker(id_key=context.domain_keys.id_key, sizes=sizes),
             owners=owners or OwnerNames(),
             now_ns=now_ns,
+            snapshot_options=options if options is not None and options.is_snapshot else None,
             cancel=cancel,
         )
         walker = TreeWalker(options=options or TreeOptions(), problems=write.problems, cancel=cancel)
@@ -133,12 +134,16 @@ class _TreeWrite:
         chunker: Chunker,
         owners: OwnerNames,
         now_ns: Callable[[], int],
+        snapshot_options: TreeOptions | None,
         cancel: Cancel,
     ) -> None:
         self._session = session
         self._chunker = chunker
         self._owners = owners
         self._now_ns = now_ns
+        # Devices whose numbers mean something in a snapshot; None when it is none.
+        self._mounted = frozenset(snapshot_options.file_systems()) if snapshot_options is not None else None
+        self._root_device: int | None = None
         self._cancel = cancel
         self._base = BaseEntries(session, distrusted_packs=context.distrusted_packs)
         self._queue = EntryQueue(session)
@@ -147,6 +152,8 @@ class _TreeWrite:
         self.problems = ProblemLog()
 
     def run(self, walker: TreeWalker, root_descriptor: int) -> Branch | None:
+        if self._mounted is not None:
+            self._root_device = os.fstat(root_descriptor).st_dev
         for visit in walker.walk(root_descriptor):
             self._visit(visit)
             self._queue.settle()
@@ -164,7 +171,7 @@ class _TreeWrite:
         seen = visit.seen
         old = self._base.take(seen.key)
         entry = self._hard_link(seen)
-        if entry is None and old is not None and self._base.is_unchanged(old, seen, not_entered=visit.not_entered):
+        if entry is None and old is not None and self._is_unchanged(old, visit):
             self._note_links(seen)
             self._count("unchanged", old)
             self._session.stats.scanned_bytes += old.size
@@ -178,8 +185,14 @@ class _TreeWrite:
             self._read(visit, entry, old)
         else:
             self._base.drop(old)
-            self._count("changed", entry)
+            self._count("unchanged" if entry == old else "changed", entry)
             self._queue.put(entry)
+
+    def _is_unchanged(self, old: TreeEntry, visit: Visit) -> bool:
+        device = visit.seen.found.st_dev
+        # Other devices that nobody has mounted are subvolumes of the snapshot.
+        any_device = self._mounted is not None and (device == self._root_device or device not in self._mounted)
+        return self._base.is_unchanged(old, visit.seen, not_entered=visit.not_entered, any_device=any_device)
 
     def _describe(self, visit: Visit) -> TreeEntry | None:
         seen = visit.seen

@@ -57,6 +57,16 @@ _TABLE: Mapping[str, Mapping[Role, frozenset[Action]]] = {
     "apitoken": {Role.DC_ADMIN: _WRITE, Role.VM_OWNER: _WRITE},
     # To edit is to take its key away, or to give it another one.
     "agent": {Role.DC_ADMIN: frozenset({Action.VIEW, Action.CREATE, Action.EDIT}), Role.VM_OWNER: _VIEW},
+    # To edit is to take it back.
+    "enrolmenttoken": {
+        Role.DC_ADMIN: frozenset({Action.VIEW, Action.CREATE, Action.EDIT}),
+        Role.VM_OWNER: _NONE,
+    },
+    # Of the agent program, for all tenants.
+    "release": {Role.DC_ADMIN: _NONE, Role.VM_OWNER: _NONE},
+    "serverorder": {Role.DC_ADMIN: _NONE, Role.VM_OWNER: _NONE},
+    # Asked for on a server. To run is to let it happen, and asks for the right to restore as well.
+    "askedrestore": {Role.DC_ADMIN: _VIEW | {Action.RESTORE}, Role.VM_OWNER: _VIEW},
     "node": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
     "storage": {Role.DC_ADMIN: _VIEW, Role.VM_OWNER: _NONE},
     # To edit is to rename it and to say who owns it; to run is to back up all of its disks at once.

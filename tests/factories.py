@@ -8,9 +8,9 @@ from typing import Any
 
 from django.utils import timezone
 
-from agents.models import Agent, Disk, Node, Server, Storage
+from agents.models import Agent, Disk, EnrolmentToken, Node, Release, Server, ServerOrder, Storage
 from agents.services import grant_server_ownership
-from backups.models import Backup, Budget, Job, JobEvent, StrayCopy
+from backups.models import AskedRestore, Backup, Budget, Job, JobEvent, StrayCopy
 from backups.states import BackupStatus, JobKind, JobState
 from common.ids import hash_token
 from definitions.models import Definition
@@ -293,6 +293,28 @@ def make_agent(server: Server, *, status: str = Agent.Status.ENROLLED) -> tuple[
     key = generate_writer_key()
     agent = Agent.objects.create(server=server, name=server.name, public_key=key.public, status=status)
     return agent, key.private
+
+
+def make_enrolment_token(server: Server, **changes: Any) -> EnrolmentToken:
+    """An open one that nobody knows the secret of."""
+    values = {"secret_hash": f"{next(_count):064x}", "expires_at": timezone.now() + timedelta(minutes=30), **changes}
+    return EnrolmentToken.objects.create(server=server, **values)
+
+
+def make_order(server: Server) -> ServerOrder:
+    number = next(_count)
+    return ServerOrder.objects.create(key=f"{number}", server=server, email=f"ordered-{number}@example.org")
+
+
+def make_release(**changes: Any) -> Release:
+    number = next(_count)
+    values = {"number": number, "version": f"1.{number}", "file": f"agent-{number}.pyz", **changes}
+    return Release.objects.create(manifest=b"{}", signature=b"x", **values)
+
+
+def make_asked_restore(agent: Agent, backup: Backup, **changes: Any) -> AskedRestore:
+    values = {"target": "/srv/new", "code": "ABCD-EFGH", "expires_at": timezone.now() + timedelta(hours=1), **changes}
+    return AskedRestore.objects.create(agent=agent, backup=backup, **values)
 
 
 def make_invitation(tenant: Tenant, *, email: str = "", inviter: Person | None = None, **changes: Any) -> Invitation:

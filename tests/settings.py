@@ -20,6 +20,9 @@ os.environ["BACKUPSITE_GATE_URL"] = "http://127.0.0.1:1"
 # Keys that the portal's process has.
 os.environ["BACKUPSITE_MFA_KEY"] = "dGVzdHRlc3R0ZXN0dGVzdHRlc3R0ZXN0dGVzdHRlc3Q="
 os.environ["BACKUPSITE_PORTAL_SIGNER_KEY"] = "of-the-tests"
+# The signer's, and what the portal knows of it.
+os.environ["BACKUPSITE_CONTROL_KEY"] = "Y29udHJvbGNvbnRyb2xjb250cm9sY29udHJvbGNvbnQ="
+os.environ["BACKUPSITE_CONTROL_PUBLIC_KEY"] = "SG+3bFMiksXewqIelF8DZN73r4j0xgf+57R3WJGKzoo="
 os.environ["BACKUPSITE_TOKEN_PEPPERS"] = "1:dG9rZW50b2tlbnRva2VudG9rZW50b2tlbnRva2VudG8="
 if _kept:
     os.environ["BACKUPSITE_DATABASE_URL"] = _kept

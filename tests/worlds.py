@@ -9,8 +9,8 @@ from typing import Any
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from agents.models import Agent, Node, Server, Storage
-from backups.models import Backup, Budget, Job, StrayCopy
+from agents.models import Agent, EnrolmentToken, Node, Release, Server, ServerOrder, Storage
+from backups.models import AskedRestore, Backup, Budget, Job, StrayCopy
 from backups.states import JobKind
 from definitions.models import BlackoutWindow, Definition, DefinitionPause, Policy
 from tenants.models import (
@@ -30,13 +30,17 @@ from tests.factories import (
     make_agent,
     make_approval_request,
     make_approval_rule,
+    make_asked_restore,
     make_backup,
     make_budget,
     make_definition,
     make_delivery,
+    make_enrolment_token,
     make_invitation,
     make_job,
+    make_order,
     make_person,
+    make_release,
     make_server,
     make_stray_copy,
     make_subscription,
@@ -45,7 +49,7 @@ from tests.factories import (
     make_token,
     make_webhook,
 )
-from tests.signing_in import confirm
+from tests.signing_in import sign_in
 from vaults.models import Alarm, TenantKey, Vault
 
 
@@ -78,6 +82,11 @@ class Estate:
     token: ApiToken
     agent: Agent
     agent_key: bytes
+    # Of the first server; the order was mailed, the restore waits.
+    enrolment: EnrolmentToken
+    order: ServerOrder
+    asked: AskedRestore
+    release: Release
     # Of the definition; at an hour at which no test runs; and followed by the definition, open.
     pause: DefinitionPause
     blackout: BlackoutWindow
@@ -117,6 +126,10 @@ class Estate:
             "copies": self.stray,
             "tokens": self.token,
             "agents": self.agent,
+            "enrolment-tokens": self.enrolment,
+            "orders": self.order,
+            "asked-restores": self.asked,
+            "releases": self.release,
             "webhooks": self.webhook,
             "subscriptions": self.subscription,
             "deliveries": self.delivery,
@@ -141,8 +154,7 @@ class World:
         client = APIClient()
         person = self.people[name]
         if person is not None:
-            client.force_login(person)
-            confirm(client)
+            sign_in(client, person)
         return client
 
 
@@ -160,6 +172,10 @@ def make_estate(name: str) -> Estate:
         token=ApiToken.objects.get(person=member),
         agent=agent,
         agent_key=agent_key,
+        enrolment=make_enrolment_token(server),
+        order=make_order(server),
+        asked=make_asked_restore(agent, backup),
+        release=make_release(),
         webhook=webhook,
         subscription=make_subscription(tenant=tenant, address=f"team-{name}@example.com"),
         delivery=make_delivery(webhook),

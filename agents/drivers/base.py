@@ -11,6 +11,7 @@ from typing import BinaryIO, Protocol
 from engine.restore import BlockTarget
 from engine.stream_restore import StreamOutput
 from engine.tree_walk import TreeOptions
+from engine.waiting import Cancel
 from engine.writer import BlockSource
 
 # What all names of points and safety snapshots of ours begin with. Everything else on a node is somebody else's.
@@ -145,13 +146,17 @@ class WriteWish:
     """A disk to write a backup of `size_bytes` to.
 
     `create` makes a new disk, and is refused where there is one already. `safety_point` names a snapshot of what is on
-    the disk now, taken before the first write where the storage can; empty for none.
+    the disk now, taken before the first write where the storage can; empty for none. `folder` is one inside of a file
+    tree, which is written to (or made) instead of the whole; no symbolic link on the way to it is followed.
+    `overwrite`: what takes a stream whole, such as a database, may lose what it holds; without it that is refused.
     """
 
     address: DiskAddress
     size_bytes: int
     create: bool = False
     safety_point: str = ""
+    folder: str = ""
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +189,16 @@ class DefinesServers(Protocol):
 
         `disks` has the absolute path of the new image for that of each old one. Refuses a name that is taken: nothing
         that exists is changed.
+        """
+
+
+class AttachesDisks(Protocol):
+    """What a driver also is that makes a new image a disk of its server."""
+
+    def attach(self, server: str, path: str) -> str:
+        """Attach the image at the absolute path to the server; returns the guest's name of the disk.
+
+        Raises a DriverError with the next step for a person when it cannot be; the server is as it was then.
         """
 
 
@@ -244,11 +259,15 @@ class OpenedFolder:
 
 @dataclass(frozen=True, slots=True)
 class OpenedOutput:
-    """Where a stream is restored to. `finish` is called after the last byte, and raises when it was not taken."""
+    """Where a stream is restored to. `finish` is called after the last byte, and raises when it was not taken.
+
+    It may take long, and asks what it is given whether to stop (CanceledError). An `output` that takes no bytes for a
+    moment says so (0), so that a cancel is noticed then, too.
+    """
 
     output: StreamOutput
     facts: TargetFacts
-    finish: Callable[[], None] = lambda: None
+    finish: Callable[[Cancel], None] = lambda _: None
 
 
 class PointKeeper(Protocol):

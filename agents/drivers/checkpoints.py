@@ -14,21 +14,45 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from agents.drivers.base import POINT_PREFIX, DriverError
-from agents.drivers.domains import Domain, parse_xml, state_of
+from agents.drivers.domains import Domain, DomainDisk, parse_xml, state_of
 from agents.drivers.qemu_images import image_facts, remove_bitmap
+from agents.drivers.read_plans import BITMAP_LOST, DISK_REPLACED, LAYER_ADDED
 from agents.drivers.virsh import HypervisorError, Virsh, domain, lines, option
 
 logger = logging.getLogger(__name__)
 
+# Path and inode.
+ImageMark: TypeAlias = tuple[str, int]
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """`sizes` has the bytes of each disk that it covers, by target, as they were; 0 where that is not known."""
+    """`sizes` has the bytes of each disk that it covers, by target, as they were; 0 where that is not known.
+
+    `images` says which file the image was, where that is known.
+    """
 
     name: str
     sizes: Mapping[str, int]
+    images: Mapping[str, ImageMark]
+
+
+def image_marks(disks: Iterable[DomainDisk]) -> dict[str, ImageMark]:
+    """By target: path and number of the image's file."""
+    return {disk.target: (disk.path, os.stat(disk.path).st_ino) for disk in disks}
+
+
+def why_lost(disk: DomainDisk, point: Checkpoint) -> str:
+    """The reason when the bitmap of a point that libvirt knows is not there or not sound."""
+    path, inode = point.images.get(disk.target, (disk.path, 0))
+    if path in disk.chain[1:]:
+        return LAYER_ADDED
+    if path != disk.path or (inode and os.stat(path).st_ino != inode):
+        return DISK_REPLACED
+    return BITMAP_LOST
 
 
 def our_checkpoints(virsh: Virsh, uuid: str) -> dict[str, Checkpoint]:
@@ -36,11 +60,13 @@ def our_checkpoints(virsh: Virsh, uuid: str) -> dict[str, Checkpoint]:
     return {name: _checkpoint(virsh, uuid, name) for name in names if name.startswith(POINT_PREFIX)}
 
 
-def checkpoint_xml(name: str, sizes: Mapping[str, int], *, made_before: bool = False) -> str:
+def checkpoint_xml(
+    name: str, sizes: Mapping[str, int], images: Mapping[str, ImageMark], *, made_before: bool = False
+) -> str:
     """`made_before`: its bitmaps are in the images already."""
     root = ElementTree.Element("domaincheckpoint")
     ElementTree.SubElement(root, "name").text = name
-    ElementTree.SubElement(root, "description").text = json.dumps({"sizes": dict(sizes)})
+    ElementTree.SubElement(root, "description").text = json.dumps({"sizes": dict(sizes), "images": dict(images)})
     if made_before:
         ElementTree.SubElement(root, "creationTime").text = str(int(time.time()))
     disks = ElementTree.SubElement(root, "disks")
@@ -58,6 +84,24 @@ def register_checkpoint(virsh: Virsh, uuid: str, text: str, *, folder: str) -> N
         virsh.run("checkpoint-create", domain(uuid), option("xmlfile", path), "--redefine")
     finally:
         os.unlink(path)
+
+
+def take_disk_out(virsh: Virsh, server: Domain, point: Checkpoint, disk: DomainDisk, *, folder: str) -> None:
+    """Of a server that is shut off: the point says nothing of this disk any more. For the others it stays as it was."""
+    others = {target: size_bytes for target, size_bytes in point.sizes.items() if target != disk.target}
+    if not others:
+        remove_checkpoint(virsh, server, point.name)
+        return
+    virsh.run("checkpoint-delete", domain(server.uuid), option("checkpointname", point.name), "--metadata")
+    if point.name in image_facts(disk.path, disk.format).bitmaps:
+        remove_bitmap(disk.path, point.name)
+    text = checkpoint_xml(point.name, others, point.images, made_before=True)
+    try:
+        register_checkpoint(virsh, server.uuid, text, folder=folder)
+    except DriverError as error:
+        # It costs the others a full backup, and nothing else.
+        logger.warning("a point could not be kept", extra={"point": point.name, "reason": error.message})
+        remove_bitmaps(server, [point.name])
 
 
 def remove_checkpoint(virsh: Virsh, server: Domain, name: str) -> bool:
@@ -99,7 +143,10 @@ def _checkpoint(virsh: Virsh, uuid: str, name: str) -> Checkpoint:
     text = virsh.run("checkpoint-dumpxml", domain(uuid), option("checkpointname", name), "--no-domain")
     root = parse_xml(text)
     known: dict[str, int] = {}
+    images: dict[str, ImageMark] = {}
     with suppress(ValueError, KeyError, TypeError):
-        known = dict(json.loads(root.findtext("description", ""))["sizes"])
+        told = json.loads(root.findtext("description", ""))
+        known = dict(told["sizes"])
+        images = {target: (str(path), int(inode)) for target, (path, inode) in told["images"].items()}
     covered = [disk.get("name", "") for disk in root.findall("./disks/disk") if disk.get("checkpoint") == "bitmap"]
-    return Checkpoint(name, {target: known.get(target, 0) for target in covered})
+    return Checkpoint(name, {target: known.get(target, 0) for target in covered}, images)

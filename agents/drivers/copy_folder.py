@@ -71,6 +71,15 @@ def top_folder(storage_path: str, *, storage_id: str, is_new: bool = False) -> I
             yield top
 
 
+def mark_on(storage_path: str) -> str:
+    """Which storage a path is, as its folder of copies says; empty when there is none, or it cannot be read."""
+    try:
+        with _opened(storage_path, None) as root, _opened(TOP, root) as top:
+            return _mark_of(top)
+    except StorageAwayError:
+        return ""
+
+
 @contextmanager
 def folder_below(top: int, parts: Sequence[str], *, create: bool = False) -> Iterator[int]:
     """The descriptor of a folder below. Raises CopyMissingError when it is not there."""

@@ -6,26 +6,22 @@ leftovers that finds the marker.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from agents.drivers import thaw_guard
-from agents.drivers.base import Warned
-from agents.drivers.virsh import HypervisorError, Virsh, domain
+from agents.drivers.base import DriverError, Warned
+from agents.drivers.guests import Guest, NotFrozenError
+from agents.drivers.virsh import HypervisorError
 
 FREEZE_FAILED, THAW_FAILED, NOT_FROZEN = "freeze_failed", "thaw_failed", "freeze_lost"
 MARKER = "frozen"
 _GUARD_SECONDS = 10.0
-_FREEZE_SECONDS = 8.0
 _GUARD_TRIES = 30
 _THAW_TRIES = 3
-# Answers after which it is certain that nothing was frozen, or that somebody else did it and thaws it.
-_NOT_BY_US = re.compile(r"agent is not connected|agent is not configured|frozen state|not running", re.IGNORECASE)
 
 
 class Freeze:
@@ -41,27 +37,27 @@ class Freeze:
 
 
 @contextmanager
-def frozen_guest(virsh: Virsh, uuid: str, folder: str) -> Iterator[Callable[[], Freeze]]:
+def frozen_guest(guest: Guest, folder: str) -> Iterator[Callable[[], Freeze]]:
     """A block to make the point in. Call what it gives when the point is made: it thaws and says how it went.
 
     Never raises by itself: a backup without a freeze is one as after a power cut, with a warning.
     """
     freeze = Freeze()
     marker = os.path.join(folder, MARKER)
-    guard = _start_guard(virsh, uuid)
+    guard = _start_guard(guest)
     if guard is None:
         freeze.failed(FREEZE_FAILED, "Nothing was frozen: the guard that thaws in any case could not be started.")
         yield lambda: freeze
         return
     with open(marker, "w", encoding="ascii"):
         pass
-    must_thaw, ended = _freeze(virsh, uuid, freeze), False
+    must_thaw, ended = _freeze(guest, freeze), False
 
     def end() -> Freeze:
         nonlocal ended
         if not ended:
             ended = True
-            _end(virsh, uuid, freeze, guard, marker, must_thaw=must_thaw)
+            _end(guest, freeze, guard, marker, must_thaw=must_thaw)
         return freeze
 
     try:
@@ -70,37 +66,34 @@ def frozen_guest(virsh: Virsh, uuid: str, folder: str) -> Iterator[Callable[[], 
         end()
 
 
-def thaw_left(virsh: Virsh, uuid: str, folder: str) -> bool:
+def thaw_left(guest_of: Callable[[], Guest], folder: str) -> bool:
     """Thaw what an earlier process left frozen. True when there was a marker."""
     marker = os.path.join(folder, MARKER)
     if not os.path.exists(marker):
         return False
-    with suppress(HypervisorError):
-        virsh.run("domfsthaw", domain(uuid))
+    with suppress(DriverError):
+        guest_of().thaw()
     os.unlink(marker)
     return True
 
 
-def _freeze(virsh: Virsh, uuid: str, freeze: Freeze) -> bool:
+def _freeze(guest: Guest, freeze: Freeze) -> bool:
     """True when a thaw is due, which is so also when it is not known whether anything was frozen."""
     try:
-        told = virsh.run("domfsfreeze", domain(uuid), timeout=_FREEZE_SECONDS)
-    except HypervisorError as error:
+        freeze.held = guest.freeze() > 0
+    except NotFrozenError as error:
         freeze.failed(FREEZE_FAILED, f"The guest's file systems were not frozen. {error.message}")
-        return not _NOT_BY_US.search(error.message)
-    frozen = re.search(r"(\d+)", told)
-    freeze.held = frozen is not None and int(frozen.group(1)) > 0
+        return error.may_be_frozen
     if not freeze.held:
         freeze.failed(FREEZE_FAILED, "The guest's agent found no file system to freeze.")
     return True
 
 
-def _end(
-    virsh: Virsh, uuid: str, freeze: Freeze, guard: subprocess.Popen[str], marker: str, *, must_thaw: bool
-) -> None:
-    if freeze.held and not _is_frozen(virsh, uuid):
+def _end(guest: Guest, freeze: Freeze, guard: subprocess.Popen[str], marker: str, *, must_thaw: bool) -> None:
+    # Asked right after the point: Windows, for one, ends a freeze by itself.
+    if freeze.held and not guest.is_frozen():
         freeze.failed(NOT_FROZEN, "The guest thawed its file systems before the point was made.")
-    thawed = not must_thaw or _thaw(virsh, uuid)
+    thawed = not must_thaw or _thaw(guest)
     fired = _dismiss(guard, thawed=thawed)
     if fired and freeze.held:
         freeze.failed(NOT_FROZEN, f"The point was not made within {_GUARD_SECONDS:.0f} s, so the guest was thawed.")
@@ -112,26 +105,17 @@ def _end(
         )
 
 
-def _is_frozen(virsh: Virsh, uuid: str) -> bool:
-    """Asked right after the point: Windows, for one, ends a freeze by itself."""
-    try:
-        told = virsh.run("qemu-agent-command", domain(uuid), '{"execute":"guest-fsfreeze-status"}', timeout=5.0)
-        return bool(json.loads(told).get("return") == "frozen")
-    except (HypervisorError, ValueError):
-        return False
-
-
-def _thaw(virsh: Virsh, uuid: str) -> bool:
+def _thaw(guest: Guest) -> bool:
     for _ in range(_THAW_TRIES):
         with suppress(HypervisorError):
-            virsh.run("domfsthaw", domain(uuid), timeout=_FREEZE_SECONDS)
+            guest.thaw()
             return True
     return False
 
 
-def _start_guard(virsh: Virsh, uuid: str) -> subprocess.Popen[str] | None:
-    command = virsh.command("domfsthaw", domain(uuid))
-    arguments = [sys.executable, "-I", "-S", thaw_guard.__file__, str(_GUARD_SECONDS), str(_GUARD_TRIES), *command]
+def _start_guard(guest: Guest) -> subprocess.Popen[str] | None:
+    told = [str(_GUARD_SECONDS), str(_GUARD_TRIES), *guest.thaw_command()]
+    arguments = [sys.executable, "-I", "-S", thaw_guard.__file__, *told]
     try:
         guard = subprocess.Popen(  # noqa: S603  # an argument list without a shell
             arguments,

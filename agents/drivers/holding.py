@@ -5,13 +5,21 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from agents.drivers.base import DiskAddress, DiskBusyError, DiskMissingError, DiskUnreadableError, DriverError
+from agents.drivers.base import (
+    POINT_PREFIX,
+    DiskAddress,
+    DiskBusyError,
+    DiskMissingError,
+    DiskUnreadableError,
+    DriverError,
+)
 
 _RUN_FOLDER = "/run/backupsite"
 
@@ -20,6 +28,19 @@ class FolderError(DriverError):
     """The node's folder for running jobs cannot be used."""
 
     code = "node_misconfigured"
+
+
+class PointNameError(DriverError):
+    """A point whose name would not show whose it is."""
+
+    code = "bad_point_name"
+
+
+def safe_point(name: str) -> str:
+    """The name of a point or safety point, when it is one of ours and fit to be part of any other name."""
+    if not re.fullmatch(POINT_PREFIX + r"[A-Za-z0-9-]+", name):
+        raise PointNameError(f"The name of a point begins with {POINT_PREFIX} and has letters, digits and hyphens.")
+    return name
 
 
 def confined(address: DiskAddress) -> str:

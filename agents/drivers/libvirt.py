@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
+from agents.drivers.attaching import attach_disk
 from agents.drivers.base import (
     POINT_PREFIX,
     Capability,
@@ -26,13 +27,21 @@ from agents.drivers.base import (
     ReadWish,
     WriteWish,
 )
-from agents.drivers.checkpoints import Checkpoint, our_checkpoints, remove_bitmaps, remove_checkpoint
+from agents.drivers.checkpoints import Checkpoint, our_checkpoints, remove_checkpoint, take_disk_out
 from agents.drivers.domains import Domain, DomainDisk, define_server, format_of_new, load_domain, state_of
 from agents.drivers.freezing import thaw_left
+from agents.drivers.guests import LibvirtGuest
 from agents.drivers.holding import confined, held_disk, held_server, refuse_attached, standing_for
 from agents.drivers.nbd_disk import NbdTarget
 from agents.drivers.pull_job import planned, pull_job, refuse_other_job
-from agents.drivers.qemu_images import clear_folder, image_facts, new_image, served_image
+from agents.drivers.qemu_images import (
+    clear_folder,
+    image_facts,
+    new_image,
+    remove_bitmap,
+    served_image,
+    sweep_new_image,
+)
 from agents.drivers.read_plans import scratch_path
 from agents.drivers.safety import take_safety_point, unneeded_safety_points
 from agents.drivers.shut_off import shut_off_disks
@@ -116,7 +125,7 @@ class LibvirtDriver:
                     "Choose a larger disk, or a new one."
                 )
             if server is not None and not wish.create:
-                self._forget_disk(server, server.disk_at(path))
+                self._forget_disk(server, server.disk_at(path), folder)
             facts = take_safety_point(path, image_format, wish.safety_point)
             client = stack.enter_context(served_image(path, image_format, folder=folder, name="target", writable=True))
             yield OpenedTarget(NbdTarget(client, path=path), facts)
@@ -124,6 +133,9 @@ class LibvirtDriver:
     def forget(self, disks: Sequence[DiskWish]) -> Sequence[str]:
         """Also ends jobs, stops servers and removes files that a killed process of ours left."""
         removed: list[str] = []
+        for wish in disks:
+            with suppress(DiskMissingError):
+                removed += sweep_new_image(confined(wish.address), self._folder)
         for server in dict.fromkeys(wish.address.server for wish in disks):
             wishes = [wish for wish in disks if wish.address.server == server]
             try:
@@ -137,28 +149,35 @@ class LibvirtDriver:
         """See DefinesServers."""
         return define_server(self._virsh, configuration, name=name, disks=disks)
 
+    def attach(self, server: str, path: str) -> str:
+        """See AttachesDisks."""
+        return attach_disk(self._virsh, server, path)
+
     @contextmanager
     def _held(self, wishes: Sequence[DiskWish], *, skip_missing: bool = False) -> Iterator[_Held]:
-        """Lock disks and server. With `skip_missing`, disks that are gone are left out."""
+        """Lock disks and server. With `skip_missing`, disks that are gone, or are no disks of it, are left out."""
         names = {wish.address.server for wish in wishes}
         if len(names) != 1:
             raise DiskMissingError("Disks that are read together belong to one server, and it has to be named.")
         with ExitStack() as stack:
-            kept, paths = [], []
+            paths = []
             for wish in wishes:
                 path = confined(wish.address)
                 with suppress(DiskMissingError) if skip_missing else ExitStack():
                     stack.enter_context(held_disk(path))
-                    kept.append(wish)
-                    paths.append(path)
+                    paths.append((wish, path))
             server = load_domain(self._virsh, names.pop())
             folder = stack.enter_context(held_server(server.uuid, self._folder))
-            disks = [server.disk_at(path) for path in paths]
+            kept, disks = [], []
+            for wish, path in paths:
+                with suppress(DiskMissingError) if skip_missing else ExitStack():
+                    disks.append(server.disk_at(path))
+                    kept.append(wish)
             yield _Held(server, kept, disks, folder)
 
     def _sweep(self, held: _Held, points: dict[str, Checkpoint]) -> list[str]:
         """What earlier jobs left on these disks. Removes from `points` what it removed."""
-        removed = ["freeze"] if thaw_left(self._virsh, held.server.uuid, held.folder) else []
+        removed = ["freeze"] if thaw_left(lambda: LibvirtGuest(self._virsh, held.server.uuid), held.folder) else []
         removed += clear_folder(held.folder)
         if refuse_other_job(self._virsh, held.server.uuid, held.folder):
             removed.append("job")
@@ -186,14 +205,15 @@ class LibvirtDriver:
                     found |= {*image_facts(disk.path, disk.format).bitmaps} - set(points)
         return sorted(name for name in found - kept if name.startswith(POINT_PREFIX))
 
-    def _forget_disk(self, server: Domain, disk: DomainDisk) -> None:
-        """After a restore no point says what differs from its backup."""
-        for name, point in our_checkpoints(self._virsh, server.uuid).items():
+    def _forget_disk(self, server: Domain, disk: DomainDisk, folder: str) -> None:
+        """After a restore no point says what differs from its backup. What they say of other disks stays."""
+        for point in our_checkpoints(self._virsh, server.uuid).values():
             if disk.target in point.sizes:
-                remove_checkpoint(self._virsh, server, name)
+                take_disk_out(self._virsh, server, point, disk, folder=folder)
         if disk.tells_changes:
-            left = [name for name in image_facts(disk.path, disk.format).bitmaps if name.startswith(POINT_PREFIX)]
-            remove_bitmaps(server, left)
+            for name in image_facts(disk.path, disk.format).bitmaps:
+                if name.startswith(POINT_PREFIX):
+                    remove_bitmap(disk.path, name)
 
     def _refuse_used(self, server: Domain) -> None:
         if not server.is_off or state_of(self._virsh, server.uuid) != "shut off":

@@ -12,19 +12,21 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 
 from agents.drivers.base import DiskBusyError, DiskWish, OpenedDisk, SourceFacts
-from agents.drivers.checkpoints import Checkpoint, checkpoint_xml
+from agents.drivers.checkpoints import Checkpoint, checkpoint_xml, image_marks, why_lost
 from agents.drivers.domains import Domain, DomainDisk, parse_xml
 from agents.drivers.freezing import FREEZE_FAILED, Freeze, frozen_guest
+from agents.drivers.guests import LibvirtGuest
 from agents.drivers.nbd import NbdClient
 from agents.drivers.nbd_disk import ALLOCATION, NbdSource
-from agents.drivers.qemu_images import bitmap_context
+from agents.drivers.qemu_images import bitmap_context, image_facts
 from agents.drivers.read_plans import (
-    BITMAP_LOST,
     DISK_RESIZED,
     FORMAT,
     POINT_MISSING,
+    SERVER_MOVED,
     DiskPlan,
     refuse_without_room,
     scratch_path,
@@ -45,8 +47,12 @@ def planned(disk: DomainDisk, wish: DiskWish, size_bytes: int, points: Mapping[s
         return plan.full(FORMAT)
     point = points.get(wish.base_point)
     if point is None or disk.target not in point.sizes:
-        return plan.full(POINT_MISSING)
-    return plan if point.sizes[disk.target] == size_bytes else plan.full(DISK_RESIZED)
+        # libvirt's books do not move with a server; bitmaps that are in an image do.
+        moved = point is None and wish.base_point in image_facts(disk.path, disk.format).bitmaps
+        return plan.full(SERVER_MOVED if moved else POINT_MISSING)
+    if point.sizes[disk.target] != size_bytes:
+        return plan.full(DISK_RESIZED)
+    return replace(plan, if_lost=why_lost(disk, point))
 
 
 @contextmanager
@@ -88,7 +94,7 @@ def _begin(
         if freeze:
             unfrozen.failed(FREEZE_FAILED, f"Nothing was frozen: the server is {server.state}.")
         return _begin_job(virsh, server.uuid, plans, point, folder), unfrozen
-    with frozen_guest(virsh, server.uuid, folder) as thaw:
+    with frozen_guest(LibvirtGuest(virsh, server.uuid), folder) as thaw:
         plans = _begin_job(virsh, server.uuid, plans, point, folder)
         return plans, thaw()
 
@@ -100,7 +106,7 @@ def _begin_job(virsh: Virsh, uuid: str, plans: Sequence[DiskPlan], point: str, f
     asked = [domain(uuid), option("backupxml", backup)]
     if point and sizes:
         asked.append(option("checkpointxml", checkpoint))
-        _write(checkpoint, checkpoint_xml(point, sizes))
+        _write(checkpoint, checkpoint_xml(point, sizes, image_marks(plan.disk for plan in plans)))
     try:
         while True:
             _write(backup, _backup_xml(plans, folder))
@@ -125,7 +131,7 @@ def _without_broken(plans: Sequence[DiskPlan], error: HypervisorError) -> Sequen
     targets = {named.group(1)} if named else {plan.disk.target for plan in plans}
     if not any(plan.base and plan.disk.target in targets for plan in plans):
         raise error
-    return [plan.full(BITMAP_LOST) if plan.base and plan.disk.target in targets else plan for plan in plans]
+    return [plan.without_bitmap() if plan.base and plan.disk.target in targets else plan for plan in plans]
 
 
 def _backup_xml(plans: Sequence[DiskPlan], folder: str) -> str:
@@ -148,7 +154,7 @@ def _connect(plan: DiskPlan, folder: str) -> tuple[NbdClient, DiskPlan]:
     wanted = [ALLOCATION, *([context] if plan.base else [])]
     client = NbdClient.connect(_socket(folder), export=plan.disk.target, contexts=wanted, name=plan.disk.path)
     if plan.base and not client.has_context(context):
-        plan = plan.full(BITMAP_LOST)
+        plan = plan.without_bitmap()
     return client, plan
 
 

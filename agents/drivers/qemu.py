@@ -1,7 +1,7 @@
 """Driver `qemu`: disks of a QEMU server that no libvirt manages, by its own socket (QMP).
 
-`server` is the path of a QMP socket that nobody else uses. There is no way to the guest's agent, so nothing is frozen,
-and no description of the server. One that is off is read from its files; the format of an image is that of its name.
+`server` is the path of a QMP socket that nobody else uses. QEMU's own lists say where the guest's agent is; there is no
+description of the server. One that is off is read from its files; the format of an image is that of its name.
 """
 
 from __future__ import annotations
@@ -23,21 +23,26 @@ from agents.drivers.base import (
     OpenedDisk,
     OpenedTarget,
     ReadWish,
-    Warned,
     WriteWish,
 )
 from agents.drivers.domains import DomainDisk, format_of_new
-from agents.drivers.freezing import FREEZE_FAILED
+from agents.drivers.freezing import thaw_left
+from agents.drivers.guests import Guest, NotFrozenError, guest_of_qemu
 from agents.drivers.holding import confined, held_disk, held_server, refuse_attached, standing_for
 from agents.drivers.nbd_disk import NbdTarget
-from agents.drivers.qemu_images import clear_folder, image_facts, new_image, remove_bitmap, served_image
-from agents.drivers.qemu_point import QemuDisk, disk_at, disks_of, qemu_point, remove_jobs, remove_point
+from agents.drivers.qemu_images import (
+    clear_folder,
+    image_facts,
+    new_image,
+    remove_bitmap,
+    served_image,
+    sweep_new_image,
+)
+from agents.drivers.qemu_point import QemuDisk, disk_at, disks_of, nbd_socket, qemu_point, remove_jobs, remove_point
 from agents.drivers.qmp import Qmp, ServerOffError
 from agents.drivers.read_plans import FORMAT, POINT_MISSING, DiskPlan, scratch_path
 from agents.drivers.safety import take_safety_point, unneeded_safety_points
 from agents.drivers.shut_off import served_files
-
-_NO_AGENT = Warned(FREEZE_FAILED, "Nothing was frozen: this driver has no way to the guest's agent.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +83,8 @@ class QemuDriver:
                     with served_files(plans, point, held.folder) as opened:
                         yield opened
                 else:
-                    warned = (_NO_AGENT,) if wish.freeze else ()
                     with qemu_point(
-                        held.qmp, disks, plans, point=point, at=_socket(held.folder), warned=warned
+                        held.qmp, disks, plans, point=point, freeze=wish.freeze, folder=held.folder
                     ) as opened:
                         yield opened
             except BaseException:
@@ -116,42 +120,57 @@ class QemuDriver:
 
     def forget(self, disks: Sequence[DiskWish]) -> Sequence[str]:
         removed: list[str] = []
+        for wish in disks:
+            with suppress(DiskMissingError):
+                removed += sweep_new_image(confined(wish.address), self._folder)
         for server in dict.fromkeys(wish.address.server for wish in disks):
             try:
-                with self._held([wish for wish in disks if wish.address.server == server]) as held:
+                of_server = [wish for wish in disks if wish.address.server == server]
+                with self._held(of_server, skip_missing=True) as held:
                     removed += _sweep(held)
             except (DiskBusyError, DiskMissingError):
                 continue
         return removed
 
     @contextmanager
-    def _held(self, wishes: Sequence[DiskWish]) -> Iterator[_Held]:
+    def _held(self, wishes: Sequence[DiskWish], *, skip_missing: bool = False) -> Iterator[_Held]:
+        """Lock disks and server. With `skip_missing`, disks that are gone, or are no disks of it, are left out."""
         servers = {wish.address.server for wish in wishes}
         if len(servers) != 1 or "" in servers:
             raise DiskMissingError("Disks that are read together belong to one server, named by its QMP socket.")
         with ExitStack() as stack:
-            paths = [confined(wish.address) for wish in wishes]
-            for path in paths:
-                stack.enter_context(held_disk(path))
+            found: list[tuple[DiskWish, str]] = []
+            for wish in wishes:
+                path = confined(wish.address)
+                with suppress(DiskMissingError) if skip_missing else ExitStack():
+                    stack.enter_context(held_disk(path))
+                    found.append((wish, path))
+            paths = [path for _, path in found]
             server = servers.pop()
             folder = stack.enter_context(held_server(standing_for(server), self._folder))
             try:
                 qmp = Qmp(server)
             except ServerOffError:
-                found = [_from_file(number, path) for number, path in enumerate(paths)]
-                yield _Held(None, wishes, found, folder)
+                off = [_from_file(number, path) for number, path in enumerate(paths)]
+                yield _Held(None, [wish for wish, _ in found], off, folder)
                 return
             stack.callback(qmp.close)
-            if os.geteuid() == 0:
+            if os.geteuid() == 0 and paths:
                 os.chown(folder, os.stat(paths[0]).st_uid, -1)
             # First: while a job of ours runs, QEMU shows its filter in the place of the disk.
-            swept = remove_jobs(qmp, [DomainDisk("", "", (path,)) for path in paths], _socket(folder))
+            swept = remove_jobs(qmp, [DomainDisk("", "", (path,)) for path in paths], nbd_socket(folder))
             known = disks_of(qmp)
-            yield _Held(qmp, wishes, [disk_at(known, path) for path in paths], folder, swept)
+            kept, disks = [], []
+            for wish, path in found:
+                with suppress(DiskMissingError) if skip_missing else ExitStack():
+                    disks.append(disk_at(known, path))
+                    kept.append(wish)
+            yield _Held(qmp, kept, disks, folder, swept)
 
 
 def _sweep(held: _Held) -> list[str]:
-    removed = [*held.swept, *clear_folder(held.folder)]
+    removed = ["freeze"] if thaw_left(lambda: _guest_of(held), held.folder) else []
+    removed += [*held.swept, *clear_folder(held.folder)]
     for disk in held.disks:
         with suppress(FileNotFoundError):
             os.unlink(scratch_path(disk.disk))
@@ -175,8 +194,10 @@ def _remove_points(held: _Held, names: set[str]) -> list[str]:
     return sorted(names)
 
 
-def _socket(folder: str) -> str:
-    return os.path.join(folder, "nbd.socket")
+def _guest_of(held: _Held) -> Guest:
+    if held.qmp is None:
+        raise NotFrozenError("The server is off.", may_be_frozen=False)
+    return guest_of_qemu(held.qmp)
 
 
 def _planned(disk: QemuDisk, wish: DiskWish) -> DiskPlan:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agents.drivers.base import POINT_PREFIX, DiskBusyError, DiskFullError, DiskUnreadableError
+from agents.drivers.holding import held_server, standing_for
 from agents.drivers.nbd import NbdClient
 from agents.drivers.nbd_disk import ALLOCATION
 
@@ -65,7 +66,7 @@ def remove_snapshot(path: str, name: str) -> None:
 
 def new_image(path: str, image_format: str, size_bytes: int) -> None:
     """Beside and then linked, for qemu-img would write over what is there; it keeps the mode of what it finds."""
-    beside = f"{path}.{POINT_PREFIX}new"
+    beside = _beside(path)
     if os.path.lexists(path):
         raise DiskBusyError(f"There is a disk image at {path} already. Choose another name.")
     with suppress(FileNotFoundError):
@@ -79,6 +80,17 @@ def new_image(path: str, image_format: str, size_bytes: int) -> None:
     finally:
         with suppress(FileNotFoundError):
             os.unlink(beside)
+
+
+def sweep_new_image(path: str, folder: str | None) -> list[str]:
+    """What a killed restore to a new disk left that was never taken up again. Nothing while one is at work."""
+    removed = []
+    with suppress(DiskBusyError), held_server(standing_for(path), folder) as job:
+        removed = clear_folder(job)
+        with suppress(FileNotFoundError):
+            os.unlink(_beside(path))
+            removed.append(_beside(path))
+    return removed
 
 
 def create_overlay(path: str, below: str, below_format: str, size_bytes: int) -> None:
@@ -142,6 +154,10 @@ def clear_folder(folder: str) -> list[str]:
             removed.append(str(entry))
         entry.unlink(missing_ok=True)
     return removed
+
+
+def _beside(path: str) -> str:
+    return f"{path}.{POINT_PREFIX}new"
 
 
 def _wait_for(descriptor: int) -> None:

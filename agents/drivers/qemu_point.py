@@ -8,13 +8,22 @@ killed process left is found.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from agents.drivers.base import POINT_PREFIX, DiskBusyError, DiskMissingError, OpenedDisk, SourceFacts, Warned
+from agents.drivers.base import (
+    POINT_PREFIX,
+    DiskBusyError,
+    DiskMissingError,
+    DriverError,
+    OpenedDisk,
+    SourceFacts,
+)
 from agents.drivers.domains import DomainDisk
+from agents.drivers.freezing import FREEZE_FAILED, Freeze, frozen_guest
+from agents.drivers.guests import guest_of_qemu
 from agents.drivers.nbd import NbdClient
 from agents.drivers.nbd_disk import ALLOCATION, NbdSource
 from agents.drivers.qemu_images import bitmap_context, create_overlay
@@ -69,14 +78,20 @@ def qemu_point(
     plans: Sequence[DiskPlan],
     *,
     point: str,
-    at: str,
-    warned: tuple[Warned, ...],
+    freeze: bool,
+    folder: str,
 ) -> Iterator[list[OpenedDisk]]:
     """The disks as they were at one moment. Everything in QEMU and beside the disks goes on every path."""
+    at = nbd_socket(folder)
     refuse_without_room(plans)
     with ExitStack() as stack:
         stack.callback(remove_jobs, qmp, [disk.disk for disk in disks], at)
-        _begin(qmp, disks, plans, point, at)
+        _start_server(qmp, at)
+        actions = _prepared(qmp, disks, plans, point)
+        with _quiet_guest(qmp, folder, wished=freeze) as end_of_freeze:
+            qmp.run("transaction", actions=actions)
+            frozen = end_of_freeze()
+        _export(qmp, disks, plans)
         opened = []
         for disk, plan in zip(disks, plans, strict=True):
             context = bitmap_context(_COPY) if plan.base else None
@@ -85,8 +100,13 @@ def qemu_point(
             stack.callback(client.close)
             source = NbdSource(client, changes=context, is_point=client.answers, name=disk.disk.path)
             kept = point if disk.disk.tells_changes else ""
-            opened.append(OpenedDisk(source, SourceFacts(kept, full_reason=plan.full_reason, warnings=warned)))
+            facts = SourceFacts(kept, frozen.held, plan.full_reason, tuple(frozen.warnings))
+            opened.append(OpenedDisk(source, facts))
         yield opened
+
+
+def nbd_socket(folder: str) -> str:
+    return os.path.join(folder, "nbd.socket")
 
 
 def remove_jobs(qmp: Qmp, disks: Sequence[DomainDisk], at: str) -> list[str]:
@@ -116,13 +136,35 @@ def remove_point(qmp: Qmp, disk: QemuDisk, name: str) -> None:
     qmp.try_to("block-dirty-bitmap-remove", node=disk.node, name=name)
 
 
-def _begin(qmp: Qmp, disks: Sequence[QemuDisk], plans: Sequence[DiskPlan], point: str, at: str) -> None:
+@contextmanager
+def _quiet_guest(qmp: Qmp, folder: str, *, wished: bool) -> Iterator[Callable[[], Freeze]]:
+    """As `frozen_guest`, where a freeze is wished and there is an agent."""
+    freeze = Freeze()
+    try:
+        guest = guest_of_qemu(qmp) if wished else None
+    except DriverError as error:
+        freeze.failed(FREEZE_FAILED, f"The guest's file systems were not frozen. {error.message}")
+        guest = None
+    if guest is None:
+        yield lambda: freeze
+        return
+    with frozen_guest(guest, folder) as end:
+        yield end
+
+
+def _start_server(qmp: Qmp, at: str) -> None:
     try:
         qmp.run("nbd-server-start", addr={"type": "unix", "data": {"path": at}})
     except QmpError as error:
         if "already running" in error.message:
             raise DiskBusyError("QEMU serves something else over NBD already.") from error
         raise
+
+
+def _prepared(
+    qmp: Qmp, disks: Sequence[QemuDisk], plans: Sequence[DiskPlan], point: str
+) -> Sequence[Mapping[str, Any]]:
+    """Scratch images, and the actions that make the point of all disks at once."""
     actions: list[Mapping[str, Any]] = []
     for disk, plan in zip(disks, plans, strict=True):
         scratch, name = scratch_path(disk.disk), _scratch_node(disk)
@@ -134,7 +176,10 @@ def _begin(qmp: Qmp, disks: Sequence[QemuDisk], plans: Sequence[DiskPlan], point
         file = {"driver": "file", "filename": scratch}
         qmp.run("blockdev-add", driver="qcow2", node_name=name, backing=disk.node, file=file)
         actions += _actions(disk, plan, point, name)
-    qmp.run("transaction", actions=actions)
+    return actions
+
+
+def _export(qmp: Qmp, disks: Sequence[QemuDisk], plans: Sequence[DiskPlan]) -> None:
     for disk, plan in zip(disks, plans, strict=True):
         bitmaps = [{"node": disk.node, "name": _COPY}] if plan.base else []
         name = _scratch_node(disk)

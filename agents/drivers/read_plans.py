@@ -17,6 +17,9 @@ POINT_MISSING, BITMAP_LOST, DISK_RESIZED, FORMAT = (
     "disk_resized",
     "format_without_changes",
 )
+# The same two, where it can be told: the image has the point and the hypervisor does not know it; the image is another
+# file than at the point; a newer layer lies over it.
+SERVER_MOVED, DISK_REPLACED, LAYER_ADDED = "server_moved", "disk_replaced", "layer_added"
 
 # What a guest may overwrite of a disk while it is backed up.
 _SCRATCH_SHARE, _SCRATCH_MAX = 0.05, 10 * 1024**3
@@ -24,15 +27,22 @@ _SCRATCH_SHARE, _SCRATCH_MAX = 0.05, 10 * 1024**3
 
 @dataclass(frozen=True, slots=True)
 class DiskPlan:
-    """`base` is the point to read changes from, or None to read all, with the reason when a base was wished."""
+    """`base` is the point to read changes from, or None to read all, with the reason when a base was wished.
+
+    `if_lost` is the reason when its bitmap turns out not to be there, or not sound.
+    """
 
     disk: DomainDisk
     size_bytes: int
     base: str | None = None
     full_reason: str = ""
+    if_lost: str = BITMAP_LOST
 
     def full(self, reason: str) -> DiskPlan:
         return replace(self, base=None, full_reason=reason)
+
+    def without_bitmap(self) -> DiskPlan:
+        return self.full(self.if_lost)
 
 
 def refuse_without_room(plans: Sequence[DiskPlan]) -> None:

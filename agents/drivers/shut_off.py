@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from agents.drivers.base import DiskBusyError, OpenedDisk, SourceFacts
-from agents.drivers.checkpoints import checkpoint_xml, register_checkpoint
+from agents.drivers.checkpoints import checkpoint_xml, image_marks, register_checkpoint
 from agents.drivers.domains import Domain, state_of
 from agents.drivers.nbd_disk import NbdSource
 from agents.drivers.qemu_images import add_bitmap, bitmap_context, image_facts, served_image
-from agents.drivers.read_plans import BITMAP_LOST, DiskPlan
+from agents.drivers.read_plans import DiskPlan
 from agents.drivers.virsh import Virsh
 
 
@@ -25,7 +25,9 @@ def shut_off_disks(
     """
 
     def register(sizes: Mapping[str, int]) -> None:
-        register_checkpoint(virsh, server.uuid, checkpoint_xml(point, sizes, made_before=True), folder=folder)
+        marks = image_marks(plan.disk for plan in plans)
+        text = checkpoint_xml(point, sizes, marks, made_before=True)
+        register_checkpoint(virsh, server.uuid, text, folder=folder)
 
     with served_files(plans, point, folder, register=register, configuration=server.configuration) as opened:
         if state_of(virsh, server.uuid) != "shut off":
@@ -56,7 +58,7 @@ def served_files(
 
 def _sound(plan: DiskPlan) -> DiskPlan:
     if plan.base and not image_facts(plan.disk.path, plan.disk.format).has_sound_bitmap(plan.base):
-        return plan.full(BITMAP_LOST)
+        return plan.without_bitmap()
     return plan
 
 

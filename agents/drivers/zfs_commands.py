@@ -20,6 +20,8 @@ from agents.drivers.base import DiskBusyError, DiskFullError, DriverError
 SNAPSHOT_PREFIX = "bs-"
 HOLD = "backupsite"
 OWNER = "backupsite:disk"
+# On a dataset of a backup node: the snapshot that is being received, or that nobody was told of yet.
+UNFINISHED = "backupsite:unfinished"
 CALL_SECONDS = 120
 _DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*(/[A-Za-z0-9_][A-Za-z0-9_.:-]*)*")
 _SNAPSHOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
@@ -82,6 +84,8 @@ class Abilities:
     raw: bool = False
     compressed: bool = False
     written: bool = False
+    # Properties can be given to `receive`.
+    overrides: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,17 +122,20 @@ class Host:
         return [*self.ssh, shlex.join(words)] if self.ssh else words
 
     def run(self, *arguments: str) -> str:
+        done = self._done(*arguments)
+        if done.returncode != 0:
+            raise self.error(done.stderr, done.returncode)
+        return done.stdout
+
+    def _done(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         try:
-            done = subprocess.run(  # noqa: S603  # an argument list; names are checked
+            return subprocess.run(  # noqa: S603  # an argument list; names are checked
                 self.command(*arguments), capture_output=True, text=True, timeout=CALL_SECONDS, check=False
             )
         except FileNotFoundError as error:
             raise ZfsError(f"There is no {self.command(*arguments)[0]} on this machine.") from error
         except subprocess.TimeoutExpired as error:
             raise HostUnreachableError(f"zfs {arguments[0]} on {self.name} did not end in {CALL_SECONDS} s.") from error
-        if done.returncode != 0:
-            raise self.error(done.stderr, done.returncode)
-        return done.stdout
 
     def error(self, said: str, code: int) -> DriverError:
         """What the words on standard error mean."""
@@ -166,12 +173,12 @@ class Host:
             raw="w" in _flags(send),
             compressed="c" in _flags(send),
             written="bookmark" in usage,
+            overrides="-x" in receive,
         )
 
     def _usage(self) -> dict[str, str]:
         """Verb -> its lines of the usage message."""
-        asking = self.command("-?")
-        done = subprocess.run(asking, capture_output=True, text=True, timeout=CALL_SECONDS, check=False)  # noqa: S603  # constant
+        done = self._done("-?")
         found: dict[str, str] = {}
         verb = ""
         for line in (done.stdout + done.stderr).splitlines():
@@ -225,6 +232,23 @@ class Host:
         """A property; `-` where it is not set."""
         return self.run("get", "-H", "-p", "-o", "value", of, _whole(name)).strip()
 
+    def own_value(self, name: str, of: str) -> str:
+        """A property that is set on just this; empty where it is not: also where one above it has it."""
+        told = self.run("get", "-H", "-p", "-s", "local", "-o", "value", of, _whole(name)).strip()
+        return "" if told == "-" else told
+
+    def own_values(self, dataset: str) -> dict[str, str]:
+        """All properties that are set on just this dataset."""
+        told = self.run("get", "-H", "-p", "-s", "local", "-o", "property,value", "all", _name(dataset))
+        rows = (line.partition("\t") for line in told.splitlines())
+        return {name: value for name, mark, value in rows if mark}
+
+    def own_values_below(self, dataset: str, of: str) -> dict[str, str]:
+        """Dataset -> the property, of the dataset and those below it that have it themselves."""
+        told = self.run("get", "-H", "-p", "-r", "-s", "local", "-o", "name,value", of, _name(dataset))
+        rows = (line.partition("\t") for line in told.splitlines())
+        return {name: value for name, mark, value in rows if mark and "@" not in name}
+
     def stream_bytes(self, arguments: Sequence[str]) -> int:
         """How long a stream of `zfs send` will be, about; 0 where the program cannot tell."""
         if not self.abilities.written:
@@ -265,7 +289,7 @@ class Host:
         """A dataset that carries our mark for this disk, with its snapshots. Raises ZfsError when it does not, and when
         other datasets are below it.
         """
-        if disk in {"", "-"} or self.value(dataset, OWNER) != disk or self.datasets_below(dataset) != [dataset]:
+        if disk in {"", "-"} or self.own_value(dataset, OWNER) != disk or self.datasets_below(dataset) != [dataset]:
             raise ZfsError(f"{dataset} was not made by us for this disk, or others are below it; it is left alone.")
         for one in self.snapshots(dataset):
             if one.name.startswith(SNAPSHOT_PREFIX):
@@ -286,8 +310,8 @@ class Host:
     def mark(self, snapshot: str, disk: str) -> None:
         self.run("set", f"{OWNER}={disk}", _whole(snapshot))
 
-    def unmark(self, dataset: str) -> None:
-        self.run("inherit", OWNER, _name(dataset))
+    def unmark(self, dataset: str, mark: str = OWNER) -> None:
+        self.run("inherit", mark, _name(dataset))
 
     def rename(self, dataset: str, to: str) -> None:
         self.run("rename", _name(dataset), _name(to))

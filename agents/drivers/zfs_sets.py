@@ -8,21 +8,24 @@ all of its backups. So nothing is ever rolled back, and two definitions of one d
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from agents.drivers.base import DiskBusyError, DiskFullError, DiskMissingError, DriverError
+from agents.drivers.base import DiskFullError, DiskMissingError, DriverError
 from agents.drivers.zfs_commands import (
     OWNER,
     SNAPSHOT_PREFIX,
+    UNFINISHED,
     Host,
     Snapshot,
     ZfsError,
     ZfsMissingError,
     ZfsModifiedError,
 )
-from agents.drivers.zfs_streams import receive, sent
+from agents.drivers.zfs_head import Head
+from agents.drivers.zfs_properties import on_a_backup_node
+from agents.drivers.zfs_streams import modes_of, receive, sent
 from engine.waiting import Cancel, never_cancel
 
 logger = logging.getLogger(__name__)
@@ -69,17 +72,6 @@ class SentSet:
 
 
 @dataclass(frozen=True, slots=True)
-class SwapWish:
-    """`tag` names what is beside the dataset meanwhile, and is that of no other swap; `disk` marks what came."""
-
-    dataset: str
-    disk: str
-    tag: str
-    bytes_per_second: int = 0
-    tell: Callable[[int], None] = lambda _: None
-
-
-@dataclass(frozen=True, slots=True)
 class _Plan:
     dataset: str
     increment: tuple[str, ...]
@@ -96,7 +88,8 @@ def send_set(
 ) -> SentSet:
     """One backup. `tell` hears of bytes sent and bytes to send (0: not known).
 
-    A stream that is cut is gone on with. When it fails for good, nothing of this backup is left on either side.
+    A stream that is cut is gone on with. When it fails for good, nothing of this backup is left on either side. On the
+    target it is marked as unfinished until `finish_set`: a program that is killed in between leaves what can be told.
     """
     _tidy(source, target, wish)
     guid = _take_snapshot(source, wish)
@@ -114,8 +107,7 @@ def send_set(
         received = _own(target, plan.dataset, wish.snapshot)
         if received is None or received.guid != guid:
             raise ZfsError(f"{plan.dataset}@{wish.snapshot} is not what was sent.")
-        if not plan.increment:
-            _make_ours(target, plan.dataset, wish.disk)
+        _make_ours(target, plan, wish)
     except BaseException:
         _undo(source, target, wish, plan)
         raise
@@ -158,6 +150,29 @@ def forget_points(
     return removed
 
 
+def finish_set(target: Host, place: str) -> None:
+    """The backup counts now. May run twice, and by a sweep when the program that made the backup was killed before."""
+    dataset, _, name = place.partition("@")
+    if target.own_value(dataset, UNFINISHED) == name:
+        target.unmark(dataset, UNFINISHED)
+
+
+def drop_unfinished(target: Host, dataset: str, *, known: frozenset[str]) -> str:
+    """Remove what a killed program left in the dataset of a backup that does not count; its name, empty for none.
+
+    `known` are snapshots of backups that count, or that are under way: where such a one is marked, nothing is removed.
+    """
+    name = target.own_value(dataset, UNFINISHED)
+    if not name or name in known:
+        return ""
+    disk = target.own_value(dataset, OWNER)
+    target.abort_receive(dataset)
+    remove_set(target, f"{dataset}@{name}", disk=disk)
+    if target.exists(dataset):
+        target.unmark(dataset, UNFINISHED)
+    return name
+
+
 def remove_set(target: Host, place: str, *, disk: str) -> bool:
     """Remove a backup; its dataset with the last one. Whether it was there. May run twice.
 
@@ -175,54 +190,6 @@ def remove_set(target: Host, place: str, *, disk: str) -> bool:
     if target.exists(dataset) and not target.snapshots(dataset) and not target.resume_token(dataset):
         target.destroy_dataset(dataset, disk=disk)
     return found is not None
-
-
-def restore_set(read_from: Host, place: str, write_to: Host, wish: SwapWish, *, cancel: Cancel = never_cancel) -> int:
-    """A backup in the place of a dataset; bytes received."""
-    raw = ("-w",) if _is_encrypted(read_from, place.partition("@")[0]) else ()
-    return swap_in(write_to, wish, sent(read_from, [*raw, place], cancel=cancel), cancel=cancel)
-
-
-def swap_in(host: Host, wish: SwapWish, steps: Iterable[bytes], *, cancel: Cancel = never_cancel) -> int:
-    """Receive a full stream beside the dataset, then swap. The old one goes last; on a failure before, it is back."""
-    beside, before = f"{wish.dataset}-new-{wish.tag}", f"{wish.dataset}-before-{wish.tag}"
-    _settle_swap(host, wish, beside, before)
-    was_there = host.exists(wish.dataset)
-    if was_there and host.datasets_below(wish.dataset) != [wish.dataset]:
-        raise DiskBusyError(f"There are datasets below {wish.dataset}; a restore would destroy them. Move them first.")
-    try:
-        count = receive(
-            host, ["-u", beside], steps, bytes_per_second=wish.bytes_per_second, tell=wish.tell, cancel=cancel
-        )
-        host.set(beside, OWNER, wish.tag)
-        if was_there:
-            host.rename(wish.dataset, before)
-        try:
-            host.rename(beside, wish.dataset)
-        except BaseException:
-            if was_there:
-                host.rename(before, wish.dataset)
-            raise
-    except BaseException:
-        with suppress(DriverError):
-            _destroy(host, beside, wish.tag)
-        raise
-    _finish_swap(host, wish, before if was_there else "")
-    return count
-
-
-def _finish_swap(host: Host, wish: SwapWish, before: str) -> None:
-    """The restore is done; what cannot be tidied now is only in the way. The snapshot that came is the disk's own."""
-    for one in host.snapshots(wish.dataset):
-        if one.name.startswith(SNAPSHOT_PREFIX):
-            with suppress(DriverError):
-                host.mark(f"{wish.dataset}@{one.name}", wish.disk)
-    try:
-        if before:
-            _destroy(host, before, wish.tag)
-        host.unmark(wish.dataset)
-    except DriverError as error:
-        logger.warning("what a restore replaced is still there", extra={"dataset": before, "reason": error.message})
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -282,10 +249,16 @@ def _send(
     for left in range(MOST_RESUMES, -1, -1):
         token = _own_token(source, target, plan.dataset, wish)
         stream = ["-t", token] if token else whole
-        options = ["-u", *(["-s"] if target.abilities.resumes else []), plan.dataset]
         try:
-            steps = sent(source, stream, cancel=cancel)
-            receive(target, options, steps, bytes_per_second=wish.bytes_per_second, tell=count, cancel=cancel)
+            receive(
+                target,
+                plan.dataset,
+                sent(source, stream, cancel=cancel),
+                options=lambda head: _options(target, wish, head),
+                bytes_per_second=wish.bytes_per_second,
+                tell=count,
+                cancel=cancel,
+            )
             break
         except DriverError as error:
             if not left or isinstance(error, DiskFullError) or not target.resume_token(plan.dataset):
@@ -293,6 +266,14 @@ def _send(
             logger.warning("a stream was cut and is gone on with", extra={"dataset": plan.dataset})
             moved.append(0)
     return sum(moved)
+
+
+def _options(target: Host, wish: SendWish, head: Head) -> list[str]:
+    resuming = ["-s"] if target.abilities.resumes else []
+    return [
+        *resuming,
+        *on_a_backup_node(target, is_volume=head.is_volume, disk=wish.disk, snapshot=wish.snapshot),
+    ]
 
 
 def _refuse_full(target: Host, dataset: str, wanted_bytes: int) -> None:
@@ -317,21 +298,14 @@ def _own_token(source: Host, target: Host, dataset: str, wish: SendWish) -> str:
     return ""
 
 
-def modes_of(source: Host, dataset: str) -> list[str]:
-    """What is encrypted leaves its pool encrypted, always: one chain never mixes both."""
-    if _is_encrypted(source, dataset):
-        return ["-w"]
-    return ["-L", "-e", "-c"] if source.abilities.compressed else []
-
-
-def _is_encrypted(host: Host, dataset: str) -> bool:
-    return host.abilities.raw and host.value(dataset, "encryption") not in {"off", "-", ""}
-
-
-def _make_ours(target: Host, dataset: str, disk: str) -> None:
-    """Marked, and nobody changes it by mounting it: an incremental stream needs it as it was received."""
-    target.set(dataset, OWNER, disk)
-    target.set(dataset, "readonly", "on")
+def _make_ours(target: Host, plan: _Plan, wish: SendWish) -> None:
+    """Where it could not be said to `receive`. Nobody changes it by mounting it: the next stream needs it as it is."""
+    if target.abilities.overrides:
+        return
+    target.set(plan.dataset, UNFINISHED, wish.snapshot)
+    if not plan.increment:
+        target.set(plan.dataset, OWNER, wish.disk)
+        target.set(plan.dataset, "readonly", "on")
 
 
 def _tidy(source: Host, target: Host, wish: SendWish) -> None:
@@ -340,10 +314,15 @@ def _tidy(source: Host, target: Host, wish: SendWish) -> None:
     forget_points(source, wish.source, disk=wish.disk, kept=kept, known=wish.known | {wish.snapshot})
     for dataset in {base.place.partition("@")[0] for base in wish.bases}:
         _own_token(source, target, dataset, wish)
+        if target.exists(dataset):
+            drop_unfinished(target, dataset, known=wish.known | {wish.snapshot})
 
 
 def _undo(source: Host, target: Host, wish: SendWish, plan: _Plan) -> None:
     """Each step for itself: what cannot be undone now is tidied by the next run."""
+    with suppress(DriverError):
+        if target.exists(plan.dataset):
+            drop_unfinished(target, plan.dataset, known=wish.known)
     with suppress(DriverError):
         target.abort_receive(plan.dataset)
     with suppress(DriverError):
@@ -355,23 +334,6 @@ def _undo(source: Host, target: Host, wish: SendWish, plan: _Plan) -> None:
             target.destroy_dataset(plan.dataset, disk=wish.disk)
     with suppress(DriverError):
         source.destroy_own(wish.source, wish.snapshot)
-
-
-def _settle_swap(host: Host, wish: SwapWish, beside: str, before: str) -> None:
-    """After an attempt that was killed in its swap: the old one is back, unless the new one is in its place already."""
-    if host.exists(before):
-        if not host.exists(wish.dataset):
-            host.rename(before, wish.dataset)
-        elif host.value(wish.dataset, OWNER) == wish.tag:
-            _destroy(host, before, wish.tag)
-    _destroy(host, beside, wish.tag)
-
-
-def _destroy(host: Host, dataset: str, tag: str) -> None:
-    """What a swap has beside the dataset, by the name that only this swap gives."""
-    if host.exists(dataset):
-        host.set(dataset, OWNER, tag)
-        host.destroy_dataset(dataset, disk=tag)
 
 
 def _own(host: Host, dataset: str, name: str) -> Snapshot | None:

@@ -5,15 +5,28 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 
 from agents.drivers.base import DriverError
-from agents.drivers.zfs_commands import Host, words_of
+from agents.drivers.zfs_commands import Host, StreamCutError, words_of
+from agents.drivers.zfs_head import Head, split_head
 from engine.throttle import Throttle
 from engine.waiting import Background, Cancel, check_cancel
 
 STEP_BYTES = 256 * 1024
 END_SECONDS = 600
 Tell = Callable[[int], None]
+
+
+def modes_of(source: Host, dataset: str) -> list[str]:
+    """What is encrypted leaves its pool encrypted, always: one chain never mixes both."""
+    if is_encrypted(source, dataset):
+        return ["-w"]
+    return ["-L", "-e", "-c"] if source.abilities.compressed else []
+
+
+def is_encrypted(host: Host, dataset: str) -> bool:
+    return host.abilities.raw and host.value(dataset, "encryption") not in {"off", "-", ""}
 
 
 def sent(host: Host, arguments: Sequence[str], *, cancel: Cancel) -> Iterator[bytes]:
@@ -32,25 +45,32 @@ def sent(host: Host, arguments: Sequence[str], *, cancel: Cancel) -> Iterator[by
 
 def receive(
     host: Host,
-    arguments: Sequence[str],
+    dataset: str,
     steps: Iterable[bytes],
     *,
+    options: Callable[[Head], Sequence[str]],
     bytes_per_second: int = 0,
     tell: Tell = lambda _: None,
     cancel: Cancel,
 ) -> int:
     """Give the steps to `zfs receive`; how many bytes they were. Raises what either side says.
 
-    A sender that fails is told of as the reason, also when the receiver complained about it first.
+    `options` of the program for what the stream is; properties of a stream never count (StreamRefusedError, see
+    `zfs_head`). Nothing is mounted. A sender that fails is told of as the reason, also when the receiver complained
+    about it first.
     """
-    process, count = host.start("receive", *arguments, reads=True), 0
+    rest = iter(steps)
+    head, first = split_head(rest)
+    if head is None:
+        raise StreamCutError(f"The stream to {dataset} ended before it began.")
+    process, count = host.start("receive", "-u", *options(head), dataset, reads=True), 0
     throttle = None
     if bytes_per_second:
         throttle = Throttle(bytes_per_second=bytes_per_second, clock=time.monotonic, sleep=time.sleep, cancel=cancel)
     try:
         try:
             with Background(name="receive", cancel=cancel) as writing:
-                for step in steps:
+                for step in chain([first], rest):
                     check_cancel(cancel)
                     if throttle is not None:
                         throttle.take(len(step))

@@ -61,14 +61,28 @@ class Node(IdentifiedModel):
 
 
 class WriterKey(models.Model):
-    """An Ed25519 public key with which a node signs manifests. Kept for ever: old backups are checked with it."""
+    """An Ed25519 public key with which a node, or an agent, signs manifests.
 
-    node = models.ForeignKey(Node, on_delete=models.PROTECT, related_name="writer_keys")
+    Kept for ever: old backups are checked with it. A node's is good for its tenants, an agent's for its own server.
+    """
+
+    node = models.ForeignKey(Node, on_delete=models.PROTECT, null=True, blank=True, related_name="writer_keys")
+    agent = models.ForeignKey(
+        "agents.Agent", on_delete=models.CASCADE, null=True, blank=True, related_name="writer_keys"
+    )
     public_key = models.BinaryField(unique=True)
     added_at = models.DateTimeField()
 
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(node__isnull=False, agent=None) | Q(node=None, agent__isnull=False),
+                name="writer_key_of_one",
+            )
+        ]
+
     def __str__(self) -> str:
-        return f"key {self.pk} of {self.node.name}"
+        return f"key {self.pk} of {self.node or self.agent}"
 
 
 class StorageQuerySet(ScopedQuerySet):
@@ -90,6 +104,10 @@ class Storage(IdentifiedModel):
     free_bytes = models.BigIntegerField(null=True, blank=True)
     problem = models.CharField(max_length=200, blank=True)
     measured_at = models.DateTimeField(null=True, blank=True)
+    # Which storage the folder of copies there says it is: the id of this one, or of another node's on the same share.
+    seen_mark = models.CharField(max_length=64, blank=True)
+    # Set aside for restore drills: backups are restored to scratch files there, compared, and removed.
+    for_drills = models.BooleanField(default=False)
 
     objects = StorageQuerySet.as_manager()
 
@@ -111,7 +129,8 @@ class Server(IdentifiedModel):
     name = models.CharField(max_length=128)
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="servers")
     region = models.ForeignKey(Region, on_delete=models.PROTECT, related_name="servers")
-    node = models.ForeignKey(Node, on_delete=models.PROTECT, related_name="servers")
+    # None: it has an agent, or waits for one.
+    node = models.ForeignKey(Node, on_delete=models.PROTECT, null=True, blank=True, related_name="servers")
     # The node's own name for it, such as the UUID of a domain; empty where the driver knows no servers.
     source_name = models.CharField(max_length=128, blank=True)
     # The dedup domain; made by the signer with the first backup.
@@ -145,6 +164,10 @@ class DiskQuerySet(ScopedQuerySet):
     grant_path = "server__user_grants"
 
 
+# The driver of a server that its agent backs up as a whole: one disk, number 1, on no storage.
+HOST_DRIVER = "host"
+
+
 class Disk(IdentifiedModel):
     """A disk of a server, numbered from 1. The driver and the path within the storage say how its data is reached."""
 
@@ -153,7 +176,8 @@ class Disk(IdentifiedModel):
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="disks")
     number = models.PositiveSmallIntegerField(default=1)
     driver = models.CharField(max_length=32)
-    storage = models.ForeignKey(Storage, on_delete=models.PROTECT, related_name="disks")
+    # None for what an agent reaches on its own server.
+    storage = models.ForeignKey(Storage, on_delete=models.PROTECT, null=True, blank=True, related_name="disks")
     path = models.CharField(max_length=300)
     size_bytes = models.BigIntegerField()
     # Set while a restore writes to the disk and kept when it did not finish: what is on the disk is then no system.
@@ -167,6 +191,9 @@ class Disk(IdentifiedModel):
             models.UniqueConstraint(fields=["storage", "path"], name="disk_path_once_per_storage"),
             models.CheckConstraint(condition=Q(size_bytes__gt=0), name="disk_size_sane"),
             models.CheckConstraint(condition=Q(number__gte=1), name="disk_number_sane"),
+            models.CheckConstraint(
+                condition=Q(storage__isnull=False) | Q(driver=HOST_DRIVER), name="disk_has_storage_or_agent"
+            ),
         ]
         indexes = [
             models.Index(fields=["created_at", "id"], name="disk_by_age"),

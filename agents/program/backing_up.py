@@ -1,23 +1,28 @@
-"""Backs up disks of one server: opens them all at one moment, then lets the engine move them one after the other."""
+"""Backs up disks of one server: opens them all at one moment, then lets the engine move them one after the other.
+
+A disk may be a file tree or a stream as well; each stream is opened by itself."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 
 import msgspec
 
 from agents import protocol
-from agents.drivers.base import DiskAddress, DiskWish, OpenedDisk, ReadWish, SourceFacts, Warned
-from agents.drivers.registry import load_driver
+from agents.drivers.base import DiskAddress, DiskWish, ReadWish, SourceFacts, Warned
+from agents.drivers.registry import content_of, load_driver, load_stream_driver, load_tree_driver
 from agents.program.healing import HealedBlocks
 from agents.program.heart import Heart
 from agents.program.running import Means, Run, UsageMeter, warned
+from agents.program.sending import Opened, Sent, send, total_bytes
 from agents.program.session import GateRefusedError, SessionClient, to_message, to_ref
 from engine.crypto import DomainKeys
 from engine.errors import BaseMismatchError, StoreDeniedError
+from engine.manifest import CONTENT_STREAM, CONTENT_TREE
 from engine.store.base import ObjectRef
 from engine.store.http import Grant, GrantedSink, GrantedSource, HttpPolicy, PutSpec
 from engine.writer import (
@@ -26,7 +31,6 @@ from engine.writer import (
     WriteContext,
     WriteProgress,
     WriteResult,
-    write_disk_backup,
 )
 
 logger = logging.getLogger(__name__)
@@ -50,10 +54,14 @@ def back_up(readings: Sequence[Reading], means: Means) -> None:
 
     Each session ends here: when its own copy fails, at once; otherwise after the driver has put everything back.
     """
+    if content_of(readings[0].work.disk.driver) == CONTENT_STREAM:
+        for reading in readings:
+            _back_up_stream(reading, means)
+        return
     done: list[tuple[Run, protocol.CommitRequest]] = []
     has_opened = False
     try:
-        with load_driver(readings[0].work.disk.driver).open_sources(_wish(readings)) as opened:
+        with _opening(readings) as opened:
             has_opened = True
             for reading, disk in zip(readings, opened, strict=True):
                 request = reading.run.attempt(partial(_copy, reading, disk, means))
@@ -67,8 +75,40 @@ def back_up(readings: Sequence[Reading], means: Means) -> None:
         for reading in readings:
             reading.run.fail(error)
     for run, request in done:
-        run.attempt(partial(run.client.commit, request))
-        run.end()
+        _commit(run, request)
+
+
+def _back_up_stream(reading: Reading, means: Means) -> None:
+    """A stream gives its bytes once: when the base turns out to be useless, it is opened again."""
+
+    def copy(unfit: BaseMismatchError | None = None) -> protocol.CommitRequest:
+        with _opening([reading]) as [opened]:
+            return _attempt(reading, opened, means, unfit=unfit)
+
+    def copied() -> protocol.CommitRequest:
+        try:
+            return copy()
+        except BaseMismatchError as error:
+            return copy(error)
+
+    request = reading.run.attempt(copied)
+    if request is not None:
+        _commit(reading.run, request)
+
+
+def _commit(run: Run, request: protocol.CommitRequest) -> None:
+    run.attempt(partial(run.client.commit, request))
+    run.end()
+
+
+def _opening(readings: Sequence[Reading]) -> AbstractContextManager[Sequence[Opened]]:
+    driver, wish = readings[0].work.disk.driver, _wish(readings)
+    content = content_of(driver)
+    if content == CONTENT_TREE:
+        return load_tree_driver(driver).open_trees(wish)
+    if content == CONTENT_STREAM:
+        return load_stream_driver(driver).open_streams(wish)
+    return load_driver(driver).open_sources(wish)
 
 
 def _back_up_alone(readings: Sequence[Reading], means: Means, error: Exception) -> None:
@@ -99,41 +139,56 @@ def address_of(disk: protocol.DiskMessage) -> DiskAddress:
     return DiskAddress(disk.storage_path, disk.path, disk.size_bytes, disk.server)
 
 
-def _copy(reading: Reading, disk: OpenedDisk, means: Means) -> protocol.CommitRequest:
+def _copy(reading: Reading, opened: Opened, means: Means) -> protocol.CommitRequest:
     """A backup over its base; a full one, and progress that says so, when the base cannot be used."""
-    work, run = reading.work, reading.run
-    client, source, meter = run.client, disk.source, UsageMeter()
-    context = _with_configuration(_write_context(work, means), disk.facts)
-    policy = HttpPolicy(retry_seconds=means.retry_seconds, cancel=run.heart.stopped)
-    reader = GrantedSource(_ReadGrants(client), policy=policy)
-    base = None
-    if work.base is not None:
-        base = BackupBase(manifest_ref=to_ref(work.base), object_source=reader, trusted_writers=work.trusted_writers)
-
-    def write(base: BackupBase | None, context: WriteContext, phase: str) -> WriteResult:
-        healed, sink = HealedBlocks(), GrantedSink(client, policy=policy)
-        result = write_disk_backup(
-            source=source,
-            sink=sink,
-            base=base,
-            context=dataclasses.replace(context, on_moved=healed.add),
-            progress=_progress_of(run.heart, phase, source.size_bytes),
-            cancel=run.heart.stopped,
-            resume=[_resumable(message) for message in work.resumable],
-            resume_source=reader,
-        )
-        moved = healed.store(result, context=context, sink=sink)
-        return dataclasses.replace(result, new_objects=(*result.new_objects, *moved))
-
-    facts = _facts_of(disk.facts, reading.warning)
     try:
-        result = write(base, context, "copying")
+        return _attempt(reading, opened, means)
     except BaseMismatchError as error:
-        logger.warning("base cannot be used, full backup", extra={"code": error.code, "reason": error.message})
-        previous = work.base.sha256 if work.base is not None else None
-        result = write(None, dataclasses.replace(context, previous_sha256=previous), f"full: {error.code}")
-        facts = msgspec.structs.replace(facts, full_reason=facts.full_reason or error.code)
-    return _commit_request(result, meter.read(), facts)
+        return _attempt(reading, opened, means, unfit=error)
+
+
+def _attempt(
+    reading: Reading, opened: Opened, means: Means, *, unfit: BaseMismatchError | None = None
+) -> protocol.CommitRequest:
+    """`unfit` is why the base is not used."""
+    work, meter = reading.work, UsageMeter()
+    facts = _facts_of(opened.facts, reading.warning)
+    context = _with_configuration(_write_context(work, means), opened.facts)
+    phase = "copying"
+    if unfit is not None:
+        logger.warning("base cannot be used, full backup", extra={"code": unfit.code, "reason": unfit.message})
+        context = dataclasses.replace(context, previous_sha256=work.base.sha256 if work.base is not None else None)
+        facts = msgspec.structs.replace(facts, full_reason=facts.full_reason or unfit.code)
+        phase = f"full: {unfit.code}"
+    sent = _sent(reading, opened, context, means, has_base=unfit is None, phase=phase)
+    facts = msgspec.structs.replace(facts, warnings=[*facts.warnings, *warned(sent.warnings)])
+    return _commit_request(sent.result, meter.read(), facts)
+
+
+def _sent(reading: Reading, opened: Opened, context: WriteContext, means: Means, *, has_base: bool, phase: str) -> Sent:
+    work, run = reading.work, reading.run
+    policy = HttpPolicy(retry_seconds=means.retry_seconds, cancel=run.heart.stopped)
+    healed, sink = HealedBlocks(), GrantedSink(run.client, policy=policy)
+    reader = GrantedSource(_ReadGrants(run.client), policy=policy)
+    base = None
+    if has_base and work.base is not None:
+        base = BackupBase(manifest_ref=to_ref(work.base), object_source=reader, trusted_writers=work.trusted_writers)
+    sent = send(
+        opened,
+        work,
+        {
+            "sink": sink,
+            "base": base,
+            "context": dataclasses.replace(context, on_moved=healed.add),
+            "progress": _progress_of(run.heart, phase, total_bytes(opened, work)),
+            "cancel": run.heart.stopped,
+            "resume": [_resumable(message) for message in work.resumable],
+            "resume_source": reader,
+        },
+    )
+    moved = healed.store(sent.result, context=context, sink=sink)
+    result = dataclasses.replace(sent.result, new_objects=(*sent.result.new_objects, *moved))
+    return dataclasses.replace(sent, result=result)
 
 
 def _facts_of(facts: SourceFacts, warning: Warned | None) -> protocol.FactsMessage:
@@ -171,7 +226,11 @@ def _write_context(work: protocol.BackupWork, means: Means) -> WriteContext:
         compression_level=work.compression_level,
         random_bytes=means.random_bytes,
         source_facts=work.source_facts,
-        bandwidth_bytes_per_second=work.bandwidth_bytes_per_second or None,
+        bandwidth_bytes_per_second=(
+            partial(means.bandwidth, work.bandwidth_bytes_per_second)
+            if means.bandwidth is not None
+            else work.bandwidth_bytes_per_second or None
+        ),
         # One list: the hash of a pack is never that of a segment.
         distrusted_packs=frozenset(work.distrusted),
         distrusted_segments=frozenset(work.distrusted),

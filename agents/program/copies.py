@@ -24,8 +24,8 @@ from agents.drivers.copy_files import (
 from agents.drivers.copy_folder import CopyMissingError
 from agents.drivers.registry import load_driver
 from agents.drivers.zfs_commands import SNAPSHOT_PREFIX, Host
-from agents.drivers.zfs_sets import SwapWish, modes_of, swap_in
-from agents.drivers.zfs_streams import sent
+from agents.drivers.zfs_streams import modes_of, sent
+from agents.drivers.zfs_swap import SwapWish, swap_in
 from agents.program.backing_up import address_of
 from agents.program.running import Run, UsageMeter, warned
 from agents.program.zfs_hosts import host_of
@@ -117,7 +117,7 @@ def _restore_stream(run: Run, work: protocol.CopyRestoreWork, target: Host) -> N
     def tell(done_bytes: int) -> None:
         run.heart.tell(protocol.Progress(phase="restoring", done_bytes=done_bytes, total_bytes=work.size_bytes))
 
-    wish = SwapWish(dataset=dataset_of(work.disk), disk=work.disk_id, tag=work.tag, tell=tell)
+    wish = SwapWish(dataset=dataset_of(work.disk), disk=work.disk_id, tag=work.tag, create=work.create, tell=tell)
     with read_copy(
         _place(work.at),
         compression=work.compression,

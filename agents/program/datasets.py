@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from agents import protocol
+from agents.drivers.base import DriverError
 from agents.drivers.zfs_commands import Host
-from agents.drivers.zfs_sets import Base, SendWish, SwapWish, modes_of, restore_set, send_set
-from agents.drivers.zfs_streams import sent
+from agents.drivers.zfs_sets import Base, SendWish, finish_set, send_set
+from agents.drivers.zfs_streams import modes_of, sent
+from agents.drivers.zfs_swap import SwapWish, restore_set
 from agents.program.running import Run, UsageMeter
 from agents.program.zfs_hosts import host_of
 
@@ -56,6 +59,9 @@ def _back_up(run: Run, work: protocol.DatasetWork, source: Host) -> None:
             place=done.place,
         )
     )
+    # Should this be killed before, a sweep does it: the control plane knows the backup.
+    with suppress(DriverError):
+        finish_set(Host(), done.place)
 
 
 def _restore(run: Run, work: protocol.DatasetRestoreWork, target: Host) -> None:
@@ -65,7 +71,7 @@ def _restore(run: Run, work: protocol.DatasetRestoreWork, target: Host) -> None:
     def tell(done_bytes: int) -> None:
         run.heart.tell(protocol.Progress(phase="restoring", done_bytes=done_bytes, total_bytes=work.size_bytes))
 
-    wish = SwapWish(dataset=work.target, disk=work.disk, tag=work.tag, tell=tell)
+    wish = SwapWish(dataset=work.target, disk=work.disk, tag=work.tag, create=work.create, tell=tell)
     written_bytes = restore_set(Host(), work.place, target, wish, cancel=run.heart.stopped)
     run.client.restore_done(protocol.RestoreDone(written_bytes=written_bytes, usage=meter.read()))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 import msgspec
 
@@ -27,6 +28,8 @@ class Heart:
         self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
         self.canceled = False
         self.lost = False
+        # By the monotonic clock: how long the control plane has been silent.
+        self.answered_at = time.monotonic()
 
     def start(self) -> None:
         self._thread.start()
@@ -52,6 +55,7 @@ class Heart:
         while not self._ended.wait(self._interval_seconds):
             try:
                 self.canceled = self._client.heartbeat(self._progress).cancel or self.canceled
+                self.answered_at = time.monotonic()
             except GateUnreachableError:
                 # The lease may have run out meanwhile; the next call that gets through says so.
                 logger.warning("control plane does not answer the heartbeat")

@@ -15,8 +15,10 @@ from agents import protocol
 from agents.program.backing_up import Reading, back_up
 from agents.program.copies import CopyMessage, run_copy
 from agents.program.datasets import run_dataset
+from agents.program.drilling import drill
 from agents.program.restoring import restore
 from agents.program.running import Means, Run
+from agents.program.serving import serve
 from agents.program.session import SessionClient
 from engine.crypto import WriterKey
 
@@ -68,6 +70,10 @@ def _move(runs: Sequence[Run], means: Means) -> None:
             readings.append(Reading(run, work))
         elif isinstance(work, protocol.RestoreWork):
             run.attempt(partial(restore, run, work, means))
+        elif isinstance(work, protocol.DrillWork):
+            run.attempt(partial(drill, run, work, means))
+        elif isinstance(work, protocol.ServeWork):
+            run.attempt(partial(serve, run, work, means))
         elif isinstance(work, CopyMessage):
             run.attempt(partial(run_copy, run, work, means.node_directory))
         elif work is not None:

@@ -33,6 +33,8 @@ class Means:
     random_bytes: Callable[[int], bytes] = field(repr=False)
     # Where the node keeps what only it knows, such as how it reaches other nodes.
     node_directory: Path = Path()
+    # The limit of this moment in bytes per second, 0 for none, given that of the work; None: the work's own.
+    bandwidth: Callable[[int], int] | None = None
 
 
 class Run:
@@ -83,7 +85,13 @@ def failure_of(error: Exception) -> protocol.Failure | None:
         logger.warning("session ended by the control plane", extra={"code": error.code})
         return None
     if isinstance(error, DriverError | EngineError):
-        return protocol.Failure(code=error.code, message=error.message, permanent=getattr(error, "permanent", False))
+        return protocol.Failure(
+            code=error.code,
+            message=error.message,
+            permanent=getattr(error, "permanent", False),
+            warnings=warned(getattr(error, "warnings", ())),
+            is_whole_but_damage=getattr(error, "is_whole_but_damage", False),
+        )
     if isinstance(error, GateError):
         return protocol.Failure(code=error.code, message=error.message, permanent=isinstance(error, GateRefusedError))
     logger.error("session failed unexpectedly", exc_info=error)

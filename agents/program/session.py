@@ -98,6 +98,12 @@ class SessionClient:
     def copy_checked(self, checked: protocol.CopyChecked) -> None:
         self._call("copy-checked", checked, protocol.Refusal)
 
+    def serving(self, opened: protocol.Serving) -> None:
+        self._call("serving", opened, protocol.Refusal)
+
+    def serve_done(self, done: protocol.ServeDone) -> None:
+        self._call("serve-done", done, protocol.Refusal)
+
     def restore_written(self) -> protocol.DefineOrder:
         return self._call("restore-written", None, protocol.DefineOrder)
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agents.drivers.base import DriverError
+from agents.drivers.copy_folder import mark_on
+from agents.drivers.lvm_commands import Group
 from agents.drivers.registry import driver_names, load_driver
 from agents.drivers.zfs_commands import Host
 
@@ -16,12 +18,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StorageFacts:
-    """The kind of file system, its bytes, and what is wrong in words; without a path that can be read no bytes."""
+    """The kind of file system, its bytes, and what is wrong in words; without a path that can be read no bytes.
+
+    `mark`: which storage the folder of copies there says it is; another node may see the same share.
+    """
 
     kind: str = ""
     total_bytes: int | None = None
     free_bytes: int | None = None
     problem: str = ""
+    mark: str = ""
 
 
 def probe_drivers() -> dict[str, str]:
@@ -43,8 +49,10 @@ def _why_not(name: str) -> str:
 def measure(path: str) -> StorageFacts:
     """The storage at an absolute path, as the node sees it now. May hang as long as a network file system does.
 
-    Without a slash before it, it is a pool or a dataset of one.
+    Without a slash before it, it is a pool or a dataset of one; `/dev/NAME` is a volume group.
     """
+    if path.startswith("/dev/"):
+        return _measure_group(path)
     if not path.startswith("/"):
         return _measure_pool(path)
     try:
@@ -54,7 +62,8 @@ def measure(path: str) -> StorageFacts:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
         kind = kind_of(os.path.realpath(path), mounts)
     problem = "" if os.access(path, os.R_OK | os.X_OK) else "The worker's user may not read it."
-    return StorageFacts(kind, space.f_frsize * space.f_blocks, space.f_frsize * space.f_bavail, problem)
+    total_bytes, free_bytes = space.f_frsize * space.f_blocks, space.f_frsize * space.f_bavail
+    return StorageFacts(kind, total_bytes, free_bytes, problem, mark_on(path))
 
 
 def _measure_pool(dataset: str) -> StorageFacts:
@@ -63,6 +72,18 @@ def _measure_pool(dataset: str) -> StorageFacts:
     except (DriverError, ValueError) as error:
         return StorageFacts(kind="zfs", problem=str(error)[:200])
     return StorageFacts("zfs", free_bytes + used_bytes, free_bytes)
+
+
+def _measure_group(path: str) -> StorageFacts:
+    """Its thin pools: what they hold, and what is free in them."""
+    try:
+        volumes = Group(path.rstrip("/").removeprefix("/dev/"), "/dev").volumes()
+    except (DriverError, ValueError) as error:
+        return StorageFacts(kind="lvm", problem=str(error)[:200])
+    pools = [volume for volume in volumes.values() if volume.is_pool]
+    free_bytes = sum(int(pool.size_bytes * (100 - pool.data_percent) / 100) for pool in pools)
+    problem = "" if pools else "The volume group has no thin pool."
+    return StorageFacts("lvm", sum(pool.size_bytes for pool in pools), free_bytes, problem)
 
 
 def kind_of(path: str, mountinfo: Iterable[str]) -> str:

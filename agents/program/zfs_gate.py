@@ -14,9 +14,11 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NoReturn
 
-from agents.drivers.zfs_commands import HOLD, OWNER
+from agents.drivers.zfs_commands import HOLD, OWNER, Host, ZfsError
+from agents.drivers.zfs_properties import RISKY, is_kept
 
 REFUSED = 126
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.:-]*"
@@ -33,7 +35,7 @@ def allowed(prefix: str, *, restore: bool) -> list[re.Pattern[str]]:
         rf"list -H -o name (?:{dataset}|{point})",
         rf"list -H -r -t filesystem,volume -o name {dataset}",
         rf"list -H (?:-p -d 1|-r) -t (?:snapshot|bookmark) -o [a-z:,]+ -s creation {dataset}",
-        rf"get -H -p -o value [a-z_:]+ (?:{dataset}|{point})",
+        rf"get -H -p(?: -s local)? -o value [a-z_:]+ (?:{dataset}|{point})",
         rf"snapshot -o {OWNER}={_MARK} {dataset}@{_OWN}",
         rf"hold {HOLD} {dataset}@{_OWN}",
         rf"release {HOLD} {dataset}@{_OWN}",
@@ -44,8 +46,8 @@ def allowed(prefix: str, *, restore: bool) -> list[re.Pattern[str]]:
     ]
     if restore:
         lines += [
-            rf"receive(?: -s)? -u(?: -s)? {dataset}",
-            rf"receive -A {dataset}",
+            rf"receive -u(?: -o \S+=\S*| -x (?:{'|'.join(RISKY)}))* {dataset}-new-[0-9a-f]+",
+            rf"get -H -p -s local -o property,value all {dataset}",
             rf"rename {dataset} {dataset}",
             rf"set {OWNER}={_MARK} (?:{dataset}|{point})",
             rf"inherit {OWNER} {dataset}",
@@ -64,7 +66,25 @@ def check(line: str, prefix: str, *, restore: bool = False, zfs: str = "zfs") ->
         raise ValueError(f"not let through: {told[:200]}")
     if words[1] == "send" and "-t" in words:
         _check_token(words[-1], prefix, zfs=zfs)
+    if words[1] == "receive":
+        _check_properties(words, Host(program=zfs))
     return words
+
+
+def _check_properties(words: Sequence[str], host: Host) -> None:
+    """A restore sets what the dataset in whose place it comes has already, and our own mark; never anything new."""
+    settings = [value.partition("=") for option, value in pairwise(words) if option == "-o"]
+    asked = {name: value for name, _, value in settings if name != OWNER or not re.fullmatch(_MARK, value)}
+    if not asked:
+        return
+    old = words[-1].rpartition("-new-")[0]
+    try:
+        there = host.own_values(old)
+    except ZfsError as error:
+        raise ValueError(f"the properties of {old} cannot be read: {error.message}") from error
+    for name, value in asked.items():
+        if not is_kept(name, is_volume=False) or there.get(name) != value:
+            raise ValueError(f"{old} does not have {name}={value[:100]}")
 
 
 def _check_token(token: str, prefix: str, *, zfs: str) -> None:

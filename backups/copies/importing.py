@@ -11,6 +11,7 @@ from django.db import transaction
 from agents.drivers.copy_streams import SUFFIXES
 from agents.models import Disk
 from backups.copies.tending import FILE
+from backups.copies.tending_sets import DATASET
 from backups.models import Backup, StrayCopy
 from backups.queue import hint_tending
 from backups.states import BackupStatus
@@ -34,7 +35,8 @@ def import_copy(*, stray: StrayCopy, tenant: Tenant, actor: Person, now: datetim
     """
     _refuse_others(actor)
     manifest, facts = stray.manifest, stray.manifest.get("facts", {})
-    if manifest.get("compression") not in SUFFIXES or manifest.get("content") not in {"disk", "zfs"}:
+    content = manifest.get("content")
+    if manifest.get("compression") not in SUFFIXES or content not in {"disk", "zfs", DATASET}:
         raise InvalidInputError("The manifest beside the copy is none that can be imported.", code="bad_manifest")
     if Backup.objects.filter(storage=stray.storage, place=stray.place, erased_at=None).exists():
         raise ConflictError("The copy is in the catalogue already.", code="already_known")
@@ -48,7 +50,7 @@ def import_copy(*, stray: StrayCopy, tenant: Tenant, actor: Person, now: datetim
         name=str(facts.get("name") or "imported")[:40],
         server_name=str(facts.get("server_name") or "unknown")[:128],
         disk_number=disk.number if disk is not None else _number(facts.get("disk_number")),
-        type=FILE,
+        type=DATASET if content == DATASET else FILE,
         status=BackupStatus.OK,
         place=stray.place,
         compression=manifest["compression"],

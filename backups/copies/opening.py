@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
 from django.utils import timezone
 
 from agents.models import Disk, Storage
 from agents.protocol import (
     BaseMessage,
     CopyCheckWork,
+    CopyPlaceMessage,
     CopyRestoreWork,
     CopyWork,
     DatasetCheckWork,
@@ -17,10 +19,18 @@ from agents.protocol import (
     DatasetWork,
     DiskMessage,
 )
-from backups.copies.places import chain_place, copies_on, file_place, place_message, snapshot_name
+from backups.copies.places import (
+    chain_place,
+    copies_on,
+    file_place,
+    nodes_that_see,
+    place_message,
+    snapshot_name,
+)
 from backups.models import Backup, Job, Session
 from backups.points import kept_points, safety_name
 from backups.states import BackupStatus, JobKind
+from backups.transitions import DISK_MADE
 from common.errors import ConflictError
 from definitions.models import Definition
 
@@ -82,9 +92,14 @@ def _restore(session: Session, backup: Backup, disk: DiskMessage) -> CopyRestore
     refuse_bad(backup)
     job = session.job
     is_resumed = job.disk.incomplete_since is not None
+    if job.creates_disk:
+        is_resumed = job.events.filter(code=DISK_MADE).exists()
+    # Another node may see the same share under a path of its own.
+    seen = nodes_that_see(backup.storage).get(job.node_id, backup.storage)
     return CopyRestoreWork(
-        disk=disk,
-        at=place_message(backup.storage, backup.place),
+        # A disk that is only made belongs to no server on the node yet.
+        disk=msgspec.structs.replace(disk, server="") if job.creates_disk else disk,
+        at=CopyPlaceMessage(seen.path, str(backup.storage_id), backup.place),
         compression=backup.compression,
         sha256=backup.sha256,
         file_bytes=backup.stored_bytes or 0,
@@ -116,6 +131,7 @@ def open_dataset(session: Session, backup: Backup) -> DatasetWork | DatasetResto
             disk=str(job.disk_id),
             tag=job.pk.hex[-12:],
             size_bytes=backup.size_bytes,
+            create=job.creates_disk,
         )
     if job.definition is None:
         raise ConflictError("The definition of this backup was deleted meanwhile.", code="definition_deleted")

@@ -33,6 +33,12 @@ def snapshot_name(backup: Backup) -> str:
     return f"{SNAPSHOT_PREFIX}{backup.pk.hex}"
 
 
+def backup_of(snapshot: str) -> UUID | None:
+    """The backup that a snapshot is named after; None for a name that is none of `snapshot_name`."""
+    found = re.fullmatch(rf"{SNAPSHOT_PREFIX}([0-9a-f]{{32}})", snapshot)
+    return UUID(found[1]) if found else None
+
+
 def place_message(storage: Storage, place: str) -> CopyPlaceMessage:
     return CopyPlaceMessage(storage_path=storage.path, storage_id=str(storage.pk), place=place)
 
@@ -41,6 +47,14 @@ def copies_on(storage: Storage) -> BackupQuerySet:
     """Rows of copies whose file or snapshot must be there, or still is: also what has left the catalogue."""
     copies: BackupQuerySet = Backup.objects.filter(storage=storage, erased_at=None).exclude(place="")
     return copies.exclude(status=BackupStatus.PENDING)
+
+
+def nodes_that_see(storage: Storage | None) -> dict[UUID, Storage]:
+    """Node -> the storage as it has it: its own node's, and others that see the same share (told by its mark)."""
+    if storage is None:
+        return {}
+    others = Storage.objects.filter(seen_mark=str(storage.pk), path__startswith="/").exclude(node=storage.node_id)
+    return {**{one.node_id: one for one in others}, storage.node_id: storage}
 
 
 def _plain(name: str) -> str:

@@ -22,7 +22,7 @@ from agents.drivers.zfs_commands import Host, ZfsMissingError
 from agents.models import Storage
 from backups.copies.places import copies_on
 from backups.copies.settling import note_health
-from backups.copies.tending_sets import compare_sets, erase_sets, sweep_disks
+from backups.copies.tending_sets import compare_sets, drop_leftovers, erase_sets, settle_restores, sweep_disks
 from backups.models import Backup, Job, StrayCopy
 from backups.queue import hint_tending
 from backups.states import BackupHealth, BackupStatus, JobKind, JobState
@@ -37,13 +37,17 @@ _GONE = (BackupHealth.MISSING,)
 
 @dataclass
 class Tended:
-    """What a run did: how many copies were erased, became lost, came back, are of another size, and are strays."""
+    """What a run did: how many copies were erased, became lost, came back, are of another size, and are strays.
+
+    `leftovers` are backups that were killed before anybody was told of them.
+    """
 
     erased: int = 0
     lost: int = 0
     back: int = 0
     damaged: int = 0
     strays: int = 0
+    leftovers: int = 0
 
 
 def hint_everywhere() -> None:
@@ -61,6 +65,7 @@ def tend_storage(*, storage_id: UUID | str, now: datetime) -> Tended:
     with acting_as(Origin(NODE, str(storage.node_id), storage.node.name)):
         tended = Tended()
         _end_restores(storage)
+        settle_restores(storage, now=now)
         try:
             if storage.path.startswith("/"):
                 _erase(storage, tended, now=now)
@@ -80,6 +85,7 @@ def _tend_sets(storage: Storage, tended: Tended, *, now: datetime) -> None:
         return
     host = Host()
     host.datasets_below(storage.path)
+    tended.leftovers = len(drop_leftovers(storage, host))
     tended.erased = erase_sets(storage, host, now=now)
     for name, count in compare_sets(storage, host, now=now).items():
         setattr(tended, name, count)

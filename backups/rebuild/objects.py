@@ -12,7 +12,7 @@ from typing import TypeVar
 from django.db import transaction
 
 from backups.models import Backup
-from backups.rebuild.places import Places
+from backups.rebuild.places import Places, note_tree
 from backups.removal.adoption import NOTE, adopt_relocation, note_cover, told_in
 from backups.removal.claims import Claims, NotAdoptableError, free_sequence, read_claims
 from backups.removal.covering import Cover, find_cover
@@ -22,7 +22,7 @@ from engine.alone.catalogue import OpenDomain
 from engine.alone.layout import ManifestPlace, find_manifests
 from engine.codec import OBJECT_SIZE_MAX
 from engine.errors import EngineError, StoreError
-from engine.manifest import ManifestInfo, parse_manifest
+from engine.manifest import CONTENT_TREE, ManifestInfo, parse_manifest
 from engine.repository import MapReader
 from engine.store.base import ObjectKind
 from vaults.marking import object_name
@@ -267,6 +267,8 @@ def _add_moves(places: Places, result: DomainResult) -> None:
 def _backup(manifest: _Manifest, places: Places, row: StoredObject) -> Backup:
     claims = manifest.claims
     disk = places.disks.get(manifest.info.body.source_id)
+    if disk is not None and claims.content == CONTENT_TREE:
+        note_tree(disk)
     return Backup(
         tenant_id=places.server.tenant_id,
         vault=places.vault,
@@ -281,6 +283,8 @@ def _backup(manifest: _Manifest, places: Places, row: StoredObject) -> Backup:
         size_bytes=claims.size_bytes,
         read_bytes=claims.read_bytes,
         changed_bytes=claims.changed_bytes,
+        content=claims.content,
+        counts=claims.counts,
         sequence=free_sequence(claims, disk),
         manifest=row,
         immutable_until=manifest.promised_until,

@@ -192,6 +192,13 @@ def _server(labels: Labels, domain: Domain, owner: Tenant, node: Node) -> tuple[
     return server, disks
 
 
+def note_tree(disk: Disk) -> None:
+    """Its backups hold files: what was made as a disk image, for want of a better word, is a tree of them."""
+    made_here = Disk.objects.filter(pk=disk.pk, driver="image", storage__name=PLACEHOLDER)
+    if made_here.update(driver="filesystem"):
+        disk.driver = "filesystem"
+
+
 def _known_server(labels: Labels, domain: Domain, owner: Tenant, *, lacks_domain: bool) -> Server | None:
     """By its disks, or by what an earlier run took in."""
     disks = Q(disks__in=[UUID(label.source_id) for label in labels.disks])

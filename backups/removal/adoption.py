@@ -243,6 +243,8 @@ def adopt_manifest(vault: Vault, manifest: StoredObject, *, now: datetime) -> Ba
             size_bytes=claims.size_bytes,
             read_bytes=claims.read_bytes,
             changed_bytes=claims.changed_bytes,
+            content=claims.content,
+            counts=claims.counts,
             sequence=free_sequence(claims, disk),
             immutable_until=min(row.retain_until for row in [manifest, *needed]),
         )

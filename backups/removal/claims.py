@@ -13,7 +13,7 @@ from agents.models import Disk
 from backups.models import Backup
 from common.errors import BackupsiteError
 from engine.errors import EngineError
-from engine.manifest import ManifestBody, ManifestInfo
+from engine.manifest import CONTENT_TREE, ManifestBody, ManifestInfo
 from engine.store.base import manifest_key
 
 # Clocks differ; a date further ahead would outlive every retention, and lead to dates of locks.
@@ -22,6 +22,10 @@ _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 _LARGEST_INTEGER = (1 << 63) - 1
 # The next backup of a disk counts on from the highest number: one near the end would be its last.
 SEQUENCE_END = 1 << 62
+_COUNTED = (
+    *("files", "directories", "symlinks", "hard_links", "specials"),
+    *("changed_entries", "unchanged_entries"),
+)
 
 
 class NotAdoptableError(BackupsiteError):
@@ -42,6 +46,8 @@ class Claims:
     name: str
     server_name: str
     disk_number: int
+    content: str
+    counts: dict[str, int]
 
 
 def read_claims(info: ManifestInfo, *, key: str, sha256: str, now: datetime) -> Claims:
@@ -61,7 +67,16 @@ def read_claims(info: ManifestInfo, *, key: str, sha256: str, now: datetime) -> 
         name=_text(facts.get("backup"), length=40) or f"recovered-{created_at:%Y%m%d_%H%M%S}",
         server_name=_text(facts.get("server"), length=128),
         disk_number=_number(facts.get("disk")),
+        content=body.content,
+        counts=tree_counts(body),
     )
+
+
+def tree_counts(body: ManifestBody) -> dict[str, int]:
+    """Of a file tree, how many there are of each kind of entry; empty for what has none."""
+    if body.content != CONTENT_TREE:
+        return {}
+    return {name: _counted(body.counters.get(name)) or 0 for name in _COUNTED}
 
 
 def free_sequence(claims: Claims, disk: Disk | None) -> int | None:

@@ -9,7 +9,7 @@ from django.db.models import F, Min, Q
 
 from agents.models import WriterKey
 from backups.models import Backup, Job, Session
-from backups.states import BackupStatus, JobKind, JobState
+from backups.states import READING, BackupStatus, JobState
 from tenants.models import Tenant
 from vaults.descriptions import newest_descriptions
 from vaults.models import StoredObject, Vault
@@ -57,9 +57,7 @@ def find_roots(vault: Vault) -> Roots:
     sessions = open_sessions(vault)
     bases = {session.base.manifest_id for session in sessions if session.base is not None}
     catalogued = Backup.objects.in_catalogue().filter(vault=vault, manifest__isnull=False)
-    restores = Job.objects.filter(
-        kind=JobKind.RESTORE, state__in=[JobState.PENDING, JobState.RUNNING], backup__vault=vault
-    )
+    restores = Job.objects.filter(kind__in=READING, state__in=[JobState.PENDING, JobState.RUNNING], backup__vault=vault)
     restored = set(restores.values_list("backup__manifest_id", flat=True))
     # A status of `restore` holds the backup as well, should a job's row ever disagree.
     held = Backup.objects.filter(vault=vault, status=BackupStatus.RESTORE).values_list("manifest_id", flat=True)

@@ -13,6 +13,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from agents.models import Server
+from backups.drills import can_be_drilled, request_drill
 from backups.forms import NoteForm
 from backups.lock_coverage import locked_until
 from backups.models import Backup, Job
@@ -23,6 +24,7 @@ from backups.verifier import request_verification
 from backups.views.jobs import STATUS_STOP_POLLING, live_context
 from common.errors import BackupsiteError
 from definitions.models import Definition
+from engine.manifest import CONTENT_DISK
 from tenants.access import get_for_user, may
 from tenants.models import Person
 from tenants.roles import Action
@@ -100,6 +102,18 @@ def backup_verify(request: HttpRequest, pk: UUID) -> HttpResponse:
     return redirect("backup-detail", pk)
 
 
+@require_POST
+@portal_page
+def backup_drill(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """Restore it for real to a scratch file, and compare."""
+    backup = _backup(request.user, Action.RUN, pk)
+    try:
+        job = request_drill(backup=backup, actor=request.user, now=timezone.now())
+    except BackupsiteError as error:
+        return back_with_error(request, error, otherwise=reverse("backup-detail", args=[pk]))
+    return redirect("job-detail", job.pk)
+
+
 @require_GET
 @portal_page
 def backup_check(request: HttpRequest, pk: UUID) -> HttpResponse:
@@ -128,6 +142,11 @@ def _check_context(request: HttpRequest, backup: Backup) -> dict[str, Any]:
 
 def _can_be_checked(backup: Backup) -> bool:
     return backup.removed_at is None and backup.status in {BackupStatus.OK, BackupStatus.RESTORE}
+
+
+def _can_be_served(backup: Backup) -> bool:
+    of_disk = backup.content == CONTENT_DISK and backup.manifest is not None
+    return of_disk and _can_be_checked(backup) and not restore_needs_customer_key(backup.manifest)
 
 
 @require_http_methods(["GET", "POST"])
@@ -166,6 +185,8 @@ def _show(request: HttpRequest, backup: Backup, form: NoteForm, *, status: int =
         "may_edit": may(person, Action.EDIT, backup),
         "may_delete": may(person, Action.DELETE, backup),
         "may_restore": may(person, Action.RESTORE, backup),
+        "may_drill": can_be_drilled(backup) and may(person, Action.RUN, backup),
+        "may_serve": _can_be_served(backup) and may(person, Action.RESTORE, backup),
     }
     return render(request, "backups/detail.html", context, status=status)
 

@@ -24,6 +24,7 @@ from backups.nodes import (
     remove_storage,
     resume_node,
     running_on,
+    set_for_drills,
 )
 from common.errors import BackupsiteError, NotAllowedError
 from tenants.access import get_for_user, may, may_create
@@ -120,6 +121,19 @@ def storage_remove(request: HttpRequest, pk: UUID) -> HttpResponse:
     back = reverse("node-detail", args=[storage.node_id])
     try:
         remove_storage(storage=storage, actor=request.user)
+    except BackupsiteError as error:
+        return back_with_error(request, error, otherwise=back)
+    return redirect(back)
+
+
+@require_POST
+@portal_page
+def storage_drills(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """Set it aside for restore drills, or, with `end`, not any more."""
+    storage = get_for_user(Storage.objects.all(), person=request.user, action=Action.EDIT, pk=pk)
+    back = reverse("node-detail", args=[storage.node_id])
+    try:
+        set_for_drills(storage=storage, for_drills="end" not in request.POST, actor=request.user)
     except BackupsiteError as error:
         return back_with_error(request, error, otherwise=back)
     return redirect(back)

@@ -11,12 +11,14 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST
 
 from agents.models import Disk
-from backups.forms import NewTargetForm, RestoreForm
+from backups.file_restores import what_is_lost
+from backups.forms import FileRestoreForm, NewTargetForm, RestoreForm
 from backups.models import Backup
 from backups.new_targets import request_new_disk, request_new_server
-from backups.services import crosses_owners, request_restore, restore_choices, restore_warning
+from backups.services import crosses_owners, request_restore, restore_choices
 from backups.states import BackupStatus
 from common.errors import BackupsiteError, ConflictError
+from engine.manifest import CONTENT_TREE
 from tenants.access import get_for_user
 from tenants.models import Person
 from tenants.roles import Action
@@ -38,7 +40,8 @@ def backup_restore(request: HttpRequest, pk: UUID) -> HttpResponse:
     if not chosen:
         return _choose(request, backup)
     target = get_for_user(_DISKS.all(), person=person, action=Action.RESTORE, pk=chosen)
-    form = RestoreForm(request.POST or None)
+    kind = FileRestoreForm if backup.content == CONTENT_TREE else RestoreForm
+    form = kind(request.POST or None, initial={"folder": f"restored-{backup.name}"})
     if request.method == "POST" and form.is_valid():
         if crosses_owners(backup=backup, target=target):
             ask_to_confirm(request)
@@ -49,6 +52,7 @@ def backup_restore(request: HttpRequest, pk: UUID) -> HttpResponse:
                 confirmation=form.cleaned_data["confirmation"],
                 actor=person,
                 now=timezone.now(),
+                files=form.wish(),
             )
         except BackupsiteError as error:
             show_error(form, error)
@@ -116,7 +120,8 @@ def _confirm(request: HttpRequest, *, backup: Backup, target: Disk, form: Restor
         "backup": backup,
         "target": target,
         "form": form,
-        "warning": restore_warning(target),
+        "warning": what_is_lost(target, form.wish(), content=backup.content),
+        "is_files": backup.content == CONTENT_TREE,
         "refusal": refusal,
         "newest": of_target.order_by("-created_at", "-pk").first(),
     }

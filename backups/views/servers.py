@@ -13,7 +13,8 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
-from agents.models import Disk, Server
+from agents.models import Agent, Disk, Server
+from agents.services import set_source_name
 from backups.accounting import usage_of
 from backups.models import Backup
 from backups.services import request_server_backup
@@ -27,6 +28,11 @@ from tenants.views import back_with_error, paginate, portal_page
 from vaults.key_modes import key_mode_of
 
 SHOWN_BACKUPS = 20
+# What a node's own name for a server is, by driver; the others know no servers.
+SOURCE_NAMES = {
+    "libvirt": "libvirt: the UUID of its domain (virsh domuuid NAME)",
+    "qemu": "qemu: the path of its QMP socket on the node",
+}
 
 
 @require_GET
@@ -66,7 +72,13 @@ def server_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
         "server": server,
         "space": usage_of(server, now=timezone.now()),
         "key_mode": key_mode_of(server.tenant_id),
-        "sees_node": may(person, Action.VIEW, server.node),
+        "agent": (agent := Agent.objects.for_user(person).filter(server=server).first()),
+        "may_enrol": server.node_id is None
+        and (agent is None or agent.status == Agent.Status.REVOKED)
+        and may(person, Action.EDIT, server),
+        "sees_node": server.node is not None and may(person, Action.VIEW, server.node),
+        "may_name_source": server.node is not None and person.is_superuser,
+        "source_meaning": [meaning for driver, meaning in SOURCE_NAMES.items() if driver in _drivers_of(server)],
         "disks": Disk.objects.for_user(person).filter(server=server).order_by("number"),
         "definitions": definitions.order_by("name", "pk"),
         "runnable": set(runnable.values_list("pk", flat=True)),
@@ -74,6 +86,23 @@ def server_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
         "may_create_definition": tenants_for_new(person, Definition).filter(pk=server.tenant_id).exists(),
     }
     return render(request, "backups/server.html", context)
+
+
+def _drivers_of(server: Server) -> set[str]:
+    return set(Disk.objects.filter(server=server).values_list("driver", flat=True))
+
+
+@require_POST
+@portal_page
+def server_source(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """What its node calls the server."""
+    server = get_for_user(Server.objects.all(), person=request.user, action=Action.EDIT, pk=pk)
+    try:
+        set_source_name(server=server, source_name=request.POST.get("source_name", "")[:200], actor=request.user)
+    except BackupsiteError as error:
+        return back_with_error(request, error, otherwise=reverse("server-detail", args=[pk]))
+    messages.success(request, f"Backups of {server.name} ask its node by this name from now on.")
+    return redirect("server-detail", pk)
 
 
 @require_POST

@@ -14,7 +14,7 @@ from pathlib import Path
 from backupsite.stack.ports import GATE_OFFSET, LOOPBACK, PORTAL_OFFSET
 from backupsite.stack.probes import http_ok, log_says
 from backupsite.stack.process import ChildSpec
-from backupsite.stack.secret_files import StackSecrets
+from backupsite.stack.secret_files import StackSecrets, public_half
 from backupsite.stack.settings import StackSettings
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
@@ -26,11 +26,13 @@ MASTER_KEY = "master_key"
 REAPER_KEY = "reaper"
 NOTICE_KEY = "notice_key"
 SECRET_KEY, MFA_KEY, PORTAL_SIGNER_KEY = "secret_key", "mfa_key", "portal_signer_key"
+CONTROL_KEY, CONTROL_PUBLIC_KEY = "control_key", "control_public_key"
 TOKEN_PEPPERS = "token_peppers"  # noqa: S105  # the name of a setting
 _SECRETS_OF_ROLE: Mapping[str, tuple[str, ...]] = {
     # What makes sessions and opens second factors is with the portal alone.
-    "web": (SECRET_KEY, MFA_KEY, PORTAL_SIGNER_KEY, TOKEN_PEPPERS),
-    "signer": (MASTER_KEY, PORTAL_SIGNER_KEY, "signer"),
+    "web": (SECRET_KEY, MFA_KEY, PORTAL_SIGNER_KEY, TOKEN_PEPPERS, CONTROL_PUBLIC_KEY),
+    # What agents are told is signed by it.
+    "signer": (MASTER_KEY, PORTAL_SIGNER_KEY, CONTROL_KEY, "signer"),
     "control": (MASTER_KEY, "keeper", "provisioner", "copier"),
     "checks": (MASTER_KEY, "keeper"),
     "node": (),
@@ -48,7 +50,7 @@ _DROPPED_PREFIXES = (
     *("AWS_", "WEED_", "DJANGO_", "CELERY_", "GUNICORN_"),
     *("BACKUPSITE_S3_", "BACKUPSITE_MASTER_KEY", "BACKUPSITE_ROLE", "BACKUPSITE_NODE", "BACKUPSITE_NOTICE_KEY"),
     *("BACKUPSITE_SECRET_KEY", "BACKUPSITE_MFA_KEY", "BACKUPSITE_PORTAL_SIGNER_KEY", OIDC_PROVIDERS),
-    "BACKUPSITE_TOKEN_PEPPERS",
+    *("BACKUPSITE_TOKEN_PEPPERS", "BACKUPSITE_CONTROL_KEY", "BACKUPSITE_CONTROL_PUBLIC_KEY"),
 )
 
 
@@ -125,6 +127,8 @@ class Programs:
             MFA_KEY: self.secrets.mfa_key,
             PORTAL_SIGNER_KEY: self.secrets.portal_signer_key,
             TOKEN_PEPPERS: self.secrets.token_peppers,
+            CONTROL_KEY: self.secrets.control_key,
+            CONTROL_PUBLIC_KEY: public_half(self.secrets.control_key),
         }
         for name in names:
             if name in single:

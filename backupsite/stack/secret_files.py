@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from backupsite.stack.errors import StackError
 
 MASTER_KEY_NAME = "master_key"
@@ -33,6 +35,7 @@ class StackSecrets:
     mfa_key: str
     portal_signer_key: str
     token_peppers: str
+    control_key: str
     s3: dict[str, S3Credential]
 
 
@@ -52,8 +55,15 @@ def load_or_make(directory: Path) -> StackSecrets:
         token_peppers=_kept(
             directory / "token_peppers", lambda: "1:" + base64.b64encode(secrets.token_bytes(32)).decode()
         ),
+        control_key=_kept(directory / "control_key", lambda: base64.b64encode(secrets.token_bytes(32)).decode()),
         s3={name: _credential(directory, name) for name in S3_IDENTITIES},
     )
+
+
+def public_half(control_key: str) -> str:
+    """What the portal may know of the key that signs answers to agents; both in base64."""
+    private = Ed25519PrivateKey.from_private_bytes(base64.b64decode(control_key))
+    return base64.b64encode(private.public_key().public_bytes_raw()).decode()
 
 
 def new_credential() -> S3Credential:

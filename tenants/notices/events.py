@@ -78,6 +78,10 @@ CATALOGUE: Mapping[str, EventKind] = {
     "verify.whole": EventKind(
         _INFO, _ALL, "A backup of {name} is whole again.", (*_WORK, "health"), recovers=frozenset({"verify.damaged"})
     ),
+    "drill.failed": EventKind(_CRITICAL, _ALL, "A restore drill of {name} failed.", _WORK),
+    "drill.passed": EventKind(
+        _INFO, _ALL, "A restore drill of {name} passed.", _WORK, recovers=frozenset({"drill.failed"})
+    ),
     "restore.started": EventKind(_INFO, _ALL, "A restore to {name} began.", (*_WORK, "requested_by")),
     "restore.done": EventKind(_INFO, _ALL, "A restore to {name} is done.", (*_WORK, "requested_by")),
     "restore.failed": EventKind(_CRITICAL, _ALL, "A restore to {name} failed.", (*_WORK, "requested_by")),
@@ -113,9 +117,18 @@ CATALOGUE: Mapping[str, EventKind] = {
         _WARNING, _PERSON, "{name} signed in with a device that was not seen before.", ("address", "agent")
     ),
     "agent.enrolled": EventKind(_INFO, _ADMINISTRATORS, "The agent {name} was enrolled.", ("server",)),
+    "agent.quarantined": EventKind(
+        _CRITICAL, _ADMINISTRATORS, "The agent {name} may be on two machines.", ("server", "reason")
+    ),
     "agent.silent": EventKind(_CRITICAL, _ALL, "The agent on {name} is silent.", ("server", "since")),
     "agent.back": EventKind(
         _INFO, _ALL, "The agent on {name} is back.", ("server", "since"), recovers=frozenset({"agent.silent"})
+    ),
+    "node.offline": EventKind(
+        _CRITICAL, _SUPER_ADMINS, "The node {name} is not heard of any more: nothing runs there.", ("since",)
+    ),
+    "node.online": EventKind(
+        _INFO, _SUPER_ADMINS, "The node {name} is heard of again.", ("since",), recovers=frozenset({"node.offline"})
     ),
     "audit.broken": EventKind(_CRITICAL, _SUPER_ADMINS, "The audit was tampered with: {name}.", ("number", "reason")),
     "webhook.disabled": EventKind(

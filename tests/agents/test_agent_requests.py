@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from typing import Any
 
 import pytest
 from django.core.cache import cache
-from django.urls import get_resolver
 from rest_framework.test import APIClient
 from time_machine import travel
 
-from agents import agent_api, principals
-from agents.agent_urls import urlpatterns
-from agents.authentication import AgentAuthentication
+from agents import principals
 from agents.models import Agent, AgentNonce, Server
 from agents.principals import (
     approve_agent,
@@ -24,20 +22,35 @@ from agents.principals import (
     revoke_agent,
     rotate_agent_key,
 )
+from backups import agent_urls
 from common.errors import ConflictError, InvalidInputError, QuotaError, TenantSuspendedError
 from engine.crypto import generate_writer_key
 from tenants.models import AuditEvent, Quota, QuotaKind, Tenant
-from tenants.origin import current_origin
 from tenants.services import suspend_tenant
-from tests.agents.agent_client import AgentClient
+from tests.agents.agent_client import AgentClient, is_signed
 from tests.factories import a_moment, make_agent, make_person, make_server, make_token
 from tests.worlds import World
 
-pytestmark = pytest.mark.django_db
-ME, HEARTBEAT = "/agent/v1/me/", "/agent/v1/heartbeat/"
-# Status of each route for: an agent; a person's session; a person's token; nobody.
-TABLE = {("GET", ME): (200, 401, 401, 401), ("POST", HEARTBEAT): (200, 401, 401, 401)}
-BODY = b'{"version": "1.2.3"}'
+pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.agents.both_urls")]
+ME, POLL = "/agent/v1/me/", "/agent/v1/poll/"
+NO_ID = "0198a000-0000-7000-8000-000000000000"
+KEY = base64.b64encode(generate_writer_key().public).decode()
+FACTS = {"host": {"hostname": "web01", "machine": "m", "boot": "b"}, "version": "1.2.3", "count": 1}
+BODY = json.dumps(FACTS).encode()
+# Status of each route for an agent, and the body; a person, by session or token, and nobody get 401.
+TABLE: dict[tuple[str, str], tuple[int, Any]] = {
+    ("GET", "me/"): (200, None),
+    ("POST", "poll/"): (200, FACTS),
+    ("POST", "rotate/"): (200, {"public_key": KEY}),
+    ("POST", "unenrol/"): (200, {}),
+    ("GET", "releases/<str:file>"): (404, None),
+    ("POST", "claim/"): (404, {"job": NO_ID}),
+    # The world's server has no disk of an agent.
+    ("POST", "start/"): (409, {}),
+    ("GET", "backups/"): (200, None),
+    ("POST", "restores/"): (404, {"backup": NO_ID, "target": "/srv/new"}),
+    ("GET", "restores/<uuid:pk>/"): (404, None),
+}
 
 
 @pytest.fixture
@@ -54,28 +67,11 @@ def refused(answer: Any, status: int, code: str) -> None:
 
 
 def test_every_route_has_a_row() -> None:
-    routes = {f"/agent/v1/{pattern.pattern}": pattern.callback.view_class for pattern in urlpatterns}
+    routes = {(one.callback.method, str(one.pattern)): one.callback for one in agent_urls.urlpatterns}
+    opened = {key for key, view in routes.items() if not view.is_for_agents}
 
-    present = {
-        (method, path)
-        for path, view in routes.items()
-        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
-        if hasattr(view, method.lower())
-    }
-
-    assert present == set(TABLE)
-    assert all(view.authentication_classes == (AgentAuthentication,) for view in routes.values())
-
-
-def test_agents_sign_in_nowhere_else() -> None:
-    """Neither way round: below /agent/ nothing but signatures, elsewhere none."""
-    for pattern in get_resolver().url_patterns:
-        if str(pattern.pattern).startswith("agent/"):
-            continue
-        for inner in getattr(pattern, "url_patterns", []):
-            for one in getattr(inner, "url_patterns", [inner]):
-                view = getattr(one.callback, "cls", None)
-                assert AgentAuthentication not in getattr(view, "authentication_classes", ()), one
+    assert opened == {("POST", "enrol/")}
+    assert set(routes) - opened == set(TABLE)
 
 
 @pytest.mark.parametrize(("method", "path"), sorted(TABLE))
@@ -84,39 +80,43 @@ def test_the_table(world: World, method: str, path: str) -> None:
     assert person is not None
     token = APIClient(HTTP_AUTHORIZATION=f"Bearer {make_token(person)}", HTTP_ES_API_KEY=make_token(person))
     agent = AgentClient(world.ours.agent, world.ours.agent_key)
-    body = BODY if method == "POST" else b""
+    status, message = TABLE[method, path]
+    body = b"" if message is None else json.dumps(message).encode()
+    address = "/agent/v1/" + path.replace("<str:file>", "x.bin").replace("<uuid:pk>", NO_ID)
 
-    found = [agent.send(method, path, body)] + [
-        client.generic(method, path, body, content_type="application/json")
+    others = [
+        client.generic(method, address, body, content_type="application/json")
         for client in (world.client("super"), token, APIClient())
     ]
+    other_method = agent.send("DELETE", address)
+    own = agent.send(method, address, body)
 
-    assert tuple(answer.status_code for answer in found) == TABLE[method, path]
+    assert [answer.status_code for answer in others] == [401, 401, 401]
+    assert (other_method.status_code, own.status_code) == (405, status)
+    assert all(is_signed(answer, body=body) for answer in others)
 
 
 def test_an_agent_sees_itself_and_its_own_server(world: World) -> None:
     ours, theirs = (AgentClient(estate.agent, estate.agent_key) for estate in (world.ours, world.theirs))
 
-    told = [client.send("GET", ME).json() for client in (ours, theirs)]
+    told = [client.ask("me/", method="GET").json() for client in (ours, theirs)]
 
-    assert [one["server"]["id"] for one in told] == [str(world.ours.server.pk), str(world.theirs.server.pk)]
-    assert told[0]["tenant"] == world.ours.tenant.name
-    assert world.theirs.tenant.name not in json.dumps(told[0])
+    assert [one["id"] for one in told] == [str(world.ours.agent.pk), str(world.theirs.agent.pk)]
+    assert told[0]["server"] == world.ours.server.name
+    assert world.theirs.tenant.title not in json.dumps(told[0])
 
 
-def test_what_an_agent_does_comes_from_the_agent(client: AgentClient, monkeypatch: Any) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr(agent_api, "note_heartbeat", lambda **_: seen.append(current_origin()))
+def test_what_an_agent_does_comes_from_the_agent(client: AgentClient) -> None:
+    client.send("POST", "/agent/v1/unenrol/")
 
-    client.send("POST", HEARTBEAT, BODY)
-
-    assert [(origin.actor_kind, origin.actor_id) for origin in seen] == [("agent", str(client.agent_id))]
+    event = AuditEvent.objects.get(action="agent.revoke")
+    assert (event.actor_kind, event.actor_id) == ("agent", str(client.agent_id))
 
 
 def test_who_was_refused_is_in_the_audit(client: AgentClient) -> None:
     revoke_agent(agent=Agent.objects.get(), actor=None)
     client.send("GET", ME)
-    client.send("GET", ME, header=client.header("GET", HEARTBEAT))
+    client.send("GET", ME, header=client.header("GET", POLL))
 
     proved, unproved = AuditEvent.objects.filter(outcome="refused").order_by("pk")
     assert (proved.action, proved.subject_id) == ("access.refused", str(client.agent_id))
@@ -129,13 +129,13 @@ def test_who_was_refused_is_in_the_audit(client: AgentClient) -> None:
 
 @pytest.mark.case("AZ-10")
 def test_a_replay_is_refused_by_every_process(client: AgentClient) -> None:
-    header = client.header("POST", HEARTBEAT, BODY)
-    assert client.send("POST", HEARTBEAT, BODY, header=header).status_code == 200
+    header = client.header("POST", POLL, BODY)
+    assert client.send("POST", POLL, BODY, header=header).status_code == 200
 
     # What a process remembers is gone after a restart; the nonce is in the database.
     cache.clear()
 
-    refused(client.send("POST", HEARTBEAT, BODY, header=header), 401, "replayed")
+    refused(client.send("POST", POLL, BODY, header=header), 401, "replayed")
 
 
 def test_one_of_many_replays_at_once_gets_in(client: AgentClient) -> None:
@@ -150,10 +150,10 @@ def test_one_of_many_replays_at_once_gets_in(client: AgentClient) -> None:
 @pytest.mark.parametrize(
     "sent",
     [
-        ("GET", ME, b"", ("GET", HEARTBEAT, b"")),
-        ("POST", HEARTBEAT, b'{"version": "2"}', ("POST", HEARTBEAT, BODY)),
+        ("GET", ME, b"", ("GET", POLL, b"")),
+        ("POST", POLL, BODY + b" ", ("POST", POLL, BODY)),
         ("GET", f"{ME}?x=1", b"", ("GET", ME, b"")),
-        ("POST", ME, b"", ("GET", ME, b"")),
+        ("GET", ME, b"", ("POST", ME, b"")),
     ],
 )
 def test_a_signature_for_something_else(client: AgentClient, sent: tuple[str, str, bytes, tuple[Any, ...]]) -> None:
@@ -172,7 +172,7 @@ def test_nobody_signs_for_another_agent(world: World) -> None:
 
 def test_unknown_agent_and_wrong_signature_are_answered_alike(client: AgentClient) -> None:
     unknown = client.send("GET", ME, header=client.header("GET", ME, agent_id=Agent(name="x").pk))
-    wrong = client.send("GET", ME, header=client.header("GET", HEARTBEAT))
+    wrong = client.send("GET", ME, header=client.header("GET", POLL))
     garbage = client.send("GET", ME, header="Backupsite-Agent nonsense")
 
     assert unknown.status_code == wrong.status_code == garbage.status_code == 401
@@ -214,7 +214,7 @@ def test_a_nonce_is_kept_as_long_as_its_time_stamp_counts(client: AgentClient) -
 
 def test_a_large_body_is_refused_before_it_is_read(client: AgentClient) -> None:
     refused(
-        client.send("POST", HEARTBEAT, b" " * (1024 * 1024 + 1), header=client.header("POST", HEARTBEAT)),
+        client.send("POST", POLL, b" " * (1024 * 1024 + 1), header=client.header("POST", POLL)),
         400,
         "body_too_large",
     )
@@ -321,12 +321,12 @@ def test_an_agent_reaches_no_row_by_itself(world: World) -> None:
 # --- what it says -----------------------------------------------------------------------------------------------------
 
 
-def test_a_heartbeat_is_noted(client: AgentClient) -> None:
-    answer = client.send("POST", HEARTBEAT, b'{"version": "1.2.3", "health": "2 disks, 1 waits"}')
+def test_a_poll_is_noted(client: AgentClient) -> None:
+    answer = client.poll(version="1.2.3", problem_code="no_space", problem="2 disks, 1 waits")
 
     agent = Agent.objects.get()
     assert answer.status_code == 200
-    assert (agent.version, agent.health) == ("1.2.3", "2 disks, 1 waits")
+    assert (agent.version, agent.health, agent.health_code) == ("1.2.3", "2 disks, 1 waits", "no_space")
     assert agent.last_seen_at is not None
 
 
@@ -349,29 +349,20 @@ def test_control_characters_are_not_kept(said: str, kept: str) -> None:
 
 
 @pytest.mark.case("IN-11")
-def test_what_an_agent_says_is_kept_harmless(client: AgentClient) -> None:
-    body = json.dumps({"version": "1\n2", "health": "\x1b[2J" + "<script>"}).encode()
-
-    assert client.send("POST", HEARTBEAT, body).status_code == 200
+def test_what_an_agent_says_is_kept_harmless_and_short(client: AgentClient) -> None:
+    assert client.poll(version="1\n2" + "x" * 99, problem="\x1b[2J" + "<script>" * 999).status_code == 200
 
     agent = Agent.objects.get()
-    assert (agent.version, agent.health) == ("1 2", "<script>")
+    assert agent.version.startswith("1 2x")
+    assert agent.health.startswith("<script>")
+    assert (len(agent.version), len(agent.health)) == (64, 2048)
 
 
 @pytest.mark.parametrize(
-    "body",
-    [
-        {"version": "1", "health": "x" * 2049},
-        {"version": "1", "health": "é" * 1025},
-        {"version": "x" * 65},
-        {"health": "no version"},
-        {"version": "1", "status": "enrolled"},
-        {"version": "1", "server": "x"},
-        ["no object"],
-    ],
+    "body", [{"version": "1"}, {**FACTS, "count": "many"}, {**FACTS, "count": -1}, ["no object"], 1]
 )
-def test_a_heartbeat_that_is_none(client: AgentClient, body: Any) -> None:
-    answer = client.send("POST", HEARTBEAT, json.dumps(body).encode())
+def test_a_poll_that_is_none(client: AgentClient, body: Any) -> None:
+    answer = client.send("POST", POLL, json.dumps(body).encode())
 
-    refused(answer, 400, "invalid_input")
+    refused(answer, 400, "invalid_message")
     assert Agent.objects.get().last_seen_at is None

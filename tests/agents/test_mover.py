@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from agents import protocol
-from agents.program import backing_up, heart, mover
+from agents.program import heart, mover, sending
 from agents.program.session import GateRefusedError
 from engine.index import MapEntry
 from engine.repository import MapReader, open_manifest
@@ -217,13 +217,13 @@ def test_blocks_of_distrusted_objects_are_stored_anew(world: World) -> None:
 
 def test_the_bandwidth_of_the_work_is_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int | None] = []
-    original = backing_up.write_disk_backup
+    original = sending.write_disk_backup
 
     def watched(**arguments: Any) -> Any:
         seen.append(arguments["context"].bandwidth_bytes_per_second)
         return original(**arguments)
 
-    monkeypatch.setattr(backing_up, "write_disk_backup", watched)
+    monkeypatch.setattr(sending, "write_disk_backup", watched)
 
     world.back_up(noise(_BLOCK))
     world.back_up(noise(_BLOCK), bandwidth_bytes_per_second=123_456)

@@ -12,19 +12,20 @@ from tests.agents.agent_client import AgentClient
 from tests.api.test_concurrent_requests import at_once
 from tests.factories import make_agent, make_server
 
-HEARTBEAT = "/agent/v1/heartbeat/"
-BODY = b'{"version": "1.2.3"}'
+POLL = "/agent/v1/poll/"
+BODY = b'{"host": {"hostname": "web01", "machine": "m", "boot": "b"}, "version": "1.2.3", "count": 1}'
 AT_ONCE = 12
 
 
 @pytest.mark.case("AZ-10")
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.urls("tests.agents.both_urls")
 def test_one_of_many_at_once_gets_in_and_none_after_a_restart() -> None:
     agent, key = make_agent(make_server(name="web01"))
-    header = AgentClient(agent, key).header("POST", HEARTBEAT, BODY)
+    header = AgentClient(agent, key).header("POST", POLL, BODY)
 
     def send() -> Any:
-        return AgentClient(agent, key).send("POST", HEARTBEAT, BODY, header=header)
+        return AgentClient(agent, key).send("POST", POLL, BODY, header=header)
 
     answers = at_once([send] * AT_ONCE)
 

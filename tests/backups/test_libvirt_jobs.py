@@ -14,7 +14,7 @@ from agents.services import add_disk, add_server
 from backups import runner
 from backups.leftovers import sweep_node
 from backups.models import Backup, Job
-from backups.new_targets import request_new_server
+from backups.new_targets import request_new_disk, request_new_server
 from backups.nodes import add_storage
 from backups.services import request_server_backup
 from definitions.attachments import attach_storage
@@ -88,10 +88,18 @@ def test_a_server_is_backed_up_as_of_one_moment_restored_and_made_anew(site: Sit
     assert restored.state == "ok" and restored.safety_point, restored.message
     assert lab.content("a.qcow2") == expected
 
-    # A checkpoint is of both disks, and the restore ended it: both are read, and both chains heal.
+    # A checkpoint is of both disks: the restore took its own out of it. What is read is that one, and its chain heals.
     third, fourth = backed_up(site, server), backed_up(site, server)
-    assert [backup.full_reason for backup in third] == ["restored_since", "point_missing"]
+    assert [backup.full_reason for backup in third] == ["restored_since", ""]
+    assert third[1].read_bytes == 0
     assert [(backup.full_reason, backup.read_bytes) for backup in fourth] == [("", 0), ("", 0)]
+
+    # Beside it, as a new disk: attached, for the server is off.
+    to_new = {"server": server, "storage": Storage.objects.get(name="images"), "actor": site.admin}
+    job = request_new_disk(backup=second[0], now=timezone.now(), **to_new)
+    runner.run_job(job_id=str(job.pk))
+    job.refresh_from_db()
+    assert "attached to one as vdc" in job.message and "vdc" in lab.virsh("domblklist", "one"), job.message
 
     jobs = request_new_server(
         backup=second[0],

@@ -187,6 +187,11 @@ def test_what_lies_under_the_new_name_already_is_not_written_to(
 
 
 def test_a_server_is_made_of_what_its_backups_kept(site: Site, backups: list[Backup]) -> None:
+    # As with raw disks: they leave no points, and only the run says what belongs together.
+    Backup.objects.filter(pk__in=[backup.pk for backup in backups]).update(point="")
+    later = site.back_up(site.definition(backups[0].disk, name="alone")).backup
+    assert later.run_id != backups[0].run_id
+    backups[1].refresh_from_db()
     first, second = to_new_server(site, backups[1])
 
     run(first)

@@ -32,7 +32,7 @@ from backups.nodes import (
 from common.errors import BackupsiteError, ConflictError, NotAllowedError
 from definitions.choices import choices_for
 from definitions.models import Definition
-from tenants.models import AuditEvent, Person
+from tenants.models import AuditEvent, NoticeEvent, Person
 from tests.backups.pointed import PointedDriver
 from tests.factories import (
     disk_of,
@@ -44,6 +44,7 @@ from tests.factories import (
     make_region,
     make_server,
     make_storage,
+    make_subscription,
 )
 
 pytestmark = pytest.mark.django_db
@@ -56,6 +57,7 @@ def root() -> Person:
 
 
 def test_a_node_is_offline_after_silence_and_back_with_its_next_report() -> None:
+    make_subscription(address="ops@example.com", events=["node.offline"])
     node, resting = make_node(), make_node()
     Node.objects.filter(pk=resting.pk).update(status=Node.Status.MAINTENANCE, last_seen_at=NOW - timedelta(days=1))
     report_node(name=node.name, now=NOW)
@@ -72,6 +74,8 @@ def test_a_node_is_offline_after_silence_and_back_with_its_next_report() -> None
     assert (node.status, resting.status) == (Node.Status.ONLINE, Node.Status.MAINTENANCE)
     actions = AuditEvent.objects.filter(action__startswith="node.").order_by("pk").values_list("action", flat=True)
     assert list(actions) == ["node.offline", "node.online"]
+    # Told once, and once when it is back; a node that is only new is no news.
+    assert list(NoticeEvent.objects.order_by("pk").values_list("code", flat=True)) == ["node.offline", "node.online"]
 
 
 def test_a_worker_says_which_drivers_work_and_what_its_storages_are(

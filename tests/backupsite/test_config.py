@@ -21,7 +21,7 @@ KEY = base64.b64encode(b"k" * 32).decode()
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BACKUPSITE_DATA", str(tmp_path))
-    for name in ("MFA_KEY", "PORTAL_SIGNER_KEY", "TOKEN_PEPPERS"):
+    for name in ("MFA_KEY", "PORTAL_SIGNER_KEY", "TOKEN_PEPPERS", "CONTROL_KEY"):
         monkeypatch.delenv(f"BACKUPSITE_{name}", raising=False)
 
 

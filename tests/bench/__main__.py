@@ -19,8 +19,8 @@ PARTS: dict[str, Callable[[], int]] = {
 
 
 def main(asked: list[str]) -> int:
-    """The parts asked for, or the whole stack's and the comparison."""
-    names = asked or ["stack", "peers"]
+    """The parts asked for, or the whole stack's, the comparison, and changed blocks beside a full read."""
+    names = asked or ["stack", "peers", "changed-blocks"]
     unknown = [name for name in names if name not in PARTS]
     if unknown:
         print(f"unknown: {', '.join(unknown)}; there are: {', '.join(PARTS)}", file=sys.stderr)

@@ -26,9 +26,11 @@ from agents.drivers.base import (
     WriteWish,
 )
 from agents.drivers.qemu import QemuDriver
-from agents.drivers.registry import BUILT_IN, UnknownDriverError, driver_names, load_driver
+from agents.drivers.registry import BUILT_IN, UnknownDriverError, content_of, driver_names, load_driver
+from engine.manifest import CONTENT_DISK
 from engine.writer import BlockSource
 from tests.drivers.libvirt_lab import Lab, missing_tools, running_lab
+from tests.drivers.lvm_lab import Lab as LvmLab
 
 SIZE = 8 * 1024 * 1024
 BLOCK = 64 * 1024
@@ -117,9 +119,27 @@ def qemu_bench(folder: Path) -> Bench:
     )
 
 
+def lvm_bench(folder: Path) -> Bench:
+    lab = LvmLab(folder)
+    path = lab.volume("web", os.urandom(BLOCK * 3).ljust(SIZE // 2, b"\0") + os.urandom(BLOCK), size=SIZE)
+
+    def disturb() -> None:
+        (folder / "dev" / "vg-0" / f"{POINT_PREFIX}of-the-test.web").unlink()
+
+    def remove() -> None:
+        lab.change(volumes={"pool": lab.state["volumes"]["pool"]})
+
+    return Bench(lab.driver, lab.address("web", SIZE), path.read_bytes, disturb, remove)
+
+
 # ZFS sends what changed by itself; see the tests of its driver.
 NOT_READ_AS_DISKS = {"zfs"}
-BENCHES: dict[str, Callable[[Any], Bench]] = {"image": image_bench, "libvirt": libvirt_bench, "qemu": qemu_bench}
+BENCHES: dict[str, Callable[[Any], Bench]] = {
+    "image": image_bench,
+    "libvirt": libvirt_bench,
+    "lvm": lvm_bench,
+    "qemu": qemu_bench,
+}
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +151,8 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(params=sorted(BENCHES))
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     if request.param != "libvirt":
         yield BENCHES[request.param](tmp_path)
         shutil.rmtree(QEMU_JOBS, ignore_errors=True)
@@ -142,7 +163,8 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
 
 
 def test_every_built_in_driver_has_its_bench() -> None:
-    assert set(BENCHES) == set(BUILT_IN) - NOT_READ_AS_DISKS
+    disks = {name for name in BUILT_IN if content_of(name) == CONTENT_DISK}
+    assert set(BENCHES) == disks - NOT_READ_AS_DISKS
     assert set(BUILT_IN) <= set(driver_names())
 
 

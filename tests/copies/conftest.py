@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.utils import timezone
@@ -14,9 +15,11 @@ from backups import runner
 from backups.copies.tending import Tended, tend_storage
 from backups.models import Backup, Job
 from backups.services import request_backup, request_restore
+from backups.states import JobState
 from definitions.models import Definition
 from definitions.services import create_definition
 from tenants.models import Person
+from tests.copies.quick_zfs import Machine, machine, stand_in
 from tests.factories import make_person, make_server, make_storage, make_tenant
 
 MIB = 1024 * 1024
@@ -102,3 +105,25 @@ def other_disk(site: Site, *, size_bytes: int) -> Disk:
     disk.save()
     site.write(disk, b"old" * 1000)
     return disk
+
+
+@pytest.fixture
+def pool(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """The disk is a dataset, the storage another one, both on this node's pool."""
+    made = machine(tmp_path, "a")
+    stand_in(monkeypatch, made)
+    for name in ("tank/vms", "tank/copies"):
+        made.write(name, "")
+    made.write("tank/vms/web", "first content " * 30)
+    for storage, path in ((site.disk.storage, "tank/vms"), (site.storage, "tank/copies")):
+        storage.path = path
+        storage.save()
+    site.disk.driver, site.disk.path = "zfs", "web"
+    site.disk.save()
+    return made
+
+
+def made_by(site: Site, definition: Any) -> Backup:
+    job = site.back_up(definition)
+    assert job.state == JobState.OK, job.message
+    return Backup.objects.get(pk=job.backup_id)

@@ -3,7 +3,7 @@
     fake_zfs.py STATE verb ...          what a host's wrapper script calls
 
 `content` of a dataset is a text; a stream carries that of its snapshot. In the state, `faults` maps a verb to what
-happens at its next call: `fail` or `cut` (half a stream).
+happens at its next call: `fail`, `cut` (half a stream) or `package` (a stream with properties).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import struct
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 MODERN = """usage:
@@ -19,10 +21,16 @@ MODERN = """usage:
 \tbookmark <snapshot> <bookmark>
 \tsend [-DLPbcehnpsVvw] [-i|-I snapshot]
 \tsend [-nVvPe] -t <receive_resume_token>
-\treceive [-vMnsFhu] <filesystem>
+\treceive [-vMnsFhu] [-o <property>=<value>] ... [-x <property>] ... <filesystem>
 \treceive -A <filesystem|volume>
 """
 OLD = "usage:\n\tlist [-rH]\n\tsend [-RDp] [-[iI] snapshot] <snapshot>\n\treceive [-vnFu] <filesystem>\n"
+
+
+HEAD = 312
+OWNER = "backupsite:disk"
+# What nobody sets.
+READ_ONLY = {"encryption", "type"}
 
 
 class Refused(Exception):
@@ -66,7 +74,8 @@ class Fake:
             rows = self.dataset(target)[kind + "s"].items()
             for name, one in sorted(rows, key=lambda row: row[1]["txg"]):
                 size = f"\t{len(one['content'])}" if "written" in args[args.index("-o") + 1] else ""
-                self.say(f"{target}{mark}{name}\t{one['guid']}\t{one['props'].get('backupsite:disk', '-')}{size}")
+                disk = one["props"].get(OWNER) or self.inherited(OWNER, f"{target}@{name}")
+                self.say(f"{target}{mark}{name}\t{one['guid']}\t{disk}{size}")
         elif "@" in target:
             self.snapshot_of(target)
             self.say(target)
@@ -76,6 +85,9 @@ class Fake:
 
     def get(self, args: list[str]) -> None:
         of, name = args[-2:]
+        if "-s" in args:
+            self.get_own(args, of, name)
+            return
         one = self.snapshot_of(name) if "@" in name else self.dataset(name)
         if of == "receive_resume_token":
             self.say(json.dumps(one["partial"]["token"]).encode().hex() if one.get("partial") else "-")
@@ -84,10 +96,28 @@ class Fake:
             self.say(0 if newest["content"] == one["content"] else 1)
         elif of == "available":
             self.say(self.state.get("available", 1 << 40))
+        elif of == "used":
+            self.say(self.state.get("used", 0))
         elif of == "referenced":
             self.say(len(one["content"]))
         else:
-            self.say(one["props"].get(of, "-"))
+            self.say(one["props"].get(of) or self.inherited(of, name))
+
+    def get_own(self, args: list[str], of: str, name: str) -> None:
+        """What is set on the dataset itself, or on those below it."""
+        self.dataset(name)
+        below = [one for one in sorted(self.sets) if one == name or ("-r" in args and one.startswith(f"{name}/"))]
+        columns = args[args.index("-o") + 1].split(",")
+        for one in below:
+            for prop, value in sorted(self.sets[one]["props"].items()):
+                if of in {"all", prop} and prop not in READ_ONLY:
+                    row = {"name": one, "property": prop, "value": value}
+                    self.say("\t".join(row[column] for column in columns))
+
+    def inherited(self, of: str, name: str) -> str:
+        """What people name themselves holds for all below, snapshots too."""
+        above = [one for one in self.sets if name.startswith((f"{one}/", f"{one}@")) and of in self.sets[one]["props"]]
+        return self.sets[max(above, key=len)]["props"][of] if above and ":" in of else "-"
 
     def set(self, args: list[str]) -> None:
         key, _, value = args[0].partition("=")
@@ -159,16 +189,16 @@ class Fake:
         for name in [name for name in self.sets if name == old or name.startswith(old + "/")]:
             self.sets[new + name[len(old) :]] = self.sets.pop(name)
 
-    def send(self, args: list[str]) -> bytes:
+    def send(self, args: list[str], version: int = 1) -> bytes:
         if "-t" in args:
-            token = json.loads(bytes.fromhex(args[args.index("-t") + 1]))
+            header = json.loads(bytes.fromhex(args[args.index("-t") + 1]))
             if "-n" in args:
-                self.say(f"\ttoname = {token['name']}\nfull\t{token['name']}\t1000")
+                self.say(f"\ttoname = {header['name']}\nfull\t{header['name']}\t1000")
                 return b""
-            header, skip = token, token["done"]
+            one, skip = self.snapshot_of(header["name"]), header["done"]
         else:
             one, skip = self.snapshot_of(args[-1]), 0
-            header = {"name": args[-1], "guid": one["guid"], "content": one["content"], "from": "", "done": 0}
+            header = {"name": args[-1], "guid": one["guid"], "from": "", "done": 0}
             # Keys are never loaded here.
             header["encryption"] = self.sets[args[-1].partition("@")[0]]["props"].get("encryption", "off")
             if header["encryption"] != "off" and "-w" not in args:
@@ -178,8 +208,10 @@ class Fake:
                 return b""
             if "-i" in args:
                 header["from"] = self.origin(args[-1], args[args.index("-i") + 1])
-        body = header["content"].encode()[skip:]
-        return json.dumps({**header, "done": skip}).encode() + b"\n" + body + b"\nEND"
+        body = one["content"].encode()[skip:]
+        kind = 3 if self.sets[header["name"].partition("@")[0]]["props"].get("type") == "volume" else 2
+        head = struct.pack("<8xQQQI", 0x2F5BACBAC, version, 0, kind).ljust(HEAD, b"\0")
+        return head + json.dumps({**header, "done": skip}).encode() + b"\n" + body + b"\nEND"
 
     def origin(self, whole: str, given: str) -> str:
         name = whole.partition("@")[0]
@@ -197,21 +229,28 @@ class Fake:
             if not one["snapshots"]:
                 del self.sets[target]
             return
-        head, _, rest = stream.partition(b"\n")
-        header = json.loads(head or b"{}")
+        head, found, rest = stream[HEAD:].partition(b"\n")
+        header = json.loads(head) if found else {}
         there = self.sets.get(target)
+        props = dict(value.split("=", 1) for option, value in pairwise(args) if option == "-o")
+        if self.state.get("denied") in props:
+            raise Refused(f"cannot receive: permission denied: {self.state['denied']}")
         self.check(target, header, there)
         if not rest.endswith(b"\nEND"):
             if "-s" in args and header:
                 one = self.sets.setdefault(target, new_set())
+                one["props"].update(props)
                 done = header["done"] + len(rest)
-                one["partial"] = {"token": {**header, "done": done}, "data": header["content"][:done]}
+                begun = one.get("partial", {"data": ""})["data"]
+                one["partial"] = {"token": {**header, "done": done}, "data": begun + rest.decode()}
             raise Refused("cannot receive: failed to read from stream: incomplete stream")
         begun = there["partial"]["data"] if there and there.get("partial") else ""
         one = self.sets.setdefault(target, new_set())
         one.pop("partial", None)
         one["content"] = begun + rest[: -len(b"\nEND")].decode()
-        one["props"]["encryption"] = header["encryption"]
+        one["props"].update({**props, "encryption": header["encryption"]})
+        if struct.unpack_from("<I", stream, 32) == (3,):
+            one["props"]["type"] = "volume"
         snap = header["name"].partition("@")[2]
         one["snapshots"][snap] = self.point(one["content"], {}, header["guid"])
 
@@ -254,7 +293,8 @@ def call(path: str, verb: str, args: list[str], stream: bytes = b"") -> tuple[in
                 return 2, b"", MODERN if state["modern"] else OLD
             if fault == "fail":
                 raise Refused("internal error: out of luck")
-            out = (fake.receive(args, stream) if verb == "receive" else getattr(fake, verb)(args)) or b""
+            more = {"receive": [stream], "send": [2 if fault == "package" else 1]}.get(verb, [])
+            out = getattr(fake, verb)(args, *more) or b""
         except Refused as refused:
             code, words = 1, f"cannot {verb}: {refused}"
         # A pool is written as a whole: who is killed on the way here, as a canceled receiver is, changed nothing.

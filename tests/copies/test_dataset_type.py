@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.utils import timezone
@@ -17,34 +15,11 @@ from backups.services import remove_backups
 from backups.states import BackupHealth, BackupStatus, JobState
 from common.errors import ConflictError, InvalidInputError
 from tests.copies import fake_zfs
-from tests.copies.conftest import Site, other_disk
-from tests.copies.test_zfs_sets import Machine, machine
+from tests.copies.conftest import Site, made_by, other_disk
+from tests.copies.quick_zfs import Machine
 from tests.factories import make_node
 
 pytestmark = pytest.mark.stack
-
-
-@pytest.fixture
-def pool(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """The disk is a dataset, the storage another one, both on this node's pool."""
-    made = machine(tmp_path, "a")
-    os.rename(made.host.program, tmp_path / "zfs")
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    for name in ("tank/vms", "tank/copies"):
-        made.write(name, "")
-    made.write("tank/vms/web", "first content " * 30)
-    for storage, path in ((site.disk.storage, "tank/vms"), (site.storage, "tank/copies")):
-        storage.path = path
-        storage.save()
-    site.disk.driver, site.disk.path = "zfs", "web"
-    site.disk.save()
-    return made
-
-
-def made_by(site: Site, definition: Any) -> Backup:
-    job = site.back_up(definition)
-    assert job.state == JobState.OK, job.message
-    return Backup.objects.get(pk=job.backup_id)
 
 
 def test_a_dataset_goes_on_is_removed_lost_checked_and_restored(site: Site, pool: Machine) -> None:

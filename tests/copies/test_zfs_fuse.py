@@ -16,7 +16,8 @@ import pytest
 
 from agents.drivers.zfs import ZfsDriver
 from agents.drivers.zfs_commands import Host
-from agents.drivers.zfs_sets import Base, SendWish, SwapWish, remove_set, restore_set, send_set
+from agents.drivers.zfs_sets import Base, SendWish, remove_set, send_set
+from agents.drivers.zfs_swap import SwapWish, restore_set
 
 pytestmark = pytest.mark.skipif(
     shutil.which("zfs-fuse") is None or os.geteuid() != 0 or not os.access("/dev/fuse", os.W_OK),

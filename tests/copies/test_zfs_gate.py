@@ -6,32 +6,29 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agents.drivers.zfs_sets import Base, SendWish, SwapWish, forget_points, restore_set, send_set
+from agents.drivers.zfs_sets import Base, SendWish, forget_points, send_set
+from agents.drivers.zfs_swap import SwapWish, restore_set
 from agents.program.zfs_gate import check
-from tests.copies.test_zfs_sets import Machine, QuickHost, machine
+from tests.copies.quick_zfs import Machine, QuickHost, machine
 
 
 def test_a_whole_chain_and_a_restore_pass_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call on the source's side is one that the gate lets through."""
     source, target = machine(tmp_path, "a"), machine(tmp_path, "b")
     lines: list[str] = []
-    real = QuickHost.command
+    for kind in ("_done", "start"):
+        real = getattr(QuickHost, kind)
 
-    def command(self: QuickHost, *arguments: str) -> list[str]:
-        if self.name == "a":
-            lines.append(shlex.join(["zfs", *arguments]))
-        return real(self, *arguments)
+        def noted(self: QuickHost, *arguments: str, real: Any = real, **options: Any) -> Any:
+            if self.name == "a":
+                lines.append(shlex.join(["zfs", *arguments]))
+            return real(self, *arguments, **options)
 
-    def run(self: QuickHost, *arguments: str) -> str:
-        command(self, *arguments)
-        return real_run(self, *arguments)
-
-    real_run = QuickHost.run
-    monkeypatch.setattr(QuickHost, "command", command)
-    monkeypatch.setattr(QuickHost, "run", run)
+        monkeypatch.setattr(QuickHost, kind, noted)
     _use(source, target)
 
     assert len({line.split()[1] for line in lines}) > 10

@@ -10,6 +10,8 @@ import gzip
 import shutil
 import stat
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path("var/test-guest/root")
@@ -60,6 +62,25 @@ def build_guest(folder: Path, *, files: dict[str, bytes], size_bytes: int) -> tu
     subprocess.run(command, check=True, capture_output=True)
     shutil.rmtree(seed)
     return kernel, initrd, image
+
+
+@contextmanager
+def booted_by_hand(folder: Path, kernel: Path, initrd: Path, disk: Path) -> Iterator[tuple[str, str, Path]]:
+    """A QEMU without libvirt, from the qcow2 image: sockets of QMP and of the agent, and the file of its console."""
+    qmp, agent, log = (folder / name for name in ("qmp", "qga", "console"))
+    command = ["qemu-system-x86_64", "-accel", "tcg", "-nodefaults", "-display", "none", "-m", "256"]
+    command += ["-kernel", str(kernel), "-initrd", str(initrd), "-serial", f"file:{log}"]
+    command += ["-append", "console=ttyS0 quiet panic=-1 edd=off mitigations=off"]
+    command += ["-qmp", f"unix:{qmp},server=on,wait=off", "-device", "virtio-serial-pci"]
+    command += ["-chardev", f"socket,path={agent},server=on,wait=off,id=to-agent"]
+    command += ["-device", "virtserialport,chardev=to-agent,name=org.qemu.guest_agent.0"]
+    command += ["-drive", f"file={disk},format=qcow2,if=virtio"]
+    process = subprocess.Popen(command)
+    try:
+        yield str(qmp), str(agent), log
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _archive() -> bytes:

@@ -121,6 +121,10 @@ class Lab:
         finally:
             raw.unlink()
 
+    def remove_bitmap(self, image: str, name: str) -> None:
+        command = ["qemu-img", "bitmap", "--remove", str(self.folder / image), name]
+        subprocess.run(command, check=False, capture_output=True)
+
     def traces(self, server: str) -> dict[str, object]:
         """All that a job could leave on the node."""
         bitmaps = {}

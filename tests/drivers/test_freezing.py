@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from agents.drivers import freezing, thaw_guard
+from agents.drivers import freezing, guests, thaw_guard
 from agents.drivers.freezing import FREEZE_FAILED, NOT_FROZEN, THAW_FAILED, Freeze, frozen_guest, thaw_left
+from agents.drivers.guests import LibvirtGuest
 from agents.drivers.virsh import Virsh
 
 AGENT = """#!/bin/sh
@@ -44,7 +45,7 @@ class Agent:
 
     def freeze(self, block: Callable[[], None] = lambda: None) -> Freeze:
         """Freeze, do that, thaw."""
-        with frozen_guest(Virsh(), "server", str(self.folder / "job")) as end:
+        with frozen_guest(LibvirtGuest(Virsh(), "server"), str(self.folder / "job")) as end:
             block()
             return end()
 
@@ -58,7 +59,7 @@ class Agent:
 @pytest.fixture
 def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Agent:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(freezing, "_FREEZE_SECONDS", 0.5)
+    monkeypatch.setattr(guests, "FREEZE_SECONDS", 0.5)
     return Agent(tmp_path)
 
 
@@ -73,7 +74,7 @@ def test_it_is_frozen_for_the_moment_and_no_longer(agent: Agent) -> None:
 
     assert (freeze.held, _codes(freeze), seen, agent.is_quiet) == (True, [], [True], False)
     assert agent.calls == ["domfsfreeze", "qemu-agent-command", "domfsthaw"]
-    assert not thaw_left(Virsh(), "server", str(agent.folder / "job"))
+    assert not thaw_left(lambda: LibvirtGuest(Virsh(), "server"), str(agent.folder / "job"))
 
 
 def test_an_error_in_the_block_thaws(agent: Agent) -> None:
@@ -104,7 +105,7 @@ def test_a_failed_freeze_is_a_warning(agent: Agent, behaviour: dict[str, str], t
 
     assert (freeze.held, _codes(freeze)) == (False, [FREEZE_FAILED])
     assert ("domfsthaw" in agent.calls) == thaws
-    assert not thaw_left(Virsh(), "server", str(agent.folder / "job"))
+    assert not thaw_left(lambda: LibvirtGuest(Virsh(), "server"), str(agent.folder / "job"))
 
 
 def test_a_guest_that_thaws_by_itself_was_not_frozen(agent: Agent) -> None:
@@ -129,7 +130,7 @@ def test_a_thaw_that_fails_is_gone_on_with(agent: Agent) -> None:
     assert freeze.held and _codes(freeze) == [THAW_FAILED]
     (agent.folder / "stuck").unlink()
     agent.waits_until_thawed()
-    assert thaw_left(Virsh(), "server", str(agent.folder / "job"))
+    assert thaw_left(lambda: LibvirtGuest(Virsh(), "server"), str(agent.folder / "job"))
 
 
 def test_without_a_guard_nothing_is_frozen(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:

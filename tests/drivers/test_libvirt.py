@@ -23,6 +23,7 @@ from agents.drivers.base import (
     ReadWish,
     SourceFacts,
 )
+from agents.drivers.checkpoints import Checkpoint, image_marks, why_lost
 from agents.drivers.domains import DomainDisk
 from agents.drivers.read_plans import DiskPlan, refuse_without_room
 from tests.drivers.libvirt_lab import Lab
@@ -125,7 +126,7 @@ def test_what_cannot_be_known_is_read_in_full_and_the_next_one_is_right_again(la
     (lab.folder / "b.qcow2").unlink()
     lab.disk("b.qcow2", SIZE)
     subprocess.run(["qemu-img", "resize", "-q", lab.folder / "c.qcow2", str(SIZE + MIB)], check=True)
-    assert copy.reasons(TWO, ONE) == ["disk_resized", "bitmap_lost", "disk_resized"]
+    assert copy.reasons(TWO, ONE) == ["disk_resized", "disk_replaced", "disk_resized"]
 
     lab.start("one")
     for disk in range(3):
@@ -144,9 +145,29 @@ def test_what_cannot_be_known_is_read_in_full_and_the_next_one_is_right_again(la
     # On another node after a migration, where libvirt never heard of the points.
     for name in lab.virsh("checkpoint-list", "one", "--name").split():
         lab.virsh("checkpoint-delete", "one", name, "--metadata")
-    assert copy.reasons(TWO, ONE) == ["point_missing"] * 3
+    assert copy.reasons(TWO, ONE) == ["server_moved"] * 3
     assert copy.reasons(THREE, TWO) == ["", "", ""]
+
+    # Removed by somebody who knows how, such as to revert the server.
+    for name in lab.virsh("checkpoint-list", "one", "--name").split():
+        lab.virsh("checkpoint-delete", "one", name, "--metadata")
+        for image in names:
+            lab.remove_bitmap(image, name)
+    assert copy.reasons(FOUR, THREE) == ["point_missing"] * 3
     assert [bytes(copy.images[name]) for name in names] == [lab.content(name) for name in names]
+
+
+def test_why_a_bitmap_is_lost_is_told_by_the_file(tmp_path: Path) -> None:
+    image, layer, moved = (str(tmp_path / name) for name in ("a.qcow2", "layer.qcow2", "moved.qcow2"))
+    for path in (image, layer, moved):
+        Path(path).touch()
+    disk = DomainDisk("vda", "qcow2", (image,))
+    point = Checkpoint(ONE, {"vda": SIZE}, image_marks([disk]))
+
+    found = [why_lost(DomainDisk("vda", "qcow2", chain), point) for chain in ((image,), (layer, image), (moved,))]
+
+    assert found == ["bitmap_lost", "layer_added", "disk_replaced"]
+    assert why_lost(disk, Checkpoint(ONE, {"vda": SIZE}, {})) == "bitmap_lost"
 
 
 def test_qemu_refuses_to_revert_a_disk_that_has_points(lab: Lab) -> None:

@@ -21,17 +21,19 @@ pytestmark = pytest.mark.long
 MIB = 1024 * 1024
 SIZE = 4 * MIB
 ONE, TWO, SAFE = (f"{POINT_PREFIX}{name}" for name in ("one", "two", "safe"))
-CHANGING = "backup-begin|domjobabort|checkpoint-create|checkpoint-delete|bitmap|snapshot|--fork"
+NEW = "new.qcow2"
+CHANGING = "create -q|backup-begin|domjobabort|checkpoint-create|checkpoint-delete|bitmap|snapshot|--fork"
 
 # Stands in for a tool: counts its calls and fails one of them, before or after the real tool did its work. What is
 # only asked before the first change is not counted: nothing could be left of it.
 SHIM = """#!/bin/sh
-if [ "$FAULT_WHEN" = after ] || [ ! -s "$FAULT_CALLS" ]; then
+if [ "$FAULT_WHEN" != before ] || [ ! -s "$FAULT_CALLS" ]; then
     echo " $* " | grep -qE -- "{changing}" || exec "{tool}" "$@"
 fi
 echo "$*" >> "$FAULT_CALLS"
 [ "$(wc -l < "$FAULT_CALLS")" = "$FAULT_AT" ] || exec "{tool}" "$@"
 [ "$FAULT_WHEN" = before ] || "{tool}" "$@" > /dev/null 2>&1
+[ "$FAULT_WHEN" = killed ] && kill -9 "$PPID"
 echo "error: broken on purpose" >&2
 exit 1
 """
@@ -56,9 +58,25 @@ class Faults:
             for name, value in (("WHEN", when), ("AT", str(at)), ("CALLS", str(self.calls))):
                 patched.setenv(f"FAULT_{name}", value)
             patched.setenv("PATH", self._path)
-            with suppress(DriverError):
-                job()
-        return len(self.calls.read_text().splitlines()) >= at
+            if when == "killed":
+                ended = in_a_process(job)
+            else:
+                with suppress(DriverError):
+                    job()
+        was_reached = len(self.calls.read_text().splitlines()) >= at
+        assert when != "killed" or ended == (signal.SIGKILL if was_reached else 0)
+        return was_reached
+
+
+def in_a_process(job: Callable[[], object]) -> int:
+    """Run it in a process of its own, which may be killed in it; the signal that ended it, or 0."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            job()
+        finally:
+            os._exit(0)
+    return os.WTERMSIG(os.waitpid(pid, 0)[1])
 
 
 def _read(lab: Lab, server: str, point: str, base: str | None) -> list[int]:
@@ -72,43 +90,49 @@ def _read(lab: Lab, server: str, point: str, base: str | None) -> list[int]:
 
 
 def _write(lab: Lab, server: str) -> None:
-    wish = WriteWish(lab.wish(server, "a.qcow2").address, SIZE, safety_point=SAFE)
+    """To its disk, or without a server to a new one."""
+    if server:
+        wish = WriteWish(lab.wish(server, "a.qcow2").address, SIZE, safety_point=SAFE)
+    else:
+        wish = WriteWish(lab.wish("", NEW).address, SIZE, create=True)
     with lab.driver.open_target(wish) as opened:
         opened.target.write(0, b"restored")
         opened.target.flush()
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("kind", ["running", "off", "target"])
-def test_a_fault_at_each_call_leaves_nothing(
+@pytest.mark.parametrize("when", ["before", "after", "killed"])
+@pytest.mark.parametrize("kind", ["running", "off", "target", "new"])
+def test_a_fault_or_a_kill_at_each_call_leaves_nothing(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, when: str
 ) -> None:
     lab.disk("a.qcow2", SIZE)
     server = lab.server("one", ["a.qcow2"])
-    if kind != "target":
+    if kind in ("running", "off"):
         lab.start("one")
         _read(lab, server, ONE, None)
         lab.guest_writes("one", "write -P 7 1M 64k")
     if kind == "off":
         lab.stop("one")
     before, faults, at = lab.traces("one"), Faults(tmp_path, monkeypatch), 1
-    wish = lab.wish(server, "a.qcow2", kept=[ONE])
+    # The new disk is in the catalogue, whatever became of it.
+    wishes = [lab.wish(server, "a.qcow2", kept=[ONE]), lab.wish(server, NEW)]
 
     def job() -> None:
-        if kind == "target":
-            _write(lab, server)
+        if kind in ("target", "new"):
+            _write(lab, server if kind == "target" else "")
         else:
             assert _read(lab, server, TWO, ONE) in ([MIB], [0, MIB])
 
     while faults.run(when, at, job):
         failed = faults.calls.read_text().splitlines()[at - 1]
-        lab.driver.forget([wish])
+        lab.driver.forget(wishes)
+        (lab.folder / NEW).unlink(missing_ok=True)
         assert lab.traces("one") == before, failed
         at += 1
-    lab.driver.forget([wish])
+    lab.driver.forget(wishes)
 
     assert at > 2
-    if kind != "target":
+    if kind in ("running", "off"):
         assert _read(lab, server, TWO, ONE) == [MIB]
 
 

@@ -10,16 +10,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import md5
 from pathlib import Path
 
 import pytest
 
-from agents.drivers.base import POINT_PREFIX, ReadWish, WriteWish
+from agents.drivers.base import POINT_PREFIX, DiskAddress, DiskWish, ReadWish, WriteWish
 from agents.drivers.freezing import THAW_FAILED
-from tests.drivers.guest import build_guest, missing_parts
+from agents.drivers.guest_agent import GuestAgentError, ask_agent
+from agents.drivers.guests import QemuGuest
+from agents.drivers.nbd_server import NbdServer
+from agents.drivers.qemu import QemuDriver
+from engine.image_reader import ImageReader
+from tests.drivers.guest import booted_by_hand, build_guest, missing_parts
 from tests.drivers.libvirt_lab import Lab, own
+from tests.engine.support import Vault
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(bool(missing_parts()), reason=missing_parts())]
 
@@ -30,20 +37,32 @@ FILES = {f"{name}.bin": os.urandom(MIB) for name in "abc"}
 SUMS = md5(b"".join(FILES.values()), usedforsecurity=False).hexdigest()
 
 
+def said(log: Path, pattern: str, seconds: float = 90) -> str:
+    """What a guest says on its console that matches, as soon as it does."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        text = log.read_text(errors="replace") if log.exists() else ""
+        if found := re.search(pattern, text):
+            return found.group(0)
+        time.sleep(0.1)
+    raise AssertionError(f"{log.name} does not have {pattern}: {text[-1500:]}")
+
+
+def becomes(state: Callable[[], object], wished: object, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while state() != wished:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 class Guest:
     """A server that boots; what it says on its console."""
 
     def __init__(self, lab: Lab, name: str) -> None:
         self.lab, self.name, self.log = lab, name, lab.folder.parent / "run" / f"{name}.log"
 
-    def waits_for(self, pattern: str, seconds: float = 90) -> str:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            said = self.log.read_text(errors="replace") if self.log.exists() else ""
-            if found := re.search(pattern, said):
-                return found.group(0)
-            time.sleep(0.1)
-        raise AssertionError(f"{self.name} did not say {pattern}: {said[-1500:]}")
+    def waits_for(self, pattern: str) -> str:
+        return said(self.log, pattern)
 
     def agent(self, command: str) -> object:
         told = self.lab.virsh("qemu-agent-command", self.name, json.dumps({"execute": command}))
@@ -69,10 +88,7 @@ def guest(lab: Lab) -> Iterator[Guest]:
     )
     lab.virsh("start", "guest")
     guest.waits_for("GUEST-READY")
-    until = time.monotonic() + 60
-    while not lab.virsh("qemu-agent-command", "guest", '{"execute":"guest-ping"}', check=False):
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    becomes(lambda: bool(lab.virsh("qemu-agent-command", "guest", '{"execute":"guest-ping"}', check=False)), True)
     yield guest
     lab.drop()
     shutil.rmtree(build)
@@ -81,9 +97,20 @@ def guest(lab: Lab) -> Iterator[Guest]:
 KILLED = """
 import os, signal, sys
 from agents.drivers.freezing import frozen_guest
+from agents.drivers.guests import LibvirtGuest
 from agents.drivers.virsh import Virsh
 uri, server, folder = sys.argv[1:]
-with frozen_guest(Virsh(uri), server, folder):
+with frozen_guest(LibvirtGuest(Virsh(uri), server), folder):
+    print("frozen", flush=True)
+    sys.stdin.read()
+"""
+
+
+KILLED_BY_HAND = """
+import sys
+from agents.drivers.freezing import frozen_guest
+from agents.drivers.guests import QemuGuest
+with frozen_guest(QemuGuest(sys.argv[1]), sys.argv[2]):
     print("frozen", flush=True)
     sys.stdin.read()
 """
@@ -119,10 +146,7 @@ def test_a_guest_is_frozen_backed_up_restored_and_boots(lab: Lab, guest: Guest, 
     assert guest.agent("guest-fsfreeze-status") == "frozen"
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    until = time.monotonic() + 8
-    while guest.agent("guest-fsfreeze-status") != "thawed":
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    becomes(lambda: guest.agent("guest-fsfreeze-status"), "thawed", seconds=8)
 
     # Somebody else froze it: no freeze of ours, a warning, a backup all the same, and his freeze stays.
     guest.agent("guest-fsfreeze-freeze")
@@ -151,3 +175,56 @@ def test_a_guest_is_frozen_backed_up_restored_and_boots(lab: Lab, guest: Guest, 
     assert f"boots=1 sums={SUMS}" in restored.waits_for("GUEST-FOUND .*")
     restored.waits_for("GUEST-READY")
     assert "GUEST-DAMAGED" not in restored.log.read_text(errors="replace")
+    lab.virsh("destroy", "restored")
+
+    with served(bytes(image), lab.folder) as layer:
+        _boots_without_a_restore(lab, layer)
+
+
+@contextmanager
+def served(content: bytes, folder: Path) -> Iterator[Path]:
+    """The content as a backup in a vault, served over NBD by our own server; a layer over it takes what is written."""
+    vault, at, layer = Vault(), str(folder / "nbd"), folder / "layer.qcow2"
+    manifest = vault.write(content, block_size=65536, fan_out=1024, pack_size=4 * MIB).manifest
+    reader = ImageReader(
+        manifest_ref=manifest,
+        object_source=vault.store,
+        keys=vault.keys_for(manifest),
+        trusted_writers=[vault.writer_key.public],
+        cache_bytes=4 * MIB,
+    )
+    with NbdServer(reader, at) as server:
+        url = f"nbd+unix:///?socket={at}"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", url, "-F", "raw", layer], check=True)
+        yield layer
+        assert server.failed_reads == 0 and server.read_bytes > 0
+
+
+def _boots_without_a_restore(lab: Lab, layer: Path) -> None:
+    """And the driver that needs no libvirt freezes it, with the same guard."""
+    build, driver = lab.folder.parent / "guest", QemuDriver(str(lab.jobs))
+    with booted_by_hand(lab.folder, build / "vmlinuz", build / "initrd.gz", layer) as (qmp, agent, log):
+        assert f"boots=1 sums={SUMS}" in said(log, "GUEST-FOUND .*")
+        said(log, "GUEST-READY")
+        assert "GUEST-DAMAGED" not in log.read_text(errors="replace")
+        guest = QemuGuest(agent)
+        becomes(lambda: _answers(agent), True)
+
+        wish = DiskWish(DiskAddress(str(lab.folder), layer.name, SIZE, qmp))
+        with driver.open_sources(ReadWish([wish], ONE, freeze=True)) as [disk]:
+            assert (disk.facts.frozen, disk.facts.warnings, guest.is_frozen()) == (True, (), False)
+            assert disk.source.read(0, SIZE)[1024:] != bytes(SIZE - 1024)
+
+        command = [sys.executable, "-c", KILLED_BY_HAND, agent, str(lab.jobs)]
+        killed = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert killed.stdout and killed.stdout.readline() == "frozen\n"
+        assert guest.is_frozen()
+        killed.kill()
+        killed.communicate()
+        becomes(guest.is_frozen, False, seconds=8)
+
+
+def _answers(agent: str) -> bool:
+    with suppress(GuestAgentError):
+        return bool(ask_agent(agent, "guest-ping", timeout=5) == {})
+    return False

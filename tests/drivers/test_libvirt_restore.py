@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
 
+from agents.drivers.attaching import CannotAttachError
 from agents.drivers.base import POINT_PREFIX, DiskBusyError, DiskTooSmallError, ReadWish, WriteWish
 from agents.drivers.domains import ConfigurationError, ServerExistsError, configuration_for
 from agents.drivers.holding import standing_for
@@ -15,7 +17,7 @@ from tests.drivers.libvirt_lab import Lab
 
 MIB = 1024 * 1024
 SIZE = 8 * MIB
-ONE, TWO, SAFE = (f"{POINT_PREFIX}{name}" for name in ("one", "two", "safe"))
+ONE, TWO, THREE, SAFE = (f"{POINT_PREFIX}{name}" for name in ("one", "two", "three", "safe"))
 
 
 def _read(lab: Lab, server: str, point: str, base: str | None = None) -> str:
@@ -79,6 +81,35 @@ def test_a_restore_is_refused_or_complete(lab: Lab) -> None:
     assert lab.driver.forget([lab.wish(server, "a.qcow2")]) == [SAFE]
 
 
+def test_the_points_of_other_disks_survive_a_restore(lab: Lab) -> None:
+    names = ("a.qcow2", "b.qcow2")
+    for name in names:
+        lab.disk(name, SIZE)
+    server = lab.server("one", names)
+    lab.start("one")
+    for point, base in ((ONE, None), (TWO, ONE)):
+        with lab.driver.open_sources(ReadWish([lab.wish(server, name, base, [ONE]) for name in names], point)):
+            pass
+    lab.guest_writes("one", "write -P 2 2M 64k", disk=1)
+    lab.stop("one")
+
+    with lab.driver.open_target(WriteWish(lab.wish(server, "a.qcow2").address, SIZE)) as opened:
+        opened.target.write(0, b"restored")
+        opened.target.flush()
+
+    for runs in (False, True):
+        if runs:
+            lab.start("one")
+        wishes = [lab.wish(server, name, TWO, [ONE, TWO]) for name in names]
+        with lab.driver.open_sources(ReadWish(wishes, THREE)) as [restored, other]:
+            assert (restored.facts.full_reason, other.facts.full_reason) == ("point_missing", "")
+            assert [extent.offset for extent in other.source.changed_extents() or []] == [2 * MIB]
+        assert lab.driver.forget([lab.wish(server, name, kept=[ONE, TWO]) for name in names]) == [THREE]
+    assert lab.driver.forget([lab.wish(server, name) for name in names]) == [ONE, TWO]
+    lab.stop("one")
+    assert not any(lab.traces("one")["bitmaps"].values())  # type: ignore[attr-defined]  # a mapping
+
+
 @pytest.mark.parametrize("name", ["new.qcow2", "new.raw"])
 def test_a_new_disk_is_made_once_and_never_over_another(lab: Lab, name: str) -> None:
     wish = WriteWish(lab.wish("", name).address, SIZE, create=True)
@@ -116,6 +147,30 @@ def test_a_raw_disk_says_when_nothing_could_be_kept(lab: Lab) -> None:
     assert [warned.code for warned in facts.warnings] == ([] if facts.safety_point else [NO_SAFETY_POINT])
     assert lab.driver.forget([wish]) == ([SAFE] if facts.safety_point else [])
     assert not copy.exists()
+
+
+@pytest.mark.parametrize(("bus", "target", "free"), [("virtio", "vda", "vdc"), ("scsi", "sda", "sdb")])
+def test_a_new_disk_is_attached_to_a_server_that_is_off(lab: Lab, bus: str, target: str, free: str) -> None:
+    for name in ("a.qcow2", "b.raw", "new.qcow2"):
+        lab.disk(name, SIZE)
+    second = f"<disk type='file'><source file='{lab.folder}/b.raw'/><target dev='vdb' bus='virtio'/></disk>"
+    server = lab.server("one", ["a.qcow2"], extra=second if bus == "virtio" else "<controller type='scsi'/>")
+    told = lab.virsh("dumpxml", server, "--inactive").replace("dev='vda' bus='virtio'", f"dev='{target}' bus='{bus}'")
+    lab.define(re.sub(r"<address type='pci'.*/>\s*</disk>", "</disk>", told))
+    new = str(lab.folder / "new.qcow2")
+    lab.start("one")
+
+    with pytest.raises(CannotAttachError, match=f"virsh attach-disk {server} {new} {free} ") as refused:
+        lab.driver.attach(server, new)
+    if bus == "scsi":
+        # What a person is told to do does it, while the server runs.
+        lab.virsh(*refused.value.message.split(": virsh ")[1].split())
+    lab.stop("one")
+
+    assert lab.driver.attach(server, new) == free == lab.driver.attach(server, new)
+    lab.start("one")
+    with lab.driver.open_sources(ReadWish([lab.wish(server, "new.qcow2")], ONE)) as [disk]:
+        assert disk.source.size_bytes == SIZE
 
 
 def test_a_server_is_made_anew_of_its_configuration(lab: Lab) -> None:

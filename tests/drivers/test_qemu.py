@@ -123,7 +123,9 @@ class Server:
                 "exports": qmp.run("query-block-exports"),
                 "jobs": qmp.run("query-block-jobs"),
                 "nodes": sorted(node["node-name"] for node in qmp.run("query-named-block-nodes", flat=True)),
-                "bitmaps": [each["name"] for device in devices for each in device["inserted"].get("dirty-bitmaps", [])],
+                "bitmaps": [
+                    each.get("name", "") for device in devices for each in device["inserted"].get("dirty-bitmaps", [])
+                ],
             }
             qmp.close()
         return found

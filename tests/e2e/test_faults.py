@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from backupsite.stack.errors import StackError
 from tests.e2e.conftest import DISK_MIB, MIB, Running
+from tests.e2e.files import tree_of
+from tests.engine.chunk_support import snapshot
 
 pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.timeout(400)]
 
@@ -101,6 +104,29 @@ def test_a_target_that_became_smaller_is_refused_before_the_first_write(running:
 
     assert (job["state"], job["code"]) == ("failed", "target_too_small")
     assert path.read_bytes() == before
+
+
+def test_a_tree_of_files_goes_there_and_back_and_is_read_once(running: Running) -> None:
+    root, definition = tree_of(running)
+    before = snapshot(os.fsencode(root))
+
+    def run(path: str, body: dict[str, object]) -> dict[str, object]:
+        job = running.wait_until_ended(running.api.post(path, body)["id"], timeout_seconds=60)
+        assert job["state"] == "ok", job["message"]
+        return job
+
+    now = f"definitions/{definition['id']}/backup-now/"
+    first, second = (running.api.get(f"backups/{run(now, {})['backup']}/") for _ in range(2))
+    order = {"target": definition["disk"], "folder": "back"}
+    run(f"backups/{second['id']}/restore/", order)
+    run(f"backups/{second['id']}/restore/", {**order, "folder": "one", "paths": ["d0/\\xff\\xfe", "d6/linked"]})
+
+    assert first["counts"]["files"] == 296 and first["counts"]["hard_links"] == 1
+    assert first["read_bytes"] < 2_000_000 < 50_000_000 < first["size_bytes"]
+    assert (second["read_bytes"], second["counts"]["changed_entries"]) == (0, 0)
+    assert snapshot(os.fsencode(root / "back")) == before
+    assert sorted(os.listdir(root / "one")) == ["d0", "d6"]
+    assert os.listdir(os.fsencode(root) + b"/one/d0") == [b"\xff\xfe"]
 
 
 def test_a_bad_cron_is_refused_with_words(running: Running) -> None:

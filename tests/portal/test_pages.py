@@ -21,7 +21,9 @@ LISTS = ("dashboard", "server-list", "definition-list", "backup-list", "job-list
 READ_PAGES = {
     "agents/<pk>/": (200, 200, 200),
     "agents/<pk>/revoke/": (200, 200, 403),
+    "asked-restores/<pk>/": (200, 200, 403),
     "servers/<pk>/": (200, 200, 200),
+    "servers/<pk>/enrol/": (200, 200, 403),
     "definitions/<pk>/": (200, 200, 200),
     "definitions/<pk>/edit/": (200, 200, 403),
     "definitions/<pk>/delete/": (200, 200, 403),
@@ -49,6 +51,14 @@ READ_PAGES = {
 }
 WRITE_PAGES = {
     "agents/<pk>/approve/": (302, 302, 403),
+    "agents/<pk>/readmit/": (302, 302, 403),
+    # No button was pressed.
+    "asked-restores/<pk>/": (200, 200, 403),
+    "enrolment-tokens/<pk>/revoke/": (302, 302, 404),
+    "orders/<pk>/send-again/": (302, 404, 404),
+    "releases/<pk>/ring/": (302, 404, 404),
+    # Without the minutes.
+    "servers/<pk>/enrol/": (400, 400, 403),
     "agents/<pk>/revoke/": (302, 302, 403),
     "definitions/<pk>/edit/": (302, 302, 403),
     "definitions/<pk>/delete/": (302, 302, 403),
@@ -65,6 +75,7 @@ WRITE_PAGES = {
     "storages/<pk>/compare/": (302, 403, 404),
     "backups/<pk>/note/": (302, 302, 403),
     "backups/<pk>/verify/": (302, 302, 403),
+    "backups/<pk>/serve/": (302, 302, 403),
     "backups/<pk>/delete/": (302, 302, 403),
     "backups/<pk>/restore/": (302, 302, 403),
     # No storage was chosen.
@@ -107,6 +118,9 @@ WRITE_PAGES = {
 COLLECTIONS = {
     "": (200, 200, 200),
     "agents/": (200, 200, 200),
+    "orders/": (200, 403, 403),
+    "orders/new/": (200, 403, 403),
+    "releases/": (200, 403, 403),
     "servers/": (200, 200, 200),
     "definitions/": (200, 200, 200),
     "definitions/new/": (200, 200, 403),
@@ -151,9 +165,9 @@ OTHERS = {
     "tokens/<pk>/rotate/",
     # test_planning_pages.py
     "policies/<pk>/take-back/<int:assignment_pk>/",
-    # No pages, and for agents alone: tests/agents/test_agent_requests.py.
-    "agent/v1/me/",
-    "agent/v1/heartbeat/",
+    # No pages, and for everybody: tests/agents/test_program_install.py.
+    "agent/install.sh",
+    "agent/downloads/<str:file>",
     "subscriptions/new/",
     "join/",
     "join/<str:token>/",

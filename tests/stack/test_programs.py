@@ -29,6 +29,7 @@ def make(tmp_path: Path, secrets: StackSecrets, outside: dict[str, str] | None =
 
 
 _PORTAL = ["BACKUPSITE_SECRET_KEY", "BACKUPSITE_MFA_KEY", "BACKUPSITE_PORTAL_SIGNER_KEY"]
+_PORTAL += ["BACKUPSITE_CONTROL_PUBLIC_KEY"]
 
 
 @pytest.mark.parametrize(("role", "told"), [("web", _PORTAL), ("node", []), ("beat", [])])
@@ -59,6 +60,8 @@ def test_only_the_portal_makes_sessions(tmp_path: Path, secrets: StackSecrets) -
     for hidden in (secrets.django_secret_key, secrets.mfa_key, secrets.token_peppers, "[geheim]"):
         assert [name for name, env in told.items() if hidden in env.values()] == ["web"]
     assert {name for name, env in told.items() if secrets.portal_signer_key in env.values()} == {"web", "signer"}
+    # What agents are told is signed with it.
+    assert {name for name, env in told.items() if secrets.control_key in env.values()} == {"signer"}
     assert told["web"]["BACKUPSITE_ADMIN_MFA"] == "advised"
 
 

@@ -172,6 +172,7 @@ def test_an_agent_is_told_of_when_it_is_enrolled_and_not_while_it_waits(tenant: 
     assert told() == ["agent.enrolled", "agent.enrolled"]
 
 
+@pytest.mark.urls("backupsite.gate_urls")
 def test_a_silent_agent_is_told_of_once_and_when_it_is_back(tenant: Tenant) -> None:
     server = make_server(tenant)
     owner = a_person("owner", owns=[server])
@@ -186,7 +187,7 @@ def test_a_silent_agent_is_told_of_once_and_when_it_is_back(tenant: Tenant) -> N
     assert notice_silent_agents(now=now + timedelta(hours=9)) == 0
     client = AgentClient(agent, key.private)
     for _ in range(2):
-        assert client.send("POST", "/agent/v1/heartbeat/", b'{"version": "1"}').status_code == 200
+        client.polled()
     assert notice_silent_agents(now=now + timedelta(minutes=1)) == 0
 
     assert told() == ["agent.silent", "agent.back"]

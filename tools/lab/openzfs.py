@@ -1,6 +1,6 @@
 """Runs Dataset and File backups between two guests with real OpenZFS, over SSH with a pinned host key.
 
-    make lab-zfs       builds what is missing (6 minutes the first time), then runs this (some 2 minutes)
+    make lab-zfs       builds what is missing (6 minutes the first time), then runs this (8 to 16 minutes)
 
 Each guest is an emulated machine of its own with one disk. What is run here is the drivers' own code; only the pools
 and their content are made by hand. Every step says what it proves, and how long it took; the first that fails ends it.
@@ -16,16 +16,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from agents.drivers import zfs_sets
-from agents.drivers.base import DriverError
+from agents.drivers.base import DiskBusyError, DiskFullError, DriverError
 from agents.drivers.copy_files import CopyPlace, CopySpec, read_copy, write_copy
-from agents.drivers.zfs_commands import Host, HostUnreachableError, StreamCutError, ZfsError
-from agents.drivers.zfs_sets import Base, SendWish, SentSet, SwapWish, forget_points, remove_set, restore_set, send_set
-from agents.drivers.zfs_streams import sent
+from agents.drivers.zfs_commands import OWNER, UNFINISHED, Host, HostUnreachableError, StreamCutError, ZfsError
+from agents.drivers.zfs_head import StreamRefusedError
+from agents.drivers.zfs_sets import (
+    Base,
+    SendWish,
+    SentSet,
+    drop_unfinished,
+    finish_set,
+    forget_points,
+    remove_set,
+    send_set,
+)
+from agents.drivers.zfs_streams import receive, sent
+from agents.drivers.zfs_swap import SwapWish, restore_set, settle_swap, swap_in
 from engine.waiting import never_cancel
 
 LAB = Path(__file__).resolve().parents[2] / "var" / "lab"
@@ -119,8 +131,8 @@ class Lab:
         self.sent: dict[str, list[SentSet]] = {}
         self.count = 0
 
-    def send(self, dataset: str, **changes: object) -> SentSet:
-        """The next backup of the dataset, as the control plane would ask for it."""
+    def send(self, dataset: str, *, counts: bool = True, **changes: object) -> SentSet:
+        """The next backup of the dataset, as the control plane would ask for it. `counts`: it is told of it."""
         self.count += 1
         earlier = self.sent.setdefault(dataset, [])
         names = [one.place.partition("@")[2] for one in earlier]
@@ -132,10 +144,12 @@ class Lab:
             bases=[Base(one.place, one.guid) for one in earlier],
             kept=frozenset(names[:1]),
             known=frozenset(names),
-            **changes,  # type: ignore[arg-type]  # of SendWish
         )
+        wish = replace(wish, **changes)  # type: ignore[arg-type]  # of SendWish
         done = send_set(self.a, self.b, wish)
-        earlier.insert(0, done)
+        if counts:
+            finish_set(self.b, done.place)
+            earlier.insert(0, done)
         print(f"      {done.place} {done.full_reason or 'incremental'}: {done.moved_bytes} bytes moved")
         return done
 
@@ -163,19 +177,106 @@ class Lab:
         assert [one.name for one in self.a.snapshots("src/ds")] == ["bs-2", "bs-3"]
         assert [one.name for one in self.a.bookmarks("src/ds")] == ["bs-1"]
 
+    def received_does_nothing(self) -> None:
+        """A hostile source: properties that would mount, share and run. Nothing of it holds on the backup node."""
+        hostile = ("mountpoint=/src/ds", "canmount=on", "setuid=on", "exec=on", "devices=on", "snapdir=visible")
+        self.source.sh("; ".join(f"zfs set {one} src/ds" for one in hostile))
+        chain = self.send("src/ds").place.partition("@")[0]
+        names = ("canmount", "mountpoint", "sharenfs", "sharesmb", "exec", "setuid", "devices", "readonly")
+        found = {name: self.b.own_value(chain, name) for name in names}
+        assert set(found.values()) == {"off", "none", "on"} and found["mountpoint"] == "none", found
+        assert (found["readonly"], self.b.value(chain, "snapdir")) == ("on", "hidden"), found
+        refused = 0
+        for arguments in (["-p", "src/ds@bs-3"], ["-R", "src/ds@bs-3"]):
+            try:
+                stream = sent(self.a, arguments, cancel=never_cancel)
+                receive(self.b, "bak/copies/hostile", stream, options=lambda _: [], cancel=never_cancel)
+            except StreamRefusedError:
+                refused += 1
+        assert refused == 2 and not self.b.exists("bak/copies/hostile")
+        # Even where one comes through: told not to take them, the program takes none.
+        line = "receive -u -o canmount=off -o mountpoint=none -o setuid=off -x exec -x snapdir bak/copies/hostile"
+        stream = b"".join(sent(self.a, ["-p", "src/ds@bs-3"], cancel=never_cancel))
+        subprocess.run([*self.b.ssh, f"zfs {line}"], input=stream, check=True, timeout=300)
+        told = self.b.own_values("bak/copies/hostile")
+        assert told == {"canmount": "off", "mountpoint": "none", "setuid": "off"}, told
+        self.target.sh("zfs mount -a; zfs destroy -r bak/copies/hostile")
+        assert self.target.sh("mount | grep -c ' zfs ' || true") == "0", self.target.sh("mount")
+        self.source.sh(
+            "for one in mountpoint canmount setuid exec devices snapdir; do zfs inherit -S $one src/ds; done"
+        )
+
+    def killed_before_anybody_was_told(self) -> None:
+        """A whole backup, and half a first one, whose worker was killed: told apart from what counts, and removed."""
+        before = self.sent["src/ds"][0]
+        orphan = self.send("src/ds", counts=False)
+        chain, _, name = orphan.place.partition("@")
+        assert self.b.own_values_below("bak", UNFINISHED) == {chain: name}
+        # The next backup goes on from the one before, as if it had never been.
+        self.source.sh("echo three > /src/ds/t; sync")
+        after = self.send("src/ds")
+        assert after.full_reason == "" and after.place.startswith(before.place.partition("@")[0]), after
+        assert name not in [one.name for one in self.b.snapshots(chain)]
+        real, undo, most = zfs_sets.receive, zfs_sets._undo, zfs_sets.MOST_RESUMES
+
+        def cutting(host: Host, dataset: str, steps: Iterator[bytes], **options: object) -> int:
+            def cut() -> Iterator[bytes]:
+                count = 0
+                for step in steps:
+                    yield step
+                    count += len(step)
+                    if count > 3_000_000:
+                        raise StreamCutError("cut by the lab")
+
+            return real(host, dataset, cut(), **options)  # type: ignore[arg-type]  # passed on
+
+        zfs_sets.receive, zfs_sets._undo = cutting, lambda *_: None  # type: ignore[assignment]  # for one step
+        zfs_sets.MOST_RESUMES = 0
+        try:
+            with suppress(StreamCutError):
+                self.send("src/vol", chain="bak/copies/killed", bases=[])
+        finally:
+            zfs_sets.receive, zfs_sets._undo, zfs_sets.MOST_RESUMES = real, undo, most
+        name = f"bs-{self.count}"
+        assert self.b.own_values_below("bak", UNFINISHED) == {"bak/copies/killed": name}
+        assert self.b.resume_token("bak/copies/killed") and self.b.own_value("bak/copies/killed", OWNER) == DISK
+        assert drop_unfinished(self.b, "bak/copies/killed", known=frozenset()) == name
+        assert not self.b.exists("bak/copies/killed")
+        self.a.destroy_own("src/vol", name)
+
+    def full_pool(self) -> None:
+        """Said with numbers before a byte is sent; nothing is left on either side."""
+        self.target.sh("zfs create -o quota=1M -o mountpoint=none bak/small")
+        free = int(self.b.value("bak/small", "available"))
+        newest = self.sent["src/ds"][0].place.partition("@")[2]
+        estimated = self.a.stream_bytes(["-L", "-e", "-c", f"src/ds@{newest}"])
+        assert 0 < free < 1 << 20 < 24_000_000 < estimated < 30_000_000, (free, estimated)
+        try:
+            self.send("src/ds", chain="bak/small/ds", bases=[])
+        except DiskFullError as error:
+            print(f"      {error.message}")
+        else:
+            raise AssertionError("a full pool was not seen")
+        assert self.b.datasets_below("bak/small") == ["bak/small"]
+        assert not any(one.name == f"bs-{self.count}" for one in self.a.snapshots("src/ds"))
+        self.target.sh("zfs destroy bak/small")
+
     def volume(self) -> None:
         self.send("src/vol")
         self.source.sh("dd if=/dev/urandom of=/dev/zd0 bs=64k count=2 seek=40 conv=notrunc 2>/dev/null; sync")
         second = self.send("src/vol")
         assert second.full_reason == "" and second.moved_bytes < 2_000_000, second
-        assert self.b.value(second.place.partition("@")[0], "volsize") == str(64 << 20)
+        chain = second.place.partition("@")[0]
+        assert self.b.value(chain, "volsize") == str(64 << 20)
+        # On the backup node it is no device, which the system there would look into.
+        assert self.b.own_value(chain, "volmode") == "none" and self.target.sh("ls /dev | grep -c '^zd' || true") == "0"
 
     def resume_after_a_cut(self) -> None:
         """The receiving SSH connection is cut in the middle; the rest is sent, and not the whole again."""
         self.source.sh("head -c 12000000 /dev/urandom > /src/ds/big; sync")
         real, seen = zfs_sets.receive, []
 
-        def cutting(host: Host, arguments: object, steps: Iterator[bytes], **options: object) -> int:
+        def cutting(host: Host, dataset: str, steps: Iterator[bytes], **options: object) -> int:
             def cut() -> Iterator[bytes]:
                 count = 0
                 for step in steps:
@@ -185,7 +286,7 @@ class Lab:
                         seen.append(count)
                         raise StreamCutError("cut by the lab")
 
-            return real(host, arguments, cut(), **options)  # type: ignore[arg-type]  # passed on
+            return real(host, dataset, cut(), **options)  # type: ignore[arg-type]  # passed on
 
         zfs_sets.receive = cutting  # type: ignore[assignment]  # for one step
         try:
@@ -196,12 +297,12 @@ class Lab:
 
     def lost_base(self) -> None:
         """The base is gone from the source: a new chain, and the old one can still be restored."""
-        self.source.sh("zfs release backupsite src/ds@bs-6; zfs destroy src/ds@bs-6")
+        self.source.sh("zfs release backupsite src/ds@bs-11; zfs destroy src/ds@bs-11")
         for one in self.a.bookmarks("src/ds"):
             self.source.sh(f"zfs destroy src/ds#{one.name}")
         done = self.send("src/ds")
-        assert done.full_reason == "base_lost" and done.place.startswith("bak/copies/ds-7@"), done
-        assert len(self.b.snapshots("bak/copies/ds-1")) == 4
+        assert done.full_reason == "base_lost" and done.place.startswith("bak/copies/ds-12@"), done
+        assert len(self.b.snapshots("bak/copies/ds-1")) == 6
 
     def target_changed(self) -> None:
         """Somebody writes to the target: nothing is rolled back, a new chain begins."""
@@ -226,12 +327,26 @@ class Lab:
     def restore(self) -> None:
         """An older backup in the place of the dataset; what was there goes. The next backup goes on from it."""
         place = self.sent["src/ds"][-2].place
-        count = restore_set(self.b, place, self.a, SwapWish("src/ds", DISK, "lab1"))
+        own = {"quota": str(400 << 20), "recordsize": "65536", "setuid": "off", "org.example:note": "ours"}
+        self.source.sh("; ".join(f"zfs set {name}={value} src/ds" for name, value in own.items()))
+        count = restore_set(self.b, place, self.a, SwapWish("src/ds", DISK, "abc1"))
+        assert self.a.own_values("src/ds") == own, self.a.own_values("src/ds")
         self.source.sh("zfs mount src/ds 2>/dev/null || true")
         assert self.source.sh("cat /src/ds/t") == "two" and count > 24_000_000
         assert not any("-before-" in name or "-new-" in name for name in self.a.datasets_below("src"))
         volume = self.sent["src/vol"][0].place
-        restore_set(self.b, volume, self.a, SwapWish("src/vol2", DISK, "lab2"))
+        new = SwapWish("src/vol2", "disk-2", "abc2", create=True)
+        restore_set(self.b, volume, self.a, new)
+        assert self.a.own_value("src/vol2", OWNER) == "disk-2"
+        # A worker that was killed before it could tell makes it anew; under another name nothing is touched.
+        assert settle_swap(self.a, new) and not self.a.exists("src/vol2")
+        restore_set(self.b, volume, self.a, new)
+        try:
+            restore_set(self.b, volume, self.a, SwapWish("src/vol2", "disk-9", "abc9", create=True))
+        except DiskBusyError as error:
+            print(f"      {error.message}")
+        else:
+            raise AssertionError("a dataset that is there was replaced")
         checks = [self.source.sh(f"sha256sum < {device}") for device in ("/dev/zd0", "/dev/zd16")]
         assert checks[0] == checks[1], checks
 
@@ -243,7 +358,7 @@ class Lab:
             if number < 20
         )
         try:
-            zfs_sets.swap_in(self.a, SwapWish("src/ds", DISK, "lab3"), steps)
+            swap_in(self.a, SwapWish("src/ds", DISK, "abc3"), steps)
         except DriverError as error:
             print(f"      {error.code}")
         else:
@@ -261,7 +376,8 @@ class Lab:
             steps = sent(self.a, ["src/ds@bs-file"], cancel=never_cancel)
             made = write_copy(at, CopySpec(compression, "zfs", 0, is_first=True), steps)
             with read_copy(at, compression=compression, sha256=made.sha256, file_bytes=made.file_bytes) as read:
-                zfs_sets.swap_in(self.a, SwapWish(f"src/from-{compression}", DISK, "lab4"), read)
+                swap_in(self.a, SwapWish(f"src/from-{compression}", "disk-4", "abc4", create=True), read)
+            assert self.a.own_value(f"src/from-{compression}", OWNER) == "disk-4"
             self.source.sh(f"zfs mount src/from-{compression} 2>/dev/null || true")
             assert self.source.sh(f"cat /src/from-{compression}/f* | sha256sum") == hashes
             print(f"      {compression}: {made.file_bytes} bytes")
@@ -311,7 +427,10 @@ class Lab:
 STEPS: list[Callable[[Lab], None]] = [
     Lab.pools,
     Lab.dataset_full_and_incremental,
+    Lab.received_does_nothing,
     Lab.volume,
+    Lab.killed_before_anybody_was_told,
+    Lab.full_pool,
     Lab.resume_after_a_cut,
     Lab.lost_base,
     Lab.target_changed,

@@ -1,0 +1,103 @@
+"""A job that a person waits for: done by the service where it runs, else by the command itself."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from agents.program.agent import logs
+from agents.program.agent.assembling import assemble
+from agents.program.agent.daemon import Wake
+from agents.program.agent.errors import EXIT_OK, JobFailedError
+from agents.program.agent.files import holder, only_one
+from agents.program.agent.memory import save_memory
+from agents.program.agent.moving import ENDED, MoveEvent
+from agents.program.agent.places import Places, Settings
+from agents.program.agent.showing import Bar, say, say_json, size
+from agents.program.agent.worker import shown
+
+_LOOK_SECONDS = 0.5
+
+
+def carry_out(
+    places: Places, settings: Settings, job: str, kind: str, options: argparse.Namespace, *, wait: bool
+) -> int:
+    """By the service, or here when it does not run."""
+    if not job:
+        raise JobFailedError("The control plane gave no job.", code="no_job")
+    bar = Bar(quiet=options.json)
+    if poke(places, signal.SIGUSR1):
+        if not wait:
+            say_done(options, f"Asked for: job {job}.")
+            return EXIT_OK
+        event = _watched(places, job, bar, lambda: holder(places.lock) is not None)
+    else:
+        event = _here(places, settings, job, bar)
+    bar.done()
+    if event.code:
+        raise JobFailedError(event.message or event.code, code=event.code)
+    document = {"job": job, "kind": kind, "read_bytes": event.done_bytes, "stored_bytes": event.stored_bytes}
+    if options.json:
+        say_json(document)
+    else:
+        say(f"The {kind} is done: {size(event.done_bytes)} moved, {size(event.stored_bytes)} stored.")
+    return EXIT_OK
+
+
+def _watched(places: Places, job: str, bar: Bar, is_alive: Callable[[], bool]) -> MoveEvent:
+    while True:
+        progress = shown(places, job)
+        if progress is not None:
+            bar.show(progress.event)
+            if progress.event.phase == ENDED:
+                return progress.event
+        if not is_alive():
+            raise JobFailedError("The service ended before the job did.", code="service_ended")
+        time.sleep(_LOOK_SECONDS)
+
+
+def _here(places: Places, settings: Settings, job: str, bar: Bar) -> MoveEvent:
+    wake = Wake()
+    try:
+        with only_one(places.lock), wake.on_signals():
+            logs.set_up(places)
+            agent = assemble(places, settings, wake.up)
+            agent.begin()
+            try:
+                while not wake.ended:
+                    wake.sleep(min(agent.step(), _LOOK_SECONDS))
+                    progress = shown(places, job)
+                    if progress is not None:
+                        bar.show(progress.event)
+                    done = [one for one in (agent.memory.last_backup, agent.memory.last_restore) if one]
+                    for one in done:
+                        if one.job == job:
+                            return MoveEvent(ENDED, one.read_bytes, 0, one.stored_bytes, one.code, one.message)
+            finally:
+                agent.end()
+                save_memory(places, agent.memory)
+    finally:
+        wake.close()
+    raise KeyboardInterrupt
+
+
+def poke(places: Places, number: int) -> bool:
+    """Whether the service runs; it gets the signal."""
+    process = holder(places.lock)
+    if process is None:
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(process, number)
+        return True
+    return False
+
+
+def say_done(options: argparse.Namespace, text: str) -> None:
+    if options.json:
+        say_json({"done": True})
+    else:
+        say(text)

@@ -1,0 +1,339 @@
+"""The agent while it runs: asks the control plane, begins jobs at their time, and is never in the way of the server."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from agents import agent_messages as messages
+from agents.agent_messages import AgentPolicy, JobOffer, TreeFacts
+from agents.program.agent import memory as remembering
+from agents.program.agent.conditions import why_paused
+from agents.program.agent.control import ControlClient
+from agents.program.agent.errors import AgentError, NotTrustedError, PolicyRefusedError, RefusedError, UnreachableError
+from agents.program.agent.identity import Identity, save_identity
+from agents.program.agent.memory import ControlClock, Memory, Outcome
+from agents.program.agent.moving import MoveEvent, MoveOrder
+from agents.program.agent.pacing import (
+    AWAY_SECONDS,
+    DEFAULT_POLL_SECONDS,
+    STOPPED_POLL_SECONDS,
+    Chance,
+    after_failure_seconds,
+    next_poll_seconds,
+    start_delay_seconds,
+)
+from agents.program.agent.places import Places, Settings
+from agents.program.agent.policy import is_open, keep_policy, kept_policy, next_opening, read_policy
+from agents.program.agent.worker import Worker
+from agents.program.running import CANCELED
+
+logger = logging.getLogger(__name__)
+
+PENDING = "agent_pending"
+STOPPED = frozenset({"agent_revoked", "agent_quarantined"})
+_LONGEST_PROBLEM = 1000
+_WATCH_SECONDS = 1.0
+# Numbers of polls that are kept ahead: none is used twice, whenever the agent is killed, and few are written.
+_RESERVED = 100
+BACKUP = "backup"
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A job that was offered and has not begun. Times are of the monotonic clock."""
+
+    offer: JobOffer
+    begins_at: float
+    why: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Surroundings:
+    """The world outside, which tests replace."""
+
+    host: Callable[[], messages.HostFacts]
+    trees: Callable[[], Sequence[TreeFacts]]
+    start: Callable[[MoveOrder], Worker]
+    clean: Callable[[], None]
+    take_update: Callable[[messages.UpdateOffer], None] = lambda _: None
+    monotonic: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
+    chance: Chance = random.random
+    paused: Callable[[AgentPolicy], str] = why_paused
+    version: str = ""
+
+
+@dataclass(slots=True)
+class Agent:
+    """One agent. `step` does what is due and says for how many seconds there is nothing to do."""
+
+    places: Places
+    settings: Settings
+    identity: Identity
+    control: ControlClient
+    clock: ControlClock
+    memory: Memory
+    world: Surroundings
+    policy: AgentPolicy | None = None
+    waiting: dict[str, Waiting] = field(default_factory=dict)
+    running: tuple[JobOffer, Worker] | None = None
+    update: messages.UpdateOffer | None = None
+    wants_restart: bool = False
+    _count: int = 0
+    _poll_at: float = 0.0
+    _poll_seconds: float = DEFAULT_POLL_SECONDS
+    _failures: int = 0
+    _away_seconds: float = 0.0
+    _trees: list[TreeFacts] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """What an earlier run left is put away: nothing of it is under way any more."""
+        self.world.clean()
+        self._count = self.memory.count
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.places.jobs.iterdir():
+                path.unlink()
+        try:
+            self.policy = kept_policy(self.places, self.identity)
+        except PolicyRefusedError as error:
+            self._note(error)
+
+    def step(self) -> float:
+        self._settle()
+        if self.world.monotonic() >= self._poll_at:
+            self._poll()
+        self._begin_jobs()
+        if self.update is not None and self.running is None:
+            self._take_update()
+        return self._idle_seconds()
+
+    def poll_now(self) -> None:
+        self._poll_at = 0.0
+
+    def tell_failed_release(self, number: int) -> None:
+        why = f"Release {number} did not start or did not reach the control plane; the one before it runs."
+        self._note(AgentError(why, code="update_failed"))
+
+    def end(self) -> None:
+        """The job under way is ended, not finished: it goes on where it was at the next start."""
+        if self.running is not None:
+            self.running[1].end()
+            self._settle()
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    def _poll(self) -> None:
+        self._count += 1
+        if self._count > self.memory.count:
+            self.memory.count = self._count + _RESERVED - 1
+            self._save()
+        try:
+            answer = self.control.poll(self._request())
+        except (UnreachableError, NotTrustedError) as error:
+            self._failures += 1
+            pause = after_failure_seconds(self._failures, self._poll_seconds, self.world.chance)
+            self._put_off(error, pause)
+        except RefusedError as error:
+            self.memory.status = error.code
+            pause = (
+                STOPPED_POLL_SECONDS if error.code in STOPPED else max(self._poll_seconds, error.retry_after_seconds)
+            )
+            if error.code in STOPPED:
+                self._stop_all()
+            self._put_off(error, pause)
+        else:
+            self._take(answer)
+
+    def _request(self) -> messages.PollRequest:
+        self._trees = list(self.world.trees())
+        digest = _digest(self._trees)
+        return messages.PollRequest(
+            host=self.world.host(),
+            version=self.world.version,
+            count=self._count,
+            policy_number=self.policy.number if self.policy is not None else 0,
+            jobs=[self.running[0].id] if self.running is not None else [],
+            problem_code=self.memory.problem_code,
+            problem=self.memory.problem,
+            trees=self._trees if digest != self.memory.trees_told else None,
+        )
+
+    def _take(self, answer: messages.PollAnswer) -> None:
+        now = self.clock.now()
+        last = self.memory.last_answer_at
+        away_seconds = (now - last).total_seconds() if last is not None else 0.0
+        if away_seconds >= AWAY_SECONDS:
+            self._away_seconds = away_seconds
+        self._failures = 0
+        self.memory.last_answer_at = now
+        self.memory.anchor = self.clock.anchor
+        self.memory.trees_told = _digest(self._trees)
+        self.memory.status = "enrolled"
+        self._forget_problem()
+        if answer.policy is not None:
+            self._take_policy(answer.policy)
+        self._offered(answer.jobs)
+        self._canceled(answer.canceled)
+        self.update = answer.update
+        self._poll_seconds = next_poll_seconds(answer.next_poll_seconds)
+        self._poll_at = self.world.monotonic() + self._poll_seconds
+        self._away_seconds = 0.0
+        self._save()
+
+    def _take_policy(self, signed: messages.SignedPolicy) -> None:
+        try:
+            policy = read_policy(signed, self.identity, least_number=self.policy.number if self.policy else 0)
+        except PolicyRefusedError as error:
+            self._note(error)
+            return
+        keep_policy(self.places, signed)
+        self.policy = policy
+        if policy.tls_pins and policy.tls_pins != self.identity.tls_pins:
+            self.identity = msgspec.structs.replace(self.identity, tls_pins=policy.tls_pins)
+            save_identity(self.places, self.identity)
+            self.wants_restart = True
+
+    def _put_off(self, error: AgentError, seconds: float) -> None:
+        self._note(error)
+        self._poll_at = self.world.monotonic() + seconds
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def _offered(self, offers: Sequence[JobOffer]) -> None:
+        """What is offered no more was taken back; what waits already keeps its time, unless a person cannot wait."""
+        now, held = self.world.monotonic(), self.waiting
+        busy = self.running[0].id if self.running is not None else ""
+        self.waiting = {}
+        for offer in offers:
+            if offer.id == busy:
+                continue
+            delay = start_delay_seconds(offer, self.policy, away_seconds=self._away_seconds, chance=self.world.chance)
+            before = held.get(offer.id)
+            begins_at = now + delay if before is None or offer.begins_at_once else before.begins_at
+            self.waiting[offer.id] = Waiting(offer, begins_at)
+
+    def _canceled(self, jobs: Sequence[str]) -> None:
+        if self.running is not None and self.running[0].id in jobs:
+            self.running[1].cancel()
+
+    def _begin_jobs(self) -> None:
+        now = self.world.monotonic()
+        for waiting in sorted(self.waiting.values(), key=lambda one: (not one.offer.begins_at_once, one.begins_at)):
+            waiting.why = self._why_not(waiting.offer)
+            if self.running is None and now >= waiting.begins_at and not waiting.why:
+                del self.waiting[waiting.offer.id]
+                self._begin(waiting.offer)
+
+    def _why_not(self, offer: JobOffer) -> str:
+        if offer.begins_at_once or self.policy is None:
+            return ""
+        if not is_open(self.policy.window, self.clock.now()):
+            opening = next_opening(self.policy.window, self.clock.now())
+            return f"Outside of the window; it opens at {opening:%H:%M} {opening.tzinfo}."
+        return self.world.paused(self.policy)
+
+    def _begin(self, offer: JobOffer) -> None:
+        try:
+            right = self.control.claim(offer.id)
+        except AgentError as error:
+            # The next poll offers it again where it is still to be done.
+            if not isinstance(error, RefusedError) or error.code != "not_found":
+                self._note(error)
+            return
+        order = MoveOrder(
+            config=str(self.places.config),
+            state=str(self.places.state),
+            job=offer.id,
+            kind=right.kind,
+            gate_url=right.gate_url,
+            session_token=right.session_token,
+            settings=self.settings,
+            policy=self.policy,
+            anchor=self.clock.anchor,
+        )
+        logger.info("job begins", extra={"job": offer.id, "kind": right.kind})
+        self.running = (offer, self.world.start(order))
+
+    def _settle(self) -> None:
+        if self.running is None:
+            return
+        offer, worker = self.running
+        event = worker.result()
+        if event is None:
+            return
+        self.running = None
+        self._note_outcome(offer, event)
+        self.world.clean()
+        self.poll_now()
+
+    def _note_outcome(self, offer: JobOffer, event: MoveEvent) -> None:
+        outcome = Outcome(
+            offer.id, offer.kind, self.clock.now(), event.code, event.message, event.stored_bytes, event.done_bytes
+        )
+        if offer.kind == BACKUP:
+            self.memory.last_backup = outcome
+        else:
+            self.memory.last_restore = outcome
+        if event.code and event.code != CANCELED:
+            self._note(AgentError(event.message, code=event.code))
+        logger.info("job ended", extra={"job": offer.id, "code": event.code})
+        self._save()
+
+    def _stop_all(self) -> None:
+        self.waiting.clear()
+        if self.running is not None:
+            self.running[1].cancel()
+
+    def _take_update(self) -> None:
+        offer, self.update = self.update, None
+        if offer is None:
+            return
+        try:
+            self.world.take_update(offer)
+        except AgentError as error:
+            self._note(error)
+
+    # --- small things -------------------------------------------------------------------------------------------------
+
+    def _idle_seconds(self) -> float:
+        now = self.world.monotonic()
+        due = [self._poll_at, *(one.begins_at for one in self.waiting.values() if one.begins_at > now)]
+        if self.running is not None:
+            # Its end wakes the agent; this is for a mover that cannot say so.
+            due.append(now + _WATCH_SECONDS)
+        return max(0.0, min(due) - now)
+
+    def _note(self, error: AgentError) -> None:
+        """The last trouble, told with the next poll and shown by `status`."""
+        logger.warning("trouble", extra={"code": error.code, "reason": error.message})
+        self.memory.problem_code = error.code
+        self.memory.problem = error.message[:_LONGEST_PROBLEM]
+        self._save()
+
+    def _forget_problem(self) -> None:
+        """It was told. One of a job stays until the next one of its kind ends well."""
+        jobs = (self.memory.last_backup, self.memory.last_restore)
+        if not any(job is not None and job.code and job.code == self.memory.problem_code for job in jobs):
+            self.memory.problem_code = self.memory.problem = ""
+
+    def _save(self) -> None:
+        try:
+            remembering.save_memory(self.places, self.memory)
+        except OSError as error:
+            # A full disk is no reason to be silent; the count may then be used twice, and the control plane asks.
+            logger.error("the state cannot be kept", extra={"reason": str(error)})
+            self.memory.problem_code = "state_unwritable"
+            self.memory.problem = f"{self.places.memory} cannot be written: {error.strerror}."
+
+
+def _digest(trees: Sequence[TreeFacts]) -> str:
+    """Of what matters: how much is used changes all the time."""
+    told = [msgspec.structs.replace(tree, used_bytes=tree.used_bytes >> 30) for tree in trees]
+    return hashlib.sha256(msgspec.json.encode(told)).hexdigest()

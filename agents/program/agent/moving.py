@@ -1,0 +1,174 @@
+"""One job, in a process of its own: its mounts, memory and priorities end with it.
+
+The order comes on standard input, so that no secret is in a list of processes; what happens goes to standard output, a
+line of JSON each. It is told to end by SIGTERM, and ends with the agent's process in any case.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO, NoReturn
+
+import msgspec
+
+from agents import protocol
+from agents.agent_messages import AgentPolicy
+from agents.drivers.host import HostDriver, HostSettings
+from agents.program.agent.hooks import hooks_around
+from agents.program.agent.identity import load_identity, writer_key
+from agents.program.agent.limits import be_gentle, die_with_parent
+from agents.program.agent.memory import Anchor, ControlClock
+from agents.program.agent.places import Places, Settings
+from agents.program.agent.policy import bytes_per_second, lower
+from agents.program.agent.tls import connect, read_url
+from agents.program.mover import run_sessions
+from agents.program.running import Means
+from agents.program.session import GateError, SessionClient
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 900.0
+ENDED = "ended"
+
+
+class MoveOrder(msgspec.Struct, frozen=True):
+    """What the agent tells its mover."""
+
+    config: str
+    state: str
+    job: str
+    kind: str
+    gate_url: str
+    session_token: str
+    settings: Settings
+    policy: AgentPolicy | None = None
+    anchor: Anchor | None = None
+    retry_seconds: float = RETRY_SECONDS
+
+    def __repr__(self) -> str:
+        return f"MoveOrder(job={self.job!r}, kind={self.kind!r})"
+
+
+class MoveEvent(msgspec.Struct, frozen=True):
+    """How far it is. With the phase `ended` it is over: `code` empty for well, else what was told to the gate."""
+
+    phase: str
+    done_bytes: int = 0
+    total_bytes: int = 0
+    stored_bytes: int = 0
+    code: str = ""
+    message: str = ""
+
+
+class AgentSession(SessionClient):
+    """A session whose gate is the pinned control plane, and whose course is told to the agent as well."""
+
+    def __init__(self, order: MoveOrder, tell: Callable[[MoveEvent], None], pins: list[bytes]) -> None:
+        super().__init__(gate_url=order.gate_url, token=order.session_token, retry_seconds=order.retry_seconds)
+        self._endpoint = read_url(order.gate_url)
+        self._bearer = order.session_token
+        self._pins = pins
+        self._ca_file = order.settings.ca_file
+        self._tell = tell
+        self.outcome: MoveEvent | None = None
+
+    def heartbeat(self, progress: protocol.Progress) -> protocol.HeartbeatAnswer:
+        self._tell(MoveEvent(progress.phase, progress.done_bytes, progress.total_bytes, progress.stored_bytes))
+        return super().heartbeat(progress)
+
+    def commit(self, request: protocol.CommitRequest) -> None:
+        super().commit(request)
+        self.outcome = MoveEvent(ENDED, request.read_bytes, request.read_bytes, request.stored_bytes)
+
+    def restore_done(self, done: protocol.RestoreDone) -> None:
+        super().restore_done(done)
+        self.outcome = MoveEvent(ENDED, done.written_bytes, done.written_bytes)
+
+    def fail(self, failure: protocol.Failure) -> None:
+        self.outcome = MoveEvent(ENDED, code=failure.code, message=failure.message)
+        super().fail(failure)
+
+    def _post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        connection: http.client.HTTPConnection = connect(self._endpoint, pins=self._pins, ca_file=self._ca_file)
+        try:
+            headers = {"Authorization": f"Bearer {self._bearer}", "Content-Type": "application/json"}
+            connection.request("POST", self._endpoint.path + protocol.PATH_PREFIX + path, body=body, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read(protocol.LARGEST_MESSAGE_BYTES)
+        finally:
+            connection.close()
+
+
+def move(order: MoveOrder, tell: Callable[[MoveEvent], None]) -> MoveEvent:
+    """Do the job; how it ended, which the gate was told too as far as it could be."""
+    places = Places(Path(order.config), Path(order.state))
+    identity = load_identity(places)
+    HostDriver.configured = host_settings(places, order.settings, order.policy)
+    pins = (order.policy.tls_pins if order.policy else []) or identity.tls_pins
+    session = AgentSession(order, tell, pins)
+    clock = ControlClock(order.anchor)
+    means = Means(
+        writer_key=writer_key(places),
+        retry_seconds=order.retry_seconds,
+        random_bytes=os.urandom,
+        node_directory=places.state,
+        bandwidth=partial(_limit_now, order, clock),
+    )
+    try:
+        run_sessions([session], means=means, hold=partial(_hooks, places, order))
+    except GateError as error:
+        return MoveEvent(ENDED, code=error.code, message=error.message)
+    return session.outcome or MoveEvent(
+        ENDED, code="session_ended", message="The control plane ended the session: canceled, taken over, or revoked."
+    )
+
+
+def host_settings(places: Places, settings: Settings, policy: AgentPolicy | None) -> HostSettings:
+    """What the server's own administrator leaves out counts only where the policy allows it."""
+    own = settings.excludes if policy is not None and policy.allows_excludes else []
+    excludes = tuple(policy.excludes if policy is not None else ())
+    return HostSettings(
+        root=settings.root, work=places.state / "work", never=(str(places.state),), excludes=(*excludes, *own)
+    )
+
+
+def _limit_now(order: MoveOrder, clock: ControlClock, of_work: int) -> int:
+    return lower(of_work, order.settings.bytes_per_second, bytes_per_second(order.policy, clock.now()))
+
+
+def _hooks(places: Places, order: MoveOrder) -> AbstractContextManager[None]:
+    is_allowed = order.policy is not None and order.policy.allows_hooks and order.settings.hooks
+    if order.kind != "backup" or not is_allowed:
+        return nullcontext()
+    return hooks_around(places.hooks, seconds=order.settings.hook_seconds, trusted_owner=os.geteuid())
+
+
+def main(source: BinaryIO | None = None, sink: BinaryIO | None = None) -> int:
+    """The mover's process. Exit code 0 when the order was carried out, whatever came of it."""
+    die_with_parent()
+    signal.signal(signal.SIGTERM, _end)
+    order = msgspec.json.decode((source or sys.stdin.buffer).read(), type=MoveOrder)
+    out = sink or sys.stdout.buffer
+
+    def tell(event: MoveEvent) -> None:
+        # Without the agent that listens the kernel ends this process too.
+        with suppress(BrokenPipeError):
+            out.write(msgspec.json.encode(event) + b"\n")
+            out.flush()
+
+    be_gentle(order.policy)
+    tell(move(order, tell))
+    return 0
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)

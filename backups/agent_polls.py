@@ -1,0 +1,152 @@
+"""One poll of an agent: what it told is kept, and it is told what there is for it to do. A few statements, no more.
+
+A key that two machines have is noticed here: each poll has a number that only grows and is kept on the machine's disk,
+and tells a hash of the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+from django.db.models import Exists, OuterRef, Q
+
+from agents.agent_messages import JobOffer, PollAnswer, PollRequest
+from agents.host_disks import note_trees
+from agents.models import Agent
+from agents.principals import (
+    LONGEST_HEALTH_BYTES,
+    LONGEST_VERSION,
+    AgentQuarantinedError,
+    note_back,
+    plain,
+    quarantine_agent,
+)
+from agents.releases import note_version, offer_for, offer_message
+from backups.agent_policies import current_policy, signed_policy
+from backups.models import Job
+from backups.states import ON_A_NODE, JobState, Priority
+from backups.transitions import claimable
+from common.errors import InvalidInputError
+
+MOST_OFFERS = 10
+MOST_TREES = 1000
+LONGEST_CODE = 64
+POLL_SECONDS = 60
+
+
+def poll(agent: Agent, message: PollRequest, *, asked_at_seconds: int, now: datetime) -> PollAnswer:
+    """Raises AgentQuarantinedError for a machine that is another, or an earlier state of one; InvalidInputError."""
+    if len(message.trees or ()) > MOST_TREES or not 0 <= message.count < 2**62:
+        raise InvalidInputError(f"At most {MOST_TREES} file systems, and a count that fits.", code="invalid_message")
+    if not _note(agent, message, asked_at_seconds=asked_at_seconds, now=now):
+        _refuse_copy(agent, message, asked_at_seconds=asked_at_seconds)
+    if agent.silent_since is not None:
+        note_back(agent, now=now)
+    if message.trees is not None:
+        note_trees(agent, message.trees)
+    has_policy = message.policy_number == agent.policy_number
+    return PollAnswer(
+        time=now,
+        next_poll_seconds=POLL_SECONDS,
+        policy=signed_policy(agent) if agent.policy_number and not has_policy else None,
+        jobs=_offers(agent, now),
+        canceled=_canceled(agent, message.jobs),
+        update=offer_message(agent.release) if agent.release is not None and not agent.release_taken else None,
+    )
+
+
+def _note(agent: Agent, message: PollRequest, *, asked_at_seconds: int, now: datetime) -> bool:
+    """One conditional statement. False when the machine is another, or its count was there before."""
+    version = plain(message.version)[:LONGEST_VERSION]
+    code = plain(message.problem_code)[:LONGEST_CODE]
+    changes: dict[str, object] = {
+        "last_seen_at": now,
+        "version": version,
+        "health": plain(message.problem)[:LONGEST_HEALTH_BYTES],
+        "health_code": code,
+        "poll_count": message.count,
+        "poll_time": asked_at_seconds,
+        "policy_seen": max(0, min(message.policy_number, 2**31 - 1)),
+        **({} if agent.machine else {"machine": plain(message.host.machine)[:128]}),
+        **({} if message.trees is None else {"trees": [msgspec.to_builtins(tree) for tree in message.trees]}),
+        **current_policy(agent, now=now),
+        **note_version(agent, version=version, problem_code=code, now=now),
+    }
+    _offer_release(agent, changes, version=version, now=now)
+    same = Agent.objects.filter(pk=agent.pk, status=Agent.Status.ENROLLED, policy_number=agent.policy_number)
+    known = same.filter(Q(poll_time=0) | Q(poll_count__lt=message.count))
+    is_machine = agent.machine in {"", message.host.machine}
+    if not is_machine or not known.update(**changes):
+        return False
+    for name, value in changes.items():
+        setattr(agent, name, value)
+    return True
+
+
+def _offer_release(agent: Agent, changes: dict[str, object], *, version: str, now: datetime) -> None:
+    """What it was offered stays offered until it has it, or could not take it, or it is taken back."""
+    for name in ("release", "release_taken", "release_failed"):
+        if name in changes:
+            setattr(agent, name, changes[name])
+    release = offer_for(agent, version=version)
+    if agent.release_taken and release is None:
+        return
+    if release != agent.release:
+        changes |= {
+            "release": release,
+            "release_offered_at": now if release is not None else None,
+            "release_taken": False,
+        }
+
+
+def _refuse_copy(agent: Agent, message: PollRequest, *, asked_at_seconds: int) -> None:
+    """Raise for a copy. A poll that a later one of the same machine overtook is answered, and changes nothing."""
+    current = Agent.objects.get(pk=agent.pk)
+    is_machine = current.machine in {"", message.host.machine}
+    if is_machine and current.status == Agent.Status.ENROLLED:
+        if current.poll_count < message.count:
+            # Something else of the row changed at this moment: the next poll tells it again.
+            return
+        if message.count < current.poll_count and asked_at_seconds < current.poll_time:
+            return
+    host = plain(message.host.hostname)[:64] or "a machine without a name"
+    what = (
+        f"its count went back from {current.poll_count} to {message.count}" if is_machine else "it is another machine"
+    )
+    quarantine_agent(agent=agent, reason=f"{host} polled with its key, and {what}.")
+    raise AgentQuarantinedError("This agent is in quarantine: its key is on two machines. An administrator decides.")
+
+
+def _offers(agent: Agent, now: datetime) -> list[JobOffer]:
+    """What waits for it, and what it lost hold of; the first to be served first. One at a time on a disk."""
+    busy = Job.objects.filter(
+        disk_id=OuterRef("disk_id"), state=JobState.RUNNING, kind__in=ON_A_NODE, lease_until__gt=now
+    )
+    own = claimable(now).filter(~Exists(busy), node=None, kind__in=ON_A_NODE, disk__server=agent.server_id)
+    rows = own.order_by("-priority", "created_at", "pk").values_list("pk", "kind", "priority")[:MOST_OFFERS]
+    return [
+        JobOffer(id=str(pk), kind=kind, begins_at_once=priority > Priority.SCHEDULED) for pk, kind, priority in rows
+    ]
+
+
+def _canceled(agent: Agent, jobs: Collection[str]) -> list[str]:
+    """Those that it works on and that are canceled, or not its own any more."""
+    asked = [key for key in list(jobs)[:MOST_OFFERS] if _is_id(key)]
+    if not asked:
+        return []
+    going_on = Job.objects.filter(
+        pk__in=asked, disk__server=agent.server_id, node=None, state=JobState.RUNNING, cancel_requested=False
+    )
+    kept = {str(pk) for pk in going_on.values_list("pk", flat=True)}
+    return [key for key in asked if str(UUID(key)) not in kept]
+
+
+def _is_id(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True

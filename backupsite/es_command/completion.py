@@ -1,0 +1,59 @@
+"""The completion for bash, and for zsh by its bashcompinit."""
+
+from __future__ import annotations
+
+from backupsite.es_command.grammar import FORMATS, METHODS, SWITCHES
+
+RESOURCES = (
+    "/vm",
+    "/vm/define/backup",
+    "/node",
+    "/dc",
+    "/task",
+    "/task/log",
+    "/task/log/stats",
+    "/accounts/login",
+    "/accounts/logout",
+)
+PARAMETERS = (
+    *("dc", "full", "extended", "order_by", "page", "limit", "disk_id", "hostname", "define", "vm", "note"),
+    *("bkpnames", "target_hostname_or_uuid", "target_disk_id", "force"),
+    *("type", "node", "zpool", "schedule", "time_zone", "retention", "active", "compression", "bwlimit", "desc"),
+    *("fsfreeze", "status", "object_type", "object_name", "show_running", "hide_auto", "date_from", "date_to", "last"),
+    *("username", "password", "api-key"),
+)
+_STYLES = ("grid", "pipe", "plain", "rst", "orgtbl", "mediawiki", "latex", "html", "csv")
+
+_SCRIPT = """# Completion of es: eval "$(es help completion)"
+if [ -n "${{ZSH_VERSION-}}" ]; then
+    autoload -Uz +X compinit bashcompinit && compinit && bashcompinit
+fi
+_es_complete() {{
+    local word=${{COMP_WORDS[COMP_CWORD]}}
+    local words
+    case $word in
+        --*) words="{formats}" ;;
+        -*) words="{parameters}" ;;
+        *)
+            if [ "$COMP_CWORD" -eq 1 ]; then
+                words="{actions}"
+            elif [ "$COMP_CWORD" -eq 2 ]; then
+                words="{resources}"
+            else
+                words=""
+            fi
+            ;;
+    esac
+    COMPREPLY=($(compgen -W "$words" -- "$word"))
+}}
+complete -o default -F _es_complete es"""
+
+
+def script() -> str:
+    formats = [*FORMATS, *(f"tabulate-{style}" for style in _STYLES), *SWITCHES]
+    return _SCRIPT.format(
+        formats=" ".join(f"--{name}" for name in formats),
+        parameters=" ".join(f"-{name}" for name in PARAMETERS),
+        actions=" ".join(METHODS),
+        resources=" ".join(RESOURCES),
+    )

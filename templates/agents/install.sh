@@ -1,0 +1,177 @@
+#!/bin/sh
+# Installs the backup agent on this server, enrols it and starts it.
+#
+#   curl -fsS PORTAL/agent/install.sh | sh -s -- TOKEN
+#   curl -fsS PORTAL/agent/install.sh | sh -s -- --uninstall [--purge]
+#
+# TOKEN works once and for a short time; without one the program is installed and not enrolled. --purge wipes the keys
+# too; backups stay in the vault in any case. Needs root, curl or wget, tar and sha256sum, and nothing from elsewhere.
+set -eu
+
+URL=@URL@
+DOWNLOAD=@DOWNLOAD@
+SHA256=@SHA256@
+NUMBER=@NUMBER@
+
+# For trying it out below one directory.
+PREFIX=${BACKUPSITE_AGENT_PREFIX:-}
+PROGRAMS=$PREFIX/opt/backupsite-agent
+CONFIG=$PREFIX/etc/backupsite-agent
+STATE=$PREFIX/var/lib/backupsite-agent
+UNIT=$PREFIX/etc/systemd/system/backupsite-agent.service
+CRON=$PREFIX/etc/cron.d/backupsite-agent
+LINK=$PREFIX/usr/local/sbin/backupsite-agent
+
+say() { printf '%s\n' "backupsite-agent: $*"; }
+fail() {
+    printf '%s\n' "backupsite-agent: $*" >&2
+    exit 1
+}
+has() { command -v "$1" > /dev/null 2>&1; }
+has_systemd() { [ -d "$PREFIX/run/systemd/system" ] && has systemctl; }
+agent() {
+    if [ -n "$PREFIX" ]; then
+        "$PROGRAMS/current/bin/backupsite-agent" --home "$PREFIX/home" "$@"
+    else
+        "$PROGRAMS/current/bin/backupsite-agent" "$@"
+    fi
+}
+
+stop_service() {
+    if has_systemd; then
+        systemctl disable --now backupsite-agent.service > /dev/null 2>&1 || true
+    elif [ -f "$STATE/run.pid" ]; then
+        kill "$(cat "$STATE/run.pid")" 2> /dev/null || true
+        for _ in 1 2 3 4 5 6 7 8 9 10; do
+            kill -0 "$(cat "$STATE/run.pid")" 2> /dev/null || break
+            sleep 1
+        done
+    fi
+}
+
+uninstall() {
+    stop_service
+    if [ -x "$PROGRAMS/current/bin/backupsite-agent" ] && [ "${1:-}" = --purge ]; then
+        agent unenrol --purge || say "the keys could not be wiped by the program; they are removed as files"
+    fi
+    rm -f "$UNIT" "$CRON" "$LINK"
+    if has_systemd; then systemctl daemon-reload; fi
+    rm -rf "$PROGRAMS"
+    if [ "${1:-}" = --purge ]; then
+        rm -rf "$STATE" "$CONFIG"
+        say "removed, with its keys. Backups stay in the vault."
+    else
+        say "removed. Keys and configuration are still in $STATE and $CONFIG; --purge removes them too."
+    fi
+}
+
+download() {
+    if has curl; then
+        curl -fsS --proto '=https,http' --max-time 1800 -o "$2" "$1"
+    elif has wget; then
+        wget -q -O "$2" "$1"
+    else
+        fail "neither curl nor wget is here; install one of them."
+    fi
+}
+
+python_of() {
+    for name in python3.14 python3.13 python3.12 python3.11 python3; do
+        if has "$name" && "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
+            echo "$name"
+            return 0
+        fi
+    done
+    return 1
+}
+
+# The program as it was built, or an environment of its wheels where the system's C library is too old for it.
+prepare() {
+    if "$1/bin/backupsite-agent" --version > /dev/null 2>&1; then
+        return 0
+    fi
+    python=$(python_of) || fail "the built program does not start on this system, and there is no Python 3.11 or newer \
+with venv. Install one (RHEL and its kin: dnf install python3.11), and try again."
+    "$python" -m venv "$1/environment"
+    "$1/environment/bin/python" -m pip install --quiet --no-index --find-links "$1/wheels" backupsite-agent ||
+        fail "the wheels cannot be installed: no build for this Python or this processor is among them."
+    rm -rf "${1:?}/bin"
+    mkdir "$1/bin"
+    cp "$1/backupsite-agent.sh" "$1/bin/backupsite-agent"
+    chmod 0755 "$1/bin/backupsite-agent"
+    "$1/bin/backupsite-agent" --version > /dev/null || fail "the program does not start; see above."
+}
+
+start_service() {
+    if has_systemd; then
+        cp "$PROGRAMS/current/backupsite-agent.service" "$UNIT"
+        systemctl daemon-reload
+        systemctl enable --now backupsite-agent.service
+        say "runs as backupsite-agent.service"
+        return 0
+    fi
+    if [ -n "$PREFIX" ]; then
+        say "not started: it was installed below $PREFIX to try it out"
+        return 0
+    fi
+    mkdir -p "$STATE"
+    setsid "$PROGRAMS/run.sh" > /dev/null 2>&1 < /dev/null &
+    echo $! > "$STATE/run.pid"
+    if [ -d /etc/cron.d ]; then
+        printf '%s\n' "@reboot root echo \$\$ > $STATE/run.pid; exec $PROGRAMS/run.sh" > "$CRON"
+        chmod 0644 "$CRON"
+        say "runs; there is no systemd here, so cron starts it with the system ($CRON)"
+    else
+        say "runs, but there is neither systemd nor cron here: have your init call $PROGRAMS/run.sh at start"
+    fi
+}
+
+install() {
+    token=${1:-}
+    for tool in tar sha256sum; do has "$tool" || fail "$tool is missing; install it."; done
+    umask 022
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    say "downloads release $NUMBER"
+    download "$DOWNLOAD" "$work/agent.tar.gz" || fail "$DOWNLOAD cannot be downloaded."
+    echo "$SHA256  $work/agent.tar.gz" | sha256sum -c - > /dev/null 2>&1 ||
+        fail "what was downloaded is not the file that this script is for (SHA-256 is another one). Nothing was installed."
+    release=$PROGRAMS/releases/$NUMBER
+    mkdir -p "$PROGRAMS/releases" "$(dirname "$LINK")"
+    rm -rf "$release.new"
+    mkdir "$release.new"
+    tar -xzf "$work/agent.tar.gz" -C "$release.new" --no-same-owner
+    prepare "$release.new"
+    stop_service
+    rm -rf "$release"
+    mv "$release.new" "$release"
+    rm -f "$PROGRAMS/trial"
+    ln -sfn "releases/$NUMBER" "$PROGRAMS/current"
+    cp "$release/run.sh" "$PROGRAMS/run.sh"
+    chmod 0755 "$PROGRAMS/run.sh"
+    ln -sf "$PROGRAMS/current/bin/backupsite-agent" "$LINK"
+    mkdir -p "$CONFIG/hooks.d"
+    chmod 0700 "$CONFIG" "$CONFIG/hooks.d"
+    if [ -n "$token" ]; then
+        # Not as an argument: every user of the server sees those.
+        printf '%s\n' "$token" | agent enrol - --url "$URL" || fail "it is installed, and not enrolled: see above. With a \
+new token: backupsite-agent enrol TOKEN --url $URL"
+    fi
+    if agent status > /dev/null 2>&1; then
+        start_service
+    else
+        say "installed in $PROGRAMS. Enrol it: backupsite-agent enrol TOKEN --url $URL"
+    fi
+}
+
+main() {
+    [ "$(id -u)" = 0 ] || fail "run this as root: only root can read the whole server."
+    case "${1:-}" in
+        --uninstall) uninstall "${2:-}" ;;
+        -*) fail "unknown option $1. Use: sh -s -- TOKEN, or sh -s -- --uninstall [--purge]" ;;
+        *) install "${1:-}" ;;
+    esac
+}
+
+# All of it is here before anything of it runs: a download that was cut does nothing.
+main "$@"

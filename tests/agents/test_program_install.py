@@ -1,0 +1,176 @@
+"""The installer: what the portal gives out, and the script itself, run by a real shell below one directory."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from tests.agents.stand_in import ControlPlane
+
+ROOT = Path(__file__).parents[2]
+_TOOLS = ("tar", "gzip", "sha256sum", "mktemp", "mkdir", "rm", "dirname", "id", "cat")
+# Stands for the program: it writes down what it was asked, and what it was told on standard input.
+PROGRAM = """#!/bin/sh
+[ "$1" = --version ] && { echo "backupsite-agent 9.9 release 7"; exit 0; }
+{ printf '%s\\n' "$*"; [ "$3" = enrol ] && cat; } >> "$BACKUPSITE_AGENT_PREFIX/said"
+exit 0
+"""
+
+
+def archive(program: str = PROGRAM) -> bytes:
+    found = io.BytesIO()
+    with tarfile.open(fileobj=found, mode="w:gz") as tar:
+        files = {"bin/backupsite-agent": program.encode()}
+        for name in ("run.sh", "backupsite-agent.service", "backupsite-agent.sh"):
+            files[name] = (ROOT / "tools/agent" / name).read_bytes()
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o755
+            tar.addfile(member, io.BytesIO(data))
+    return found.getvalue()
+
+
+def released(folder: Path, data: bytes, **more: Any) -> None:
+    (folder / "agent").mkdir(exist_ok=True)
+    name = "backupsite-agent-9.9-7.tar.gz"
+    (folder / "agent" / name).write_bytes(data)
+    told = {
+        "number": 7,
+        "version": "9.9",
+        "file": name,
+        "size_bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    (folder / "agent" / "release.json").write_text(json.dumps({**told, **more}))
+
+
+@pytest.fixture
+def config(tmp_path: Path, settings: Any) -> Path:
+    url = "https://backup.example.com"
+    changed = {"data": tmp_path, "portal_url": url, "gate_url": f"{url}/it's"}
+    settings.CONFIG = settings.CONFIG.model_copy(update=changed)
+    return tmp_path
+
+
+def test_the_script_and_the_archive_are_for_everybody(config: Path, client: Client) -> None:
+    assert client.get("/agent/install.sh").status_code == 503
+    data = archive()
+    released(config, data)
+    answer = client.get("/agent/install.sh")
+    script = answer.content.decode()
+    assert (
+        answer.status_code == 200
+        and hashlib.sha256(data).hexdigest() in script
+        and "@" not in script.split("PREFIX")[0]
+    )
+    assert """URL='https://backup.example.com/it'"'"'s'""" in script
+    # All of it or nothing: the last line is what runs it.
+    assert script.rstrip().endswith('main "$@"')
+    name = "backupsite-agent-9.9-7.tar.gz"
+    assert b"".join(client.get(f"/agent/downloads/{name}").streaming_content) == data
+    assert client.post("/agent/install.sh").status_code == 405
+    for other in ("release.json", "..%2Fkey", "backupsite-agent-9.9-6.tar.gz"):
+        assert client.get(f"/agent/downloads/{other}").status_code == 404
+    released(config, data, file="../secret.tar.gz")
+    assert client.get("/agent/install.sh").status_code == 503
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the installer wants root")
+def test_the_script_installs_enrols_and_removes(tmp_path: Path) -> None:
+    plane = ControlPlane().start()
+    try:
+        # A program that does not start is one for a newer C library; without any Python there is no other way.
+        run = Script(tmp_path, plane, archive("no program"), tools=True)
+        assert "no Python 3.11" in run("bsa1.token", code=1)
+        assert not (tmp_path / "opt/backupsite-agent/current").exists()
+        data = archive()
+        run = Script(tmp_path, plane, data)
+        said = run("bsa1.token")
+        assert "not started: it was installed below" in said
+        programs = tmp_path / "opt/backupsite-agent"
+        assert os.readlink(programs / "current") == "releases/7" and os.access(programs / "run.sh", os.X_OK)
+        assert (tmp_path / "etc/backupsite-agent").stat().st_mode & 0o777 == 0o700
+        asked = (tmp_path / "said").read_text()
+        assert f"enrol - --url {plane.url}\nbsa1.token" in asked
+        assert "unknown option" in run("--nonsense", code=1)
+        (tmp_path / "var/lib/backupsite-agent").mkdir(parents=True)
+        run("--uninstall", "--purge")
+        assert "unenrol --purge" in (tmp_path / "said").read_text()
+        assert not programs.exists() and not (tmp_path / "var/lib/backupsite-agent").exists()
+        plane.gate.objects["/vault/agent.tar.gz"] += b"x"
+        assert "SHA-256 is another one" in run("bsa1.token", code=1) and not (programs / "releases/7").exists()
+    finally:
+        plane.stop()
+
+
+class Script:
+    """`tools`: with nothing but the tools that it says it needs."""
+
+    def __init__(self, prefix: Path, plane: ControlPlane, data: bytes, *, tools: bool = False) -> None:
+        plane.gate.objects["/vault/agent.tar.gz"] = data
+        self._path = os.environ["PATH"]
+        if tools:
+            self._path = str(prefix / "tools")
+            (prefix / "tools").mkdir()
+            for name in (*_TOOLS, "curl" if shutil.which("curl") else "wget"):
+                (prefix / "tools" / name).symlink_to(shutil.which(name) or name)
+        text = (ROOT / "templates/agents/install.sh").read_text()
+        digest = hashlib.sha256(data).hexdigest()
+        told = {
+            "@URL@": plane.url,
+            "@DOWNLOAD@": f"{plane.url}/vault/agent.tar.gz",
+            "@SHA256@": digest,
+            "@NUMBER@": "7",
+        }
+        for place, value in told.items():
+            text = text.replace(place, value)
+        self._text = text
+        self._prefix = prefix
+
+    def __call__(self, *words: str, code: int = 0) -> str:
+        environment = {"PATH": self._path, "BACKUPSITE_AGENT_PREFIX": str(self._prefix)}
+        command = [shutil.which("sh") or "sh", "-s", "--", *words]
+        done = subprocess.run(command, input=self._text, capture_output=True, text=True, env=environment, timeout=60)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
+def test_the_starter_goes_back_from_a_release_that_does_not_start(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "tools/agent/run.sh", tmp_path / "run.sh")
+    for number, text in ((7, "#!/bin/sh\necho seven; exit 0\n"), (8, "#!/bin/sh\nexit 1\n")):
+        program = tmp_path / f"releases/{number}/bin/backupsite-agent"
+        program.parent.mkdir(parents=True)
+        program.write_text(text)
+        program.chmod(0o755)
+    (tmp_path / "current").symlink_to("releases/8")
+    (tmp_path / "trial").write_text("8 7 0\n")
+    said = [
+        subprocess.run(
+            ["sh", tmp_path / "run.sh", "once"], capture_output=True, text=True, timeout=30, check=False
+        ).stdout
+        for _ in range(4)
+    ]
+    assert said == ["", "", "", "seven\n"]
+    assert os.readlink(tmp_path / "current") == "releases/7" and (tmp_path / "failed").read_text() == "8\n"
+    assert not (tmp_path / "trial").exists()
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
+def test_the_scripts_are_clean() -> None:
+    scripts = [
+        ROOT / "templates/agents/install.sh",
+        ROOT / "tools/agent/run.sh",
+        ROOT / "tools/agent/backupsite-agent.sh",
+    ]
+    done = subprocess.run(["shellcheck", "-s", "sh", *scripts], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

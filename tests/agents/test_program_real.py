@@ -1,0 +1,105 @@
+"""The agent program against the real control plane: the same messages and signatures, no stand-in."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from agents.agent_messages import RestoreRequest
+from agents.answer_signing import HEADER
+from agents.enrolment import make_token
+from agents.models import Agent as AgentRow
+from agents.principals import revoke_agent
+from agents.program.agent import enrolling, rotating
+from agents.program.agent.control import ControlClient, Reply
+from agents.program.agent.errors import NotTrustedError, RefusedError
+from agents.program.agent.facts import host_facts
+from agents.program.agent.identity import Identity, load_identity, request_key
+from agents.program.agent.loop import Agent, Surroundings
+from agents.program.agent.memory import ControlClock, load_memory
+from agents.program.agent.places import Places, Settings
+from definitions.models import Definition
+from tests.agents.agent_worlds import bare_server
+from tests.agents.test_program_loop import Mover
+from tests.factories import make_person, make_vault
+
+pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.agents.both_urls")]
+URL = "https://backup.example.com"
+
+
+def way(method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
+    more = {"HTTP_AUTHORIZATION": headers["Authorization"]} if "Authorization" in headers else {}
+    answer = Client().generic(method, path, body, content_type="application/json", **more)
+    return Reply(answer.status_code, answer.headers.get(HEADER, ""), answer.content)
+
+
+def enrolled(folder: Path) -> tuple[Places, Identity]:
+    server = bare_server()
+    _, token = make_token(server=server, actor=None, now=timezone.now())
+    places = Places.of(str(folder))
+    identity = enrolling.enrol(places, Settings(), token=token, url=URL, version="0.1.0", way=way)
+    values: dict[str, Any] = {"name": "daily", "cron": "0 22 * * *", "next_run_at": timezone.now() + timedelta(hours=5)}
+    Definition.objects.create(tenant=server.tenant, disk=server.disks.get(), vault=make_vault(server.tenant), **values)
+    with pytest.raises(RefusedError):
+        enrolling.enrol(Places.of(str(folder / "x")), Settings(), token=token, url=URL, version="0.1.0", way=way)
+    return places, identity
+
+
+def agent_of(places: Places, movers: list[Mover], *, wall_off: float = 0.0) -> Agent:
+    identity, memory = load_identity(places), load_memory(places)
+    anchor = memory.anchor if not wall_off else None
+    clock = ControlClock(anchor, wall=lambda: timezone.now().timestamp() + wall_off)
+    control = ControlClient(identity, request_key(places), clock, way=way)
+
+    def start(order: Any) -> Mover:
+        movers.append(Mover(order))
+        return movers[-1]
+
+    world = Surroundings(host=host_facts, trees=list, start=start, clean=lambda: None, version="0.1.0")
+    agent = Agent(places, Settings(), identity, control, clock, memory, world)
+    agent.begin()
+    return agent
+
+
+def test_a_program_enrols_polls_begins_and_is_revoked(tmp_path: Path) -> None:
+    places, identity = enrolled(tmp_path)
+    movers: list[Mover] = []
+    # A clock that is two years off, and nothing is known yet.
+    agent = agent_of(places, movers, wall_off=-2 * 365 * 86400)
+    agent.step()
+    row = AgentRow.objects.get()
+    assert agent.memory.status == "enrolled" and row.pk == identity.agent_id and row.version == "0.1.0"
+    assert agent.policy is not None and agent.policy.number > 0
+    assert agent.control.backups().backups == []
+
+    offer = agent.control.start()
+    assert agent.control.start() == offer and offer.begins_at_once
+    agent.poll_now()
+    agent.step()
+    [mover] = movers
+    assert mover.order.session_token and mover.order.kind == "backup" and mover.order.job == offer.id
+
+    rotating.rotate(places, agent.control)
+    assert bytes(AgentRow.objects.get().public_key) == request_key(places).public
+    with pytest.raises((RefusedError, NotTrustedError)):
+        agent.control.backups()
+    with pytest.raises(RefusedError):
+        agent_of(places, movers).control.ask_restore(RestoreRequest("no-such-backup", "/srv/x"))
+
+    again = agent_of(places, movers)
+    again.step()
+    assert again.memory.status == "enrolled"
+    # A copy of this machine from before: it counts on from where the copy was made.
+    copy = agent_of(places, movers)
+    copy._count = 0
+    copy.step()
+    assert copy.memory.status == "agent_quarantined" and AgentRow.objects.get().status == "quarantined"
+    revoke_agent(agent=AgentRow.objects.get(), actor=make_person())
+    last = agent_of(places, movers)
+    last.step()
+    assert last.memory.status == "agent_revoked" and last.waiting == {}

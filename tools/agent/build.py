@@ -1,0 +1,197 @@
+"""`make agent-build`: the agent program as one archive that needs nothing from elsewhere, in var/agent.
+
+    bin/            the program with its own Python, frozen by PyInstaller; needs the C library of this machine or newer
+    wheels/         the same as wheels, for servers with an older C library and a Python of 3.11 or newer
+    run.sh, backupsite-agent.service, backupsite-agent.sh
+
+Pins and hashes of what it needs are those of requirements.lock. Beside the archive: `release.json` (number, version,
+file, size, SHA-256), from which a manifest is signed where the release key is (`--sign KEYFILE`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+NEEDS = (
+    *("blake3", "cffi", "cryptography", "msgspec", "pathspec", "pycparser", "pyfastcdc", "typing-extensions", "tzdata"),
+    "zstandard",
+)
+# What the wheels are for: the C library of RHEL 8 and newer, so Debian 11 and Ubuntu 20.04 too.
+PYTHONS = ("3.11", "3.12", "3.13")
+PLATFORMS = tuple(f"{name}_{platform.machine()}" for name in ("manylinux_2_28", "manylinux_2_17", "manylinux2014"))
+PYINSTALLER = "pyinstaller==6.22.3"
+SOURCES = ("engine", "agents/drivers", "agents/program")
+FILES = (
+    "agents/__init__.py",
+    "agents/agent_messages.py",
+    "agents/answer_signing.py",
+    "agents/signing.py",
+    "agents/protocol.py",
+)
+# Found at run time by their names.
+HIDDEN = ("agents.drivers.host", "agents.drivers.image", "tzdata")
+PROJECT = """[project]
+name = "backupsite-agent"
+version = "{version}"
+requires-python = ">=3.11"
+license = "Apache-2.0"
+dependencies = [{needs}]
+[project.scripts]
+backupsite-agent = "agents.program.agent.cli:main"
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[tool.hatch.build.targets.wheel]
+packages = ["engine", "agents"]
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "var" / "agent")
+    parser.add_argument("--number", type=int, default=int(time.time()) // 60, help="of the release; only grows")
+    parser.add_argument("--sign", type=Path, metavar="KEYFILE", help="a private Ed25519 key, 32 bytes")
+    options = parser.parse_args()
+    version = re.search(r'VERSION = "([^"]+)"', (ROOT / "agents/program/agent/version.py").read_text())[1]
+    out: Path = options.out
+    work = out / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "tree").mkdir(parents=True)
+    sources = _sources(work / "source", version)
+    _wheels(work, sources)
+    _frozen(work, sources)
+    for name in ("run.sh", "backupsite-agent.service", "backupsite-agent.sh"):
+        shutil.copy(ROOT / "tools" / "agent" / name, work / "tree" / name)
+    archive = out / f"backupsite-agent-{version}-{options.number}.tar.gz"
+    _check_starts(work / "tree" / "bin" / "backupsite-agent")
+    _pack(work / "tree", archive)
+    told = _release(archive, number=options.number, version=version)
+    (out / "release.json").write_text(json.dumps(told, indent=2) + "\n")
+    if options.sign:
+        _sign(out, told, options.sign)
+    shutil.rmtree(work)
+    size = archive.stat().st_size >> 20
+    sys.stdout.write(f"{archive}: {size} MiB, needs {told['c_library']} or newer, else Python 3.11 or newer\n")
+    return 0
+
+
+def _sources(folder: Path, version: str) -> Path:
+    """What the program needs, and nothing of Django."""
+    for name in SOURCES:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(ROOT / name, folder / name)
+    needs = ", ".join(f'"{name}"' for name in NEEDS if name not in {"cffi", "pycparser", "typing-extensions"})
+    (folder / "pyproject.toml").write_text(PROJECT.format(version=version, needs=needs))
+    return folder
+
+
+def _wheels(work: Path, sources: Path) -> None:
+    wheels = work / "tree" / "wheels"
+    pins = work / "pins.txt"
+    pins.write_text("".join(_pin(name) for name in NEEDS))
+    for python in PYTHONS:
+        _run(sys.executable, "-m", "pip", "download", "-q", "--require-hashes", "--no-deps", "--only-binary", ":all:",
+             "--implementation", "cp", "--python-version", python, *[f"--platform={name}" for name in PLATFORMS],
+             "-r", str(pins), "-d", str(wheels))  # fmt: skip
+    _run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels), str(sources))
+
+
+def _pin(name: str) -> str:
+    """The lines of requirements.lock: version and hashes."""
+    found = re.search(rf"^{name}==(?:.*\\\n)*.*\n", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    if found is None:
+        raise SystemExit(f"{name} is not in requirements.lock")
+    return found[0]
+
+
+def _frozen(work: Path, sources: Path) -> None:
+    python = work / "venv" / "bin" / "python"
+    _run(sys.executable, "-m", "venv", str(work / "venv"))
+    wheels = str(work / "tree" / "wheels")
+    _run(str(python), "-m", "pip", "install", "-q", "--no-index", "--find-links", wheels, "backupsite-agent")
+    _run(str(python), "-m", "pip", "install", "-q", PYINSTALLER)
+    entry = work / "backupsite-agent.py"
+    entry.write_text("import sys\nfrom agents.program.agent.cli import main\nsys.exit(main())\n")
+    hidden = [f"--hidden-import={name}" for name in HIDDEN]
+    _run(str(python), "-m", "PyInstaller", "--noconfirm", "--log-level=WARN", "--onedir", "--collect-data=tzdata",
+         "--collect-submodules=pyfastcdc",
+         *hidden, *[f"--{name}path={work}/{name}" for name in ("dist", "work", "spec")], str(entry))  # fmt: skip
+    (work / "dist" / "backupsite-agent").rename(work / "tree" / "bin")
+
+
+def _check_starts(program: Path) -> None:
+    """Without a word of complaint: one of a missing module would mean a slow program, or one that fails at night."""
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)  # noqa: S603  # just built
+    if done.stderr:
+        raise SystemExit(f"the frozen program complains: {done.stderr}")
+
+
+def _pack(tree: Path, archive: Path) -> None:
+    def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid = member.gid = 0
+        member.uname = member.gname = ""
+        member.mtime = 0
+        return member
+
+    with tarfile.open(archive, "w:gz", compresslevel=9) as tar:
+        for path in sorted(tree.iterdir()):
+            tar.add(path, arcname=path.name, filter=plain)
+
+
+def _release(archive: Path, *, number: int, version: str) -> dict[str, object]:
+    with tarfile.open(archive) as tar:
+        library = _newest_symbol(tar)
+    data = archive.read_bytes()
+    return {
+        "number": number,
+        "version": version,
+        "file": archive.name,
+        "size_bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "least_python": "3.11",
+        "c_library": library,
+    }
+
+
+def _newest_symbol(tar: tarfile.TarFile) -> str:
+    """The newest version of the C library that a program or library in bin/ asks for."""
+    found = {(2, 0)}
+    for member in tar:
+        file = tar.extractfile(member) if member.isfile() and member.name.startswith("bin/") else None
+        if file is not None:
+            found |= {(int(major), int(minor)) for major, minor in re.findall(rb"GLIBC_(\d+)\.(\d+)", file.read())}
+    return "glibc {}.{}".format(*max(found))
+
+
+def _sign(out: Path, told: dict[str, object], key: Path) -> None:
+    sys.path.insert(0, str(ROOT))
+    import msgspec
+
+    from agents.agent_messages import ReleaseManifest
+    from agents.answer_signing import sign_release
+
+    manifest = msgspec.json.encode(
+        msgspec.convert({k: v for k, v in told.items() if k != "c_library"}, ReleaseManifest)
+    )
+    (out / "manifest.json").write_bytes(manifest)
+    (out / "manifest.sig").write_bytes(sign_release(private_key=key.read_bytes(), manifest=manifest))
+
+
+def _run(*words: str) -> None:
+    subprocess.run(words, check=True, cwd=ROOT)  # noqa: S603  # own lists of words
+
+
+if __name__ == "__main__":
+    sys.exit(main())
