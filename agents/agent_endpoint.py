@@ -195,22 +195,22 @@ class SignedAnswersMiddleware:
         if not request.path.startswith(PATH_PREFIX):
             return self._get_response(request)
         # Read now: who is refused is refused without it, and it cannot be read later.
-        nonce = _nonce_of(request)
+        asked = _name_of(request)
         response = self._get_response(request)
         if not response.streaming:
             response.headers[HEADER] = sign_answer(
                 private_key=settings.CONFIG.control_key_bytes,
-                nonce=nonce,
+                request=asked,
                 status=response.status_code,
                 body=response.content,
             )
         return response
 
 
-def _nonce_of(request: HttpRequest) -> str:
-    """What the answer is bound to: the request's nonce, or the digest of the body where there is none."""
+def _name_of(request: HttpRequest) -> str:
+    """What the answer is bound to: the request's name, or the digest of the body where there is none."""
     proof = _proof_of(request)
     if proof is not None:
-        return proof.nonce
+        return proof.name
     body = request.body if _length(request) <= LARGEST_MESSAGE_BYTES else b""
     return hashlib.sha256(body).hexdigest()

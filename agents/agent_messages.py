@@ -130,9 +130,9 @@ class TreeFacts(msgspec.Struct, frozen=True):
 
 
 class PollRequest(msgspec.Struct, frozen=True):
-    """Asked every `poll_seconds`. `count` grows with each poll, may jump, and is kept on disk: a machine that was cloned
-    shows itself by a number that was there before. `jobs` are those it works on. `problem` is the agent's own last
-    error, empty when all is well. `trees` is sent when it changed."""
+    """Asked every `poll_seconds`. `count` grows with each poll, may jump, and is kept on disk: a machine that was
+    cloned shows itself by a number that was there before. `jobs` are those it works on. `problem` is the agent's own
+    last error, empty when all is well. `trees` is sent when it changed."""
 
     host: HostFacts
     version: str

@@ -2,10 +2,10 @@
 
     Backupsite-Control: signature="<64 bytes in base64 for URLs, without padding>"
 
-Signed (Ed25519) are these lines, the last one without an end: name and version, the nonce of the agent's request (of
-the enrolment, which has none: SHA-256 of its body in hexadecimal), status, SHA-256 of the answer's body in hexadecimal.
-An answer therefore fits one request and cannot be kept for another. Policies are signed on their own, for one agent,
-so that they can be checked again when they are read from disk.
+Signed (Ed25519) are these lines, the last one without an end: name and version, agent and nonce of the request with a
+slash between them (of the enrolment, which has neither: SHA-256 of its body in hexadecimal), status, SHA-256 of the
+answer's body in hexadecimal. An answer therefore fits one request of one agent and cannot be kept for another.
+Policies are signed on their own, for one agent, so that they can be checked again when they are read from disk.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def fingerprint(control_key: bytes) -> str:
     return hashlib.sha256(control_key).hexdigest()[:FINGERPRINT_HEX]
 
 
-def sign_answer(*, private_key: bytes, nonce: str, status: int, body: bytes) -> str:
-    """The value of the header. `nonce` as it stands in the request's Authorization header."""
-    signature = Ed25519PrivateKey.from_private_bytes(private_key).sign(_answer_lines(nonce, status, body))
+def sign_answer(*, private_key: bytes, request: str, status: int, body: bytes) -> str:
+    """The value of the header. `request` is `agents.signing.name_of` it."""
+    signature = Ed25519PrivateKey.from_private_bytes(private_key).sign(_answer_lines(request, status, body))
     return f'signature="{base64.urlsafe_b64encode(signature).rstrip(b"=").decode()}"'
 
 
-def is_answer_signed(control_key: bytes, *, header: str, nonce: str, status: int, body: bytes) -> bool:
+def is_answer_signed(control_key: bytes, *, header: str, request: str, status: int, body: bytes) -> bool:
     """Whether the answer to the request with this nonce is the control plane's own."""
     found = _FORM.fullmatch(header)
     if found is None:
@@ -48,7 +48,7 @@ def is_answer_signed(control_key: bytes, *, header: str, nonce: str, status: int
         signature = base64.urlsafe_b64decode(found[1] + "==")
     except binascii.Error:
         return False
-    return _is_signed(control_key, signature, _answer_lines(nonce, status, body))
+    return _is_signed(control_key, signature, _answer_lines(request, status, body))
 
 
 def sign_policy(*, private_key: bytes, agent_id: UUID, policy: bytes) -> bytes:
@@ -69,8 +69,8 @@ def is_release_signed(release_key: bytes, *, manifest: bytes, signature: bytes) 
     return _is_signed(release_key, signature, b"\n".join((_RELEASE, manifest)))
 
 
-def _answer_lines(nonce: str, status: int, body: bytes) -> bytes:
-    return b"\n".join((_ANSWER, nonce.encode(), str(status).encode(), hashlib.sha256(body).hexdigest().encode()))
+def _answer_lines(request: str, status: int, body: bytes) -> bytes:
+    return b"\n".join((_ANSWER, request.encode(), str(status).encode(), hashlib.sha256(body).hexdigest().encode()))
 
 
 def _policy_lines(agent_id: UUID, policy: bytes) -> bytes:

@@ -41,6 +41,10 @@ class Proof:
     nonce: str
     signature: bytes
 
+    @property
+    def name(self) -> str:
+        return name_of(self.agent_id, self.nonce)
+
 
 def sign_request(
     *,
@@ -64,6 +68,11 @@ def sign_request(
         raise ValueError("a path is one line of ASCII")
     signature = Ed25519PrivateKey.from_private_bytes(private_key).sign(message)
     return f'{SCHEME} agent="{agent_id}", time="{time_seconds}", nonce="{shown}", signature="{_text(signature)}"'
+
+
+def name_of(agent_id: UUID, nonce: str) -> str:
+    """What an answer is bound to: this request of this agent, so that no other one's answer fits."""
+    return f"{agent_id}/{nonce}"
 
 
 def read_header(value: str) -> Proof | None:

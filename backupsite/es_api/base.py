@@ -16,6 +16,7 @@ from backupsite.es_api.errors import as_failure
 from backupsite.es_api.finding import find_dc
 from backupsite.es_api.parameters import Parameters, read_parameters
 from backupsite.es_api.streams import stream_of
+from common.errors import NotFoundError
 from tenants.api.guard import GuardedMixin, refuse_beyond_token
 from tenants.models import Person, Tenant
 from tenants.roles import Action
@@ -48,6 +49,9 @@ class EsView(GuardedMixin, APIView):
             return
         if method not in self.role_actions:
             raise MethodNotAllowed(method)
+        if any("\0" in name for name in options.values()):
+            # Nothing has such a name, and not every database looks for it.
+            raise NotFoundError("There is nothing of this name.")
         self.given = read_parameters(request, self.parameters[method], path_dc=options.get("dc"))
         refuse_beyond_token(request, self.role_action)
         if "dc" in self.given:

@@ -65,7 +65,7 @@ def is_signed(answer: Any, *, header: str = "", body: bytes = b"") -> bool:
     return is_answer_signed(
         settings.CONFIG.control_public_key_bytes,
         header=answer.headers.get(HEADER, ""),
-        nonce=proof.nonce if proof else hashlib.sha256(body).hexdigest(),
+        request=proof.name if proof else hashlib.sha256(body).hexdigest(),
         status=answer.status_code,
         body=answer.content,
     )

@@ -110,25 +110,25 @@ class ControlPlane:
         name = path.removeprefix(AGENT).split("?")[0]
         self.asked.append(name)
         if name == "enrol/":
-            nonce = hashlib.sha256(body).hexdigest()
-            return self._signed(nonce, self._enrol(msgspec.json.decode(body, type=messages.EnrolRequest)))
+            digest = hashlib.sha256(body).hexdigest()
+            return self._signed(digest, self._enrol(msgspec.json.decode(body, type=messages.EnrolRequest)))
         proof = read_header(header)
         assert proof is not None, header
         assert is_signed_by(self.agent_key, proof, method=method, path=path, body=body)
         if name.startswith("releases/"):
             return 200, self.releases[name.removeprefix("releases/")], ""
         if self.refuse.get(name):
-            return self._signed(proof.nonce, _refused(*self.refuse[name].pop(0)))
+            return self._signed(proof.name, _refused(*self.refuse[name].pop(0)))
         if not is_in_time(proof, now_seconds=self.now().timestamp()):
             told = {"code": "clock_skew", "detail": "apart", "time": self.now()}
-            return self._signed(proof.nonce, (401, msgspec.json.encode(told)))
+            return self._signed(proof.name, (401, msgspec.json.encode(told)))
         assert proof.nonce not in self.nonces
         self.nonces.add(proof.nonce)
-        return self._signed(proof.nonce, self._told(name, body))
+        return self._signed(proof.name, self._told(name, body))
 
-    def _signed(self, nonce: str, answer: tuple[int, bytes]) -> tuple[int, bytes, str]:
+    def _signed(self, request: str, answer: tuple[int, bytes]) -> tuple[int, bytes, str]:
         status, body = answer
-        header = sign_answer(private_key=self.key.private, nonce=nonce, status=status, body=body)
+        header = sign_answer(private_key=self.key.private, request=request, status=status, body=body)
         return status, self.tamper(body) if self.tamper else body, header
 
     def _enrol(self, request: messages.EnrolRequest) -> tuple[int, bytes]:

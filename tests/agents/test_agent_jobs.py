@@ -151,7 +151,9 @@ def test_lists_and_plans_with_and_without_a_node(estate: Estate) -> None:
     assert heat_map(Definition.objects.all(), now=timezone.now()).rows == ()
     assert client.get("/definitions/load/").status_code == 200
     node = make_node(estate.server.tenant)
-    copy = Definition(disk=estate.disk, tenant=estate.server.tenant, type="file", backup_node=node, storage=make_storage(node))
+    copy = Definition(
+        disk=estate.disk, tenant=estate.server.tenant, type="file", backup_node=node, storage=make_storage(node)
+    )
     with pytest.raises(InvalidInputError, match="Choose Vault"):
         check_choices(copy)
 
@@ -159,9 +161,7 @@ def test_lists_and_plans_with_and_without_a_node(estate: Estate) -> None:
 def test_a_server_with_an_agent_moves_with_it(estate: Estate) -> None:
     target = make_tenant()
 
-    move_server(
-        server=estate.server, tenant=target, confirmation="web01", actor=make_person(superadmin=True)
-    )
+    move_server(server=estate.server, tenant=target, confirmation="web01", actor=make_person(superadmin=True))
 
     assert estate.client.ask("me/", method="GET").json()["tenant"] == target.title
     assert Definition.objects.get().tenant == target

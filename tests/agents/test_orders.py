@@ -86,7 +86,11 @@ def test_the_same_order_twice_is_one(provider: Person, committed: Any) -> None:
     with committed():
         first = order(provider)
     with committed():
-        again = [order(provider), order(provider, email=" owner@example.org"), order(provider, tenant=first.server.tenant.name)]
+        again = [
+            order(provider),
+            order(provider, email=" owner@example.org"),
+            order(provider, tenant=first.server.tenant.name),
+        ]
 
     assert [one.is_new for one in (first, *again)] == [True, False, False, False]
     assert {one.order.pk for one in again} == {first.order.pk}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from agents.program.agent.identity import Identity, load_identity, request_key
 from agents.program.agent.loop import Agent, Surroundings
 from agents.program.agent.memory import ControlClock, load_memory
 from agents.program.agent.places import Places, Settings
+from agents.signing import read_header, sign_request
 from definitions.models import Definition
 from tests.agents.agent_worlds import bare_server
 from tests.agents.test_program_loop import Mover
@@ -36,6 +38,30 @@ def way(method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
     more = {"HTTP_AUTHORIZATION": headers["Authorization"]} if "Authorization" in headers else {}
     answer = Client().generic(method, path, body, content_type="application/json", **more)
     return Reply(answer.status_code, answer.headers.get(HEADER, ""), answer.content)
+
+
+@pytest.mark.case("AG-12")
+def test_the_answer_to_another_agent_is_not_read(tmp_path: Path) -> None:
+    """Who sits between two agents, one of them his own, puts its answers under the other's requests."""
+    (ours, us), (theirs, them) = enrolled(tmp_path / "a"), enrolled(tmp_path / "b")
+
+    def between(method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
+        proof = read_header(headers["Authorization"])
+        header = sign_request(
+            private_key=request_key(theirs).private,
+            agent_id=them.agent_id,
+            method=method,
+            path=path,
+            body=body,
+            time_seconds=proof.time_seconds,
+            nonce=base64.urlsafe_b64decode(proof.nonce + "=="),
+        )
+        return way(method, path, {"Authorization": header}, body)
+
+    clock = ControlClock(None, wall=lambda: timezone.now().timestamp())
+    with pytest.raises(NotTrustedError):
+        ControlClient(us, request_key(ours), clock, way=between).backups()
+    assert ControlClient(us, request_key(ours), clock, way=way).backups().backups == []
 
 
 def enrolled(folder: Path) -> tuple[Places, Identity]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from backupsite.stack.errors import StackError
+from tests.e2e.agent import Metal
 from tests.e2e.conftest import DISK_MIB, MIB, Running
 from tests.e2e.files import tree_of
 from tests.engine.chunk_support import snapshot
@@ -127,6 +129,35 @@ def test_a_tree_of_files_goes_there_and_back_and_is_read_once(running: Running) 
     assert snapshot(os.fsencode(root / "back")) == before
     assert sorted(os.listdir(root / "one")) == ["d0", "d6"]
     assert os.listdir(os.fsencode(root) + b"/one/d0") == [b"\xff\xfe"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a whole server is read by root alone")
+def test_a_server_of_metal_is_backed_up_by_its_agent_and_brought_back(running: Running, tmp_path: Path) -> None:
+    metal = Metal(running, tmp_path)
+    before = snapshot(os.fsencode(metal.root))
+
+    metal.run("run")
+    metal.run("run")
+
+    found = running.api.get(f"backups/?server={metal.server}&status=ok")["results"]
+    assert (
+        len(found) == 2 and found[0]["counts"]["files"] == 296 and found[1]["stored_bytes"] > found[0]["stored_bytes"]
+    )
+    asking = metal.start("restore", found[0]["name"], "--to", str(metal.root / "back"))
+    asked = running.api.wait(
+        lambda: next(iter(running.api.get(f"asked-restores/?server={metal.server}")["results"]), None),
+        timeout_seconds=60,
+        what="nothing was asked",
+    )
+    assert asking.stderr is not None
+    code = asking.stderr.readline().partition("code there is ")[2].strip(".\n: ")
+    with pytest.raises(StackError, match="another code"):
+        running.api.post(f"asked-restores/{asked['id']}/confirm/", {"code": "AAAA-AAAA"})
+    job = running.api.post(f"asked-restores/{asked['id']}/confirm/", {"code": code})
+    assert running.wait_until_ended(job["id"], timeout_seconds=60)["state"] == "ok"
+    asking.communicate(timeout=60)
+    assert asking.returncode == 0
+    assert snapshot(os.fsencode(metal.root / "back")) == before
 
 
 def test_a_bad_cron_is_refused_with_words(running: Running) -> None:

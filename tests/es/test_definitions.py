@@ -127,6 +127,11 @@ def test_what_is_wrong_is_named_as_it_was_said(admin: Asker, here: str, given: d
     assert Definition.objects.filter(name="new").count() == 0
 
 
+@pytest.mark.parametrize("name", ["x" * 17, "a b", "-a", "é", "a%0Ab", "=1"])
+def test_names_of_definitions_are_safe_everywhere(admin: Asker, here: str, name: str) -> None:
+    assert refused(admin.create(f"{here}/{name}", **PLAN)) == (400, {"name"})
+
+
 def test_by_the_codes_of_the_grammar(admin: Asker, here: str, world: World, pool: Storage) -> None:
     ours, theirs = world.ours, world.theirs
     place = {"type": 2, "node": ours.node.name, "zpool": pool.name}

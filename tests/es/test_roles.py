@@ -195,6 +195,18 @@ def test_below_a_data_center_it_is_the_same_and_below_another_there_is_nothing(
     )
 
 
+@pytest.mark.parametrize(("method", "path"), sorted(key for key in TABLE if "<" in key[1]))
+def test_what_is_no_name_is_not_there(walk: EsWalk, method: str, path: str) -> None:
+    ours = walk.world.ours
+    for part in re.findall(r"<\w+>", path):
+        if (method, part) == ("POST", "<definition>"):
+            continue
+        for name in ("no-such-thing", "1", "%00", "..%2f..", "%F0%9F%92%BE", "x" * 300):
+            address = filled(path.replace(part, name), method, ours)
+
+            assert asked(walk, "super", method, address, TABLE[method, path].given(ours)).status_code == 404, address
+
+
 def test_nothing_is_found_below_a_foreign_name_by_any_parameter(walk: EsWalk) -> None:
     theirs = walk.world.theirs
     for query in (

@@ -44,7 +44,7 @@ export PATH=/bin:/usr/sbin:/usr/bin:/sbin HOME=/tmp
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 while read module; do insmod /lib/$module; done < /lib/order
 for try in 1 2 3 4 5 6 7 8 9 10; do [ -b /dev/vdb ] && break; sleep 0.2; done
-mount -t ext4 /dev/vda /root
+mount -o ro -t ext4 /dev/vda /root
 for place in proc sys dev; do mount -o bind /$place /root/$place; done
 mount -t tmpfs tmp /root/tmp; mount -t tmpfs run /root/run
 chroot /root /usr/bin/env PYTHONHOME=/python PYTHONPATH=/project:/packages LC_ALL=C /python/bin/python3 /project/tools/lab/lvm_steps.py

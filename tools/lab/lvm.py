@@ -1,6 +1,6 @@
 """Boots the guest of `build_lvm_guest.sh` and shows what `lvm_steps.py` says in it; fails when it does not pass.
 
-    make lab-lvm       builds the guest, then runs this (some minutes: the machine is emulated)
+make lab-lvm       builds the guest, then runs this (some minutes: the machine is emulated)
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from agents.agent_messages import BackupMessage, RestoreRequest
+from agents.drivers.host_mounts import is_below
 from agents.program.agent import enrolling, logs, moving, rotating
 from agents.program.agent.assembling import control_of
 from agents.program.agent.carrying import carry_out, poke, say_done
@@ -119,10 +120,11 @@ def run_restore(options: argparse.Namespace) -> int:
     places, settings = _of(options)
     control = _control(places, settings, load_identity(places))
     backup = _named(control, options.backup)
-    target = os.path.normpath(options.to)
-    asked = control.ask_restore(RestoreRequest(backup.id, target, options.path, options.overwrite))
+    target = _in_tree(settings, options.to)
+    paths = [_in_tree(settings, path).lstrip("/") for path in options.path]
+    asked = control.ask_restore(RestoreRequest(backup.id, target, paths, options.overwrite))
     say(
-        f"Restore {backup.name} to {target}. Confirm it in the portal, if the code there is {asked.code}:\n"
+        f"Restore {backup.name} to {options.to}. Confirm it in the portal, if the code there is {asked.code}:\n"
         f"  {asked.portal_url}\nIt can be confirmed until {moment(asked.expires_at)}.",
         to=sys.stderr,
     )
@@ -132,6 +134,14 @@ def run_restore(options: argparse.Namespace) -> int:
     if asked.state != "confirmed":
         raise RefusedError(f"The restore was not confirmed: {asked.state}.", code=f"restore_{asked.state}")
     return carry_out(places, settings, asked.job, "restore", options, wait=True)
+
+
+def _in_tree(settings: Settings, path: str) -> str:
+    """As the backup has it: `root` of agent.toml is its root. A path without a slash before it begins there."""
+    whole = os.path.normpath(os.path.join(settings.root, path))
+    if not is_below(whole, settings.root):
+        raise UsageError(f"{path} is not in {settings.root}, which this agent protects.")
+    return "/" if whole == settings.root else f"/{os.path.relpath(whole, settings.root)}"
 
 
 def run_logs(options: argparse.Namespace) -> int:

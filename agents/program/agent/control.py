@@ -22,7 +22,7 @@ from agents.program.agent.errors import NotTrustedError, RefusedError, Unreachab
 from agents.program.agent.identity import Identity, Token
 from agents.program.agent.memory import ControlClock
 from agents.program.agent.tls import Endpoint, connect, read_url
-from agents.signing import NONCE_BYTES, sign_request
+from agents.signing import NONCE_BYTES, name_of, sign_request
 from engine.crypto import WriterKey
 
 CLOCK_SKEW = "clock_skew"
@@ -108,7 +108,7 @@ class ControlClient:
         )
         reply = _asked(self._way, method, PATH_PREFIX + path, {"Authorization": header}, body)
         shown = base64.urlsafe_b64encode(nonce).rstrip(b"=").decode()
-        _check(reply, control_key=self._identity.control_key, nonce=shown)
+        _check(reply, control_key=self._identity.control_key, request=name_of(self._identity.agent_id, shown))
         if reply.status not in _SUCCESS:
             refused = _refused_of(reply)
             if refused.time is not None:
@@ -151,7 +151,7 @@ def enrol(way: Way, request: messages.EnrolRequest, token: Token) -> messages.En
     """Raises NotTrustedError when the answer is not by the key whose fingerprint is in the token."""
     body = msgspec.json.encode(request)
     reply = _asked(way, "POST", PATH_PREFIX + "enrol/", {}, body)
-    nonce = hashlib.sha256(body).hexdigest()
+    digest = hashlib.sha256(body).hexdigest()
     if reply.status not in _SUCCESS:
         # Nothing of a refusal is acted on: its words are shown, and that is all.
         refused = _refused_of(reply)
@@ -160,7 +160,7 @@ def enrol(way: Way, request: messages.EnrolRequest, token: Token) -> messages.En
     key = _decoded(reply.body, messages.EnrolAnswer).control_key
     if fingerprint(key) != token.fingerprint:
         raise NotTrustedError("The answer is not by the control plane that made this token. Nothing was enrolled.")
-    _check(reply, control_key=key, nonce=nonce)
+    _check(reply, control_key=key, request=digest)
     answer = _decoded(reply.body, messages.EnrolAnswer)
     try:
         UUID(answer.agent_id)
@@ -215,8 +215,10 @@ def _asked(way: Way, method: str, path: str, headers: dict[str, str], body: byte
     return reply
 
 
-def _check(reply: Reply, *, control_key: bytes, nonce: str) -> None:
-    is_signed = is_answer_signed(control_key, header=reply.signature, nonce=nonce, status=reply.status, body=reply.body)
+def _check(reply: Reply, *, control_key: bytes, request: str) -> None:
+    is_signed = is_answer_signed(
+        control_key, header=reply.signature, request=request, status=reply.status, body=reply.body
+    )
     if not is_signed:
         raise NotTrustedError(
             f"The answer ({reply.status}) is not signed by the control plane that this agent belongs to. A proxy, or "
