@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from django.db.models import F, Q
+from django.db.models import Exists, OuterRef, Q
 
 from agents.models import Agent
-from backups.models import Job
+from backups.models import Job, Session
 from backups.states import ON_A_NODE, JobState
 from backups.transitions import claimable, end_job
 
@@ -34,8 +34,8 @@ def _end_of_stopped(now: datetime) -> None:
     stopped = [Agent.Status.REVOKED, Agent.Status.QUARANTINED]
     jobs = Job.objects.active().filter(_of_agents(), disk__server__agent__status__in=stopped)
     # One that asked for its commit has written all: it counts, as the control plane checks it.
-    jobs = jobs.exclude(sessions__commit_requested_at__isnull=False, sessions__fence=F("fence"))
-    for job in jobs.select_related("disk__server__agent")[:MOST_AT_ONCE]:
+    committing = Session.objects.filter(job=OuterRef("pk"), fence=OuterRef("fence"), commit_requested_at__isnull=False)
+    for job in jobs.filter(~Exists(committing)).select_related("disk__server__agent")[:MOST_AT_ONCE]:
         message = f"The agent of {job.disk.server} is {job.disk.server.agent.get_status_display()}."
         end_job(Job.objects.all(), job=job, state=JobState.CANCELED, code="agent_stopped", message=message, now=now)
 

@@ -6,6 +6,7 @@ and tells a hash of the machine.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
@@ -34,7 +35,7 @@ from common.errors import InvalidInputError
 MOST_OFFERS = 10
 MOST_TREES = 1000
 LONGEST_CODE = 64
-POLL_SECONDS = 60
+POLL_SECONDS, POLL_SPREAD = 60, 6
 
 
 def poll(agent: Agent, message: PollRequest, *, asked_at_seconds: int, now: datetime) -> PollAnswer:
@@ -50,7 +51,8 @@ def poll(agent: Agent, message: PollRequest, *, asked_at_seconds: int, now: date
     has_policy = message.policy_number == agent.policy_number
     return PollAnswer(
         time=now,
-        next_poll_seconds=POLL_SECONDS,
+        # Those that began together do not stay together.
+        next_poll_seconds=POLL_SECONDS + random.randint(-POLL_SPREAD, POLL_SPREAD),  # noqa: S311  # no secret
         policy=signed_policy(agent) if agent.policy_number and not has_policy else None,
         jobs=_offers(agent, now),
         canceled=_canceled(agent, message.jobs),
@@ -122,6 +124,10 @@ def _refuse_copy(agent: Agent, message: PollRequest, *, asked_at_seconds: int) -
 
 def _offers(agent: Agent, now: datetime) -> list[JobOffer]:
     """What waits for it, and what it lost hold of; the first to be served first. One at a time on a disk."""
+    there = Job.objects.active().filter(node=None, kind__in=ON_A_NODE, disk__server=agent.server_id)
+    # Nearly every poll ends here, for less.
+    if not there.exists():
+        return []
     busy = Job.objects.filter(
         disk_id=OuterRef("disk_id"), state=JobState.RUNNING, kind__in=ON_A_NODE, lease_until__gt=now
     )

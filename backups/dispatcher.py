@@ -16,7 +16,7 @@ from uuid import UUID
 from django.db import connection, transaction
 from django.db.models import Q
 
-from agents.models import Node
+from agents.models import Agent, Node
 from backups.models import Backup, Job, JobEvent
 from backups.queue import MOST_HINTS, hint_jobs, new_backup, new_job, origin
 from backups.states import JobKind
@@ -68,7 +68,10 @@ def dispatch_due(*, now: datetime, clock: Callable[[], float] = time.monotonic) 
 
 
 def due_definitions(now: datetime, holds: Holds) -> DefinitionQuerySet:
-    """Those that nothing holds, on nodes that work. What is held stays due, and runs once when the hold is over."""
+    """Those that nothing holds, on nodes that work, of agents that may.
+
+    What is held stays due, and runs once when the hold is over.
+    """
     held: dict[str, set[UUID | None]] = {"definition": set(), "node": set(), "tenant": set(), FLEET: set()}
     for scope, key in holds.targets:
         held[scope].add(key)
@@ -79,6 +82,8 @@ def due_definitions(now: datetime, holds: Holds) -> DefinitionQuerySet:
         return due.none()
     resting = Node.Status.MAINTENANCE
     due = due.exclude(backup_node=None, disk__server__node__status=resting).exclude(backup_node__status=resting)
+    stopped = [Agent.Status.PENDING, Agent.Status.QUARANTINED, Agent.Status.REVOKED]
+    due = due.exclude(disk__server__node=None, disk__server__agent__status__in=stopped)
     columns = {"definition": "pk__in", "node": "disk__server__node__in", "tenant": "tenant__in"}
     for scope, column in columns.items():
         if held[scope]:

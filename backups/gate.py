@@ -8,22 +8,21 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
-from django.db.models import F, Q
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
 from agents import protocol
-from agents.drivers.registry import content_of
-from agents.models import Agent, Disk
+from agents.models import Agent
 from backups.copies.settling import settle_check, settle_copy
 from backups.drills import settle_drill
-from backups.models import Job, Session, live_sessions
+from backups.models import Job, Session
 from backups.moves import moves_for
 from backups.new_targets import attached_note, note_defined, note_written
 from backups.opening import open_session
@@ -41,6 +40,7 @@ from backups.transitions import (
     renew_lease,
     request_commit,
 )
+from backups.upload_quota import charge
 from common.errors import (
     BackupsiteError,
     ConflictError,
@@ -50,7 +50,6 @@ from common.errors import (
     TooManyAttemptsError,
 )
 from common.ids import hash_token
-from engine.manifest import CONTENT_DISK, CONTENT_TREE
 from engine.store.base import ObjectKind, ObjectRef
 from engine.store.http import Grant, PutSpec
 from tenants.api.throttling import count_request
@@ -61,15 +60,8 @@ from vaults.models import StoredObject, Vault
 
 logger = logging.getLogger(__name__)
 
-MIB = 1024 * 1024
 T = TypeVar("T", bound=msgspec.Struct)
 DONE = protocol.Refusal(code="done")
-# What one session may upload beyond the size of its disk: headers, maps, incompressible blocks.
-QUOTA_SLACK_BYTES = 256 * 1024 * 1024
-# Objects are some MiB each; this many allow for packs that close early. One per MiB of the disk comes on top.
-QUOTA_SLACK_OBJECTS = 1024
-# What a tree on a file system that was not measured, or a stream, may upload: it only bounds what a stolen token costs.
-UNKNOWN_BYTES = 16 * 1024**4
 
 
 class SessionEndedError(ConflictError):
@@ -178,7 +170,7 @@ def put_grants_view(session: Session, body: bytes) -> protocol.GrantsAnswer:
     for spec in specs:
         _refuse_foreign_manifest(session, spec.key)
     _refuse_overlong(session)
-    _charge(session, specs)
+    charge(session, specs)
     context = GrantContext(
         domain=session.job.disk.server.domain,
         session_id=session.pk,
@@ -210,30 +202,6 @@ def _refuse_foreign_manifest(session: Session, key: str) -> None:
     beginning = f"{session.job.disk_id}/{session.sequence:020d}-"
     if kind == ObjectKind.MANIFEST and not "/".join(names).startswith(beginning):
         raise InvalidInputError("A manifest is named by this session's disk and sequence number.", code="foreign_key")
-
-
-def _charge(session: Session, specs: Sequence[PutSpec]) -> None:
-    """Count what was granted against the session's quotas of bytes and objects, in one conditional statement."""
-    disk_bytes = _most_bytes(session.job.disk)
-    size_bytes, count = sum(spec.size_bytes for spec in specs), len(specs)
-    within = live_sessions(timezone.now()).filter(
-        pk=session.pk,
-        granted_bytes__lte=disk_bytes * 5 // 4 + QUOTA_SLACK_BYTES - size_bytes,
-        granted_objects__lte=disk_bytes // MIB + QUOTA_SLACK_OBJECTS - count,
-    )
-    charged = within.update(granted_bytes=F("granted_bytes") + size_bytes, granted_objects=F("granted_objects") + count)
-    if charged != 1:
-        raise InvalidInputError("The session has used up what a backup of this disk may upload.", code="quota_exceeded")
-
-
-def _most_bytes(disk: Disk) -> int:
-    """How much there can be to read. Nobody knows how a tree or a stream has grown since its last backup: a tree at
-    most to the size of the file system that it lies on."""
-    if content_of(disk.driver) == CONTENT_DISK:
-        return disk.size_bytes
-    measured = disk.storage.total_bytes if disk.storage is not None else None
-    is_tree = content_of(disk.driver) == CONTENT_TREE
-    return max(disk.size_bytes, measured if is_tree and measured else UNKNOWN_BYTES)
 
 
 @_endpoint

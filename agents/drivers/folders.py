@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from agents.drivers.base import DiskAddress, DiskBusyError, DiskMissingError, DiskUnreadableError, DriverError
@@ -35,11 +35,12 @@ def tree_root(address: DiskAddress) -> Path:
 @contextmanager
 def held_tree(root: Path) -> Iterator[None]:
     """No other job of ours has the tree meanwhile. DiskBusyError."""
-    try:
-        with held_server(standing_for(str(root))):
-            yield
-    except DiskBusyError as error:
-        raise DiskBusyError(f"The folder {root} is in use by another job.") from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held_server(standing_for(str(root))))
+        except DiskBusyError as error:
+            raise DiskBusyError(f"The folder {root} is in use by another job.") from error
+        yield
 
 
 def refuse_no_tree(root: Path) -> None:

@@ -35,8 +35,9 @@ from agents.drivers.base import (
     WriteWish,
 )
 from agents.drivers.holding import held_server, safe_point, standing_for
-from agents.drivers.lvm_commands import Group, Volume, check_name, reading_pool, sweep_pool
+from agents.drivers.lvm_commands import Group, Volume, check_name
 from agents.drivers.lvm_devices import LvmSource, ThinTarget, opened_device
+from agents.drivers.lvm_maps import reading_pool, sweep_pool
 from agents.drivers.safety import NO_SAFETY_POINT
 from engine.scan import Extent
 from engine.targets import FileTarget, descriptor_target
@@ -142,19 +143,18 @@ class LvmDriver:
     @contextmanager
     def _held(self, disk: DiskWish) -> Iterator[_Held]:
         group, name = self._group(disk.address.storage_path), check_name(disk.address.path)
-        try:
-            with held_server(standing_for(f"lvm:{group.name}/{name}")):
-                volumes = group.volumes()
-                volume = volumes.get(name)
-                if volume is None or name.startswith(POINT_PREFIX):
-                    raise DiskMissingError(f"There is no volume {name} in the group {group.name}.")
-                if not volume.pool:
-                    raise NotThinError(f"{name} is no thin volume. Its device can be read by the driver image.")
-                yield _Held(disk, group, volume, volumes[volume.pool], _points(volumes, name))
-        except DiskBusyError as error:
-            if "Another job" not in error.message:
-                raise
-            raise DiskBusyError(f"The volume {name} is in use by another job.") from error
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held_server(standing_for(f"lvm:{group.name}/{name}")))
+            except DiskBusyError as error:
+                raise DiskBusyError(f"The volume {name} is in use by another job.") from error
+            volumes = group.volumes()
+            volume = volumes.get(name)
+            if volume is None or name.startswith(POINT_PREFIX):
+                raise DiskMissingError(f"There is no volume {name} in the group {group.name}.")
+            if not volume.pool:
+                raise NotThinError(f"{name} is no thin volume. Its device can be read by the driver image.")
+            yield _Held(disk, group, volume, volumes[volume.pool], _points(volumes, name))
 
     def _sweep_without(self, disk: DiskWish) -> list[str]:
         """Snapshots of ours outlive the volume."""

@@ -75,8 +75,12 @@ class ThinTarget(DeviceTarget):
             fcntl.ioctl(self._descriptor, _BLKDISCARD, struct.pack("=QQ", offset, length))
         except OSError:
             return False
-        steps = range(offset, offset + length, _STEP_BYTES)
-        return not any(any(self.read(at, min(_STEP_BYTES, offset + length - at))) for at in steps)
+        zeros = bytes(min(length, _STEP_BYTES))
+        for at in range(offset, offset + length, len(zeros)):
+            step = min(len(zeros), offset + length - at)
+            if self.read(at, step) != (zeros if step == len(zeros) else zeros[:step]):
+                return False
+        return True
 
 
 @contextmanager

@@ -25,7 +25,8 @@ from agents.drivers.base import (
 from agents.drivers.children import running
 from agents.drivers.holding import held_server, standing_for
 from agents.drivers.postgresql_client import PROGRAMS, Server, check_name, client_environment, explain, program
-from agents.drivers.postgresql_targets import database_output, folder_output, sweep_databases, sweep_folder
+from agents.drivers.postgresql_databases import database_output, sweep_databases
+from agents.drivers.postgresql_folders import folder_output, sweep_folder
 
 CLUSTER = "cluster"
 _LOCK_WAIT_MILLISECONDS = 60_000
@@ -129,8 +130,9 @@ def _parts(path: str) -> tuple[str, str]:
 
 @contextmanager
 def _held(server: str, path: str) -> Iterator[None]:
-    try:
-        with held_server(standing_for(f"postgresql:{server}:{path}")):
-            yield
-    except DiskBusyError as error:
-        raise DiskBusyError(f"Another job has {path} of this PostgreSQL server now.") from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held_server(standing_for(f"postgresql:{server}:{path}")))
+        except DiskBusyError as error:
+            raise DiskBusyError(f"Another job has {path} of this PostgreSQL server now.") from error
+        yield

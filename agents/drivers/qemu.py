@@ -40,7 +40,7 @@ from agents.drivers.qemu_images import (
 )
 from agents.drivers.qemu_point import QemuDisk, disk_at, disks_of, nbd_socket, qemu_point, remove_jobs, remove_point
 from agents.drivers.qmp import Qmp, ServerOffError
-from agents.drivers.read_plans import FORMAT, POINT_MISSING, DiskPlan, scratch_path
+from agents.drivers.read_plans import BITMAP_LOST, FORMAT, POINT_MISSING, DiskPlan, scratch_path
 from agents.drivers.safety import take_safety_point, unneeded_safety_points
 from agents.drivers.shut_off import served_files
 
@@ -204,7 +204,9 @@ def _planned(disk: QemuDisk, wish: DiskWish) -> DiskPlan:
     plan = DiskPlan(disk.disk, disk.size_bytes, wish.base_point)
     if wish.base_point is None or wish.base_point in disk.sound:
         return plan
-    return plan.full(POINT_MISSING if disk.disk.tells_changes else FORMAT)
+    if not disk.disk.tells_changes:
+        return plan.full(FORMAT)
+    return plan.full(BITMAP_LOST if wish.base_point in disk.bitmaps else POINT_MISSING)
 
 
 def _from_file(number: int, path: str) -> QemuDisk:

@@ -163,7 +163,7 @@ def drop_unfinished(target: Host, dataset: str, *, known: frozenset[str]) -> str
     `known` are snapshots of backups that count, or that are under way: where such a one is marked, nothing is removed.
     """
     name = target.own_value(dataset, UNFINISHED)
-    if not name:
+    if not name or name in known:
         return ""
     disk = target.own_value(dataset, OWNER)
     target.abort_receive(dataset)

@@ -68,6 +68,8 @@ def server_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     definitions = Definition.objects.for_user(person).filter(disk__server=server).select_related("disk__server")
     runnable = Definition.objects.for_user(person, Action.RUN).filter(disk__server=server)
     backups = Backup.objects.for_user(person).in_catalogue().filter(server=server)
+    disks = list(Disk.objects.for_user(person).filter(server=server).order_by("number"))
+    drivers = {disk.driver for disk in disks}
     context = {
         "server": server,
         "space": usage_of(server, now=timezone.now()),
@@ -78,18 +80,14 @@ def server_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
         and may(person, Action.EDIT, server),
         "sees_node": server.node is not None and may(person, Action.VIEW, server.node),
         "may_name_source": server.node is not None and person.is_superuser,
-        "source_meaning": [meaning for driver, meaning in SOURCE_NAMES.items() if driver in _drivers_of(server)],
-        "disks": Disk.objects.for_user(person).filter(server=server).order_by("number"),
+        "source_meaning": [meaning for driver, meaning in SOURCE_NAMES.items() if driver in drivers],
+        "disks": disks,
         "definitions": definitions.order_by("name", "pk"),
         "runnable": set(runnable.values_list("pk", flat=True)),
         "backups": backups.order_by("-created_at", "-pk")[:SHOWN_BACKUPS],
         "may_create_definition": tenants_for_new(person, Definition).filter(pk=server.tenant_id).exists(),
     }
     return render(request, "backups/server.html", context)
-
-
-def _drivers_of(server: Server) -> set[str]:
-    return set(Disk.objects.filter(server=server).values_list("driver", flat=True))
 
 
 @require_POST

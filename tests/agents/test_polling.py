@@ -205,6 +205,16 @@ def test_a_due_backup_waits_for_its_agent_and_is_offered_to_no_other() -> None:
     assert {UUID(key) for key in told.canceled} == set(Job.objects.values_list("pk", flat=True))
 
 
+def test_nothing_is_dispatched_for_a_stopped_agent_and_one_run_when_it_is_back() -> None:
+    now = timezone.now()
+    estate = enrolled(next_run_at=now)
+    revoke_agent(agent=estate.agent, actor=None)
+
+    assert dispatch_due(now=now + timedelta(days=3)) == 0
+    Agent.objects.update(status=Agent.Status.ENROLLED)
+    assert dispatch_due(now=now + timedelta(days=3)) == 1
+
+
 @pytest.mark.case("AG-10")
 def test_a_server_that_was_away_for_days_catches_up_once() -> None:
     now = timezone.now()

@@ -363,6 +363,11 @@ def test_enrolment_trusts_the_key_in_the_token_alone(tmp_path: Path) -> None:
             ask(plane.token.replace("s" * 43, "t" * 43), plane.url)
         with pytest.raises(UnreachableError):
             ask(plane.token, "http://127.0.0.1:1")
+        # Somebody who knows the right key's public half, and passes an answer of another content on.
+        plane.tamper = lambda body: body.replace(b"web-1", b"web-2")
+        with pytest.raises(NotTrustedError):
+            ask(plane.token, plane.url)
+        plane.tamper = None
         assert not places.identity.exists()
         # An answer that got lost: the same keys again.
         identity = ask(plane.token, plane.url)

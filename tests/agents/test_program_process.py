@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +22,8 @@ import msgspec
 import pytest
 
 from agents import agent_messages as messages
+from agents.answer_signing import sign_release
+from agents.program.agent.files import holder
 from agents.program.agent.places import Places
 from tests.agents.stand_in import ControlPlane, eventually
 
@@ -261,6 +268,61 @@ def test_hooks_a_cancel_and_a_mover_that_the_kernel_ends(machine: Machine) -> No
     eventually(lambda: gate.restored)
     folders = {name.split("/")[0] for name in contents(machine.root / "restored")}
     assert folders == {f"folder {number}" for number in (0, 3, 4, 5, 6)}
+
+
+@pytest.mark.case("AG-06")
+def test_an_update_waits_for_the_job_and_the_new_program_goes_on(machine: Machine) -> None:
+    plane, gate, programs = machine.plane, machine.plane.gate, machine.folder / "programs"
+    starts = f'cd {ROOT} && exec {sys.executable} -m agents.program.agent "$@"'
+    program = f'#!/bin/sh\n[ "$1" = --version ] && echo {{}} && exit\n{starts}\n'
+    (programs / "releases/7/bin").mkdir(parents=True)
+    (programs / "releases/7/bin/backupsite-agent").write_text(program.format("7"))
+    (programs / "releases/7/bin/backupsite-agent").chmod(0o755)
+    (programs / "current").symlink_to("releases/7")
+    shutil.copy(ROOT / "tools/agent/run.sh", programs / "run.sh")
+    machine.enrol()
+    machine.fill()
+    (machine.root / "big").write_bytes(os.urandom(6 << 20))
+    may_go_on = threading.Event()
+    gate.before_put = lambda _: 200 if may_go_on.is_set() else 503
+    gate.back_up()
+    plane.offers.append(messages.JobOffer("job-1", "backup", begins_at_once=True))
+    home = {**os.environ, "BACKUPSITE_AGENT_HOME": str(machine.folder / "home")}
+    starter = subprocess.Popen(["sh", programs / "run.sh"], env=home)
+    machine.processes.append(starter)
+    eventually(lambda: gate.puts)
+    plane.update = _offer(plane, program.format("9.8"))
+    os.kill(_holder(machine), signal.SIGUSR1)
+    eventually(lambda: len(plane.polls) > 1)
+    assert os.readlink(programs / "current") == "releases/7" and not gate.commits
+
+    may_go_on.set()
+    eventually(lambda: gate.commits)
+    eventually(lambda: os.readlink(programs / "current") == "releases/8")
+    plane.update = None
+    eventually(lambda: not (programs / "trial").exists())
+    starter.send_signal(signal.SIGTERM)
+    assert starter.wait(30) == 0 and len(gate.commits) == 1
+
+
+def _holder(machine: Machine) -> int:
+    found = holder(machine.places.lock)
+    assert found is not None
+    return found
+
+
+def _offer(plane: ControlPlane, program: str) -> messages.UpdateOffer:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as tar:
+        member = tarfile.TarInfo("bin/backupsite-agent")
+        member.size, member.mode = len(program), 0o755
+        tar.addfile(member, io.BytesIO(program.encode()))
+    content = data.getvalue()
+    plane.releases["8.tar.gz"] = content
+    digest = hashlib.sha256(content).hexdigest()
+    manifest = msgspec.json.encode(messages.ReleaseManifest(8, "9.8", "8.tar.gz", len(content), digest))
+    signature = sign_release(private_key=plane.release_key.private, manifest=manifest)
+    return messages.UpdateOffer(manifest, signature)
 
 
 def _words_of(process: str) -> str:

@@ -72,6 +72,7 @@ def _refused(call: Any) -> str:
     return refused.value.code
 
 
+@pytest.mark.case("RS-14")
 def test_a_tree_of_files_from_the_definition_to_every_kind_of_restore(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,7 +82,7 @@ def test_a_tree_of_files_from_the_definition_to_every_kind_of_restore(
     definition = site.definition(disk, excludes="# not these\n*.tmp\n")
 
     # Nobody knows how large it is: a session may upload as much as the file system that it lies on has.
-    monkeypatch.setattr("backups.gate.QUOTA_SLACK_BYTES", 0)
+    monkeypatch.setattr("backups.upload_quota.QUOTA_SLACK_BYTES", 0)
     Storage.objects.filter(pk=disk.storage_id).update(total_bytes=10_000)
     assert site.back_up(definition).code == "quota_exceeded"
     Storage.objects.filter(pk=disk.storage_id).update(total_bytes=10_000_000)

@@ -104,6 +104,7 @@ def test_nobody_else_has_the_tree_meanwhile(bench: Bench) -> None:
     _reading(bench)
 
 
+@pytest.mark.case("RS-07")
 @pytest.mark.parametrize(
     ("folder", "create", "code"),
     [

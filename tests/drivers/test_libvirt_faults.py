@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -100,8 +101,10 @@ def _write(lab: Lab, server: str) -> None:
         opened.target.flush()
 
 
-@pytest.mark.parametrize("when", ["before", "after", "killed"])
-@pytest.mark.parametrize("kind", ["running", "off", "target", "new"])
+@pytest.mark.parametrize(
+    ("kind", "when"),
+    [*product(("running", "off", "target"), ("before", "after", "killed")), ("new", "killed")],
+)
 def test_a_fault_or_a_kill_at_each_call_leaves_nothing(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, when: str
 ) -> None:

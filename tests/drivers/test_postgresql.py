@@ -146,21 +146,21 @@ def _asked_of_a_copy(folder: Path, statement: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("path", "options", "code"),
+    ("path", "options", "code", "told"),
     [
-        ("database/shop", {"create": True}, "disk_busy"),
-        ("database/shop", {}, "target_not_empty"),
-        (f"database/{'x' * 64}", {"create": True}, "disk_missing"),
-        ("cluster", {"overwrite": True}, "disk_missing"),
-        ("folder/none/inner", {}, "disk_missing"),
-        ("folder/../../etc", {"create": True}, "disk_missing"),
-        ("folder/.", {"create": True}, "disk_missing"),
-        ("shop", {"create": True}, "disk_missing"),
-        ("database/shop", {"overwrite": True}, "disk_busy"),
+        ("database/shop", {"create": True}, "disk_busy", "already"),
+        ("database/shop", {}, "target_not_empty", "overwrite it"),
+        (f"database/{'x' * 64}", {"create": True}, "disk_missing", ""),
+        ("cluster", {"overwrite": True}, "disk_missing", ""),
+        ("folder/none/inner", {}, "disk_missing", ""),
+        ("folder/../../etc", {"create": True}, "disk_missing", ""),
+        ("folder/.", {"create": True}, "disk_missing", ""),
+        ("shop", {"create": True}, "disk_missing", ""),
+        ("database/shop", {"overwrite": True}, "disk_busy", "1 connections"),
     ],
 )
 def test_what_may_not_be_restored_to_is_refused_and_stays(
-    lab: Lab, path: str, options: dict[str, bool], code: str
+    lab: Lab, path: str, options: dict[str, bool], code: str, told: str
 ) -> None:
     expected = lab.sql(SUM, "shop")
     used = subprocess.Popen([program("psql"), "-d", lab.server.address("shop"), "-c", "SELECT pg_sleep(60)"])
@@ -172,7 +172,7 @@ def test_what_may_not_be_restored_to_is_refused_and_stays(
     used.terminate()
     used.wait()
 
-    assert refused.value.code == code
+    assert refused.value.code == code and told in refused.value.message
     assert lab.sql(SUM, "shop") == expected
     assert lab.databases() == {"shop"} and not list(lab.storage.glob(".*"))
 

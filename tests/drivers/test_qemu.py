@@ -167,6 +167,11 @@ def test_changed_blocks_of_one_moment_running_and_off(server: Server) -> None:
     server.start()
     server.end(gently=False)
     assert server.take(THREE, TWO).full_reason == "bitmap_lost"
+    server.start()
+    server.end(gently=False)
+    server.start()
+    assert server.take(ONE, THREE).full_reason == "bitmap_lost"
+    server.end()
     assert [bytes(server.images[name]) for name in NAMES] == [server.content(name) for name in NAMES]
 
 

@@ -64,17 +64,19 @@ def test_holes_are_told_and_nothing_outside_is_read(reader: ImageReader) -> None
 
 
 class CountingSource:
-    """The store; `fails` is raised by every read of it."""
+    """The store; `fails` is raised by every read of it, and `garbles` spoils what packs give."""
 
     def __init__(self, vault: Vault) -> None:
         self.store, self.reads = vault.store, 0
         self.fails: StoreError | None = None
+        self.garbles = False
 
     def get(self, ref: ObjectRef, *, offset: int = 0, length: int | None = None) -> bytes:
         self.reads += 1
         if self.fails is not None:
             raise self.fails
-        return self.store.get(ref, offset=offset, length=length)
+        data = self.store.get(ref, offset=offset, length=length)
+        return bytes(byte ^ 1 for byte in data) if self.garbles and "/p/" in ref.key else data
 
 
 def test_what_was_read_is_kept_within_bounds() -> None:
@@ -112,7 +114,10 @@ def test_what_cannot_be_had_is_an_error_and_never_zeros() -> None:
     source.fails = StoreError("away", transient=True)
     with pytest.raises(StoreError):
         reader.read(0, SIZE)
-    source.fails = None
+    source.fails, source.garbles = None, True
+    with pytest.raises(DamagedError):
+        reader.read(0, SIZE)
+    source.garbles = False
 
     assert bad == [0, BLOCK_SIZE]
     assert reader.read(0, SIZE) == changed

@@ -56,6 +56,7 @@ def _restore_alone(site: Site, backup: Backup, to: Path, settings) -> None:
     assert outcome.is_complete
 
 
+@pytest.mark.case("RS-13")
 def test_a_tree_and_a_stream_outlive_the_service(
     site: Site, settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,8 @@ os.environ["PATH"] = "/usr/sbin:/sbin:/usr/bin:/bin"
 
 from agents.drivers.base import DiskAddress, DiskWish, DriverError, OpenedDisk, ReadWish, WriteWish
 from agents.drivers.lvm import LvmDriver
-from agents.drivers.lvm_commands import Group, reading_pool
+from agents.drivers.lvm_commands import Group
+from agents.drivers.lvm_maps import reading_pool
 
 BLOCK = 65536
 SIZE = 96 << 20
