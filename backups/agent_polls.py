@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 from django.db.models import Exists, OuterRef, Q
 
-from agents.agent_messages import JobOffer, PollAnswer, PollRequest
+from agents.agent_messages import JobOffer, PollAnswer, PollRequest, TreeFacts
 from agents.host_disks import note_trees
 from agents.models import Agent
 from agents.principals import (
@@ -34,6 +34,7 @@ from common.errors import InvalidInputError
 
 MOST_OFFERS = 10
 MOST_TREES = 1000
+LONGEST_TEXT = 300
 LONGEST_CODE = 64
 POLL_SECONDS, POLL_SPREAD = 60, 6
 
@@ -73,7 +74,7 @@ def _note(agent: Agent, message: PollRequest, *, asked_at_seconds: int, now: dat
         "poll_time": asked_at_seconds,
         "policy_seen": max(0, min(message.policy_number, 2**31 - 1)),
         **({} if agent.machine else {"machine": plain(message.host.machine)[:128]}),
-        **({} if message.trees is None else {"trees": [msgspec.to_builtins(tree) for tree in message.trees]}),
+        **({} if message.trees is None else {"trees": [_bounded(tree) for tree in message.trees]}),
         **current_policy(agent, now=now),
         **note_version(agent, version=version, problem_code=code, now=now),
     }
@@ -86,6 +87,12 @@ def _note(agent: Agent, message: PollRequest, *, asked_at_seconds: int, now: dat
     for name, value in changes.items():
         setattr(agent, name, value)
     return True
+
+
+def _bounded(tree: TreeFacts) -> dict[str, object]:
+    """As it is kept and shown: texts short and plain."""
+    told = msgspec.to_builtins(tree)
+    return {name: plain(value)[:LONGEST_TEXT] if isinstance(value, str) else value for name, value in told.items()}
 
 
 def _offer_release(agent: Agent, changes: dict[str, object], *, version: str, now: datetime) -> None:

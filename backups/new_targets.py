@@ -143,7 +143,7 @@ def _refuse_kind(backup: Backup, storage: Storage) -> None:
 
 def _new_disk(backup: Backup, *, server: Server, storage: Storage, number: int) -> Disk:
     """Its row. The image is named by nobody: what is there already under that name is not ours."""
-    driver, ending = _driver_and_ending(backup)
+    driver, ending = _driver_and_ending(backup, storage)
     path = f"{NEW_DISK}{new_name_suffix(12)}{ending}"
     refuse_overlap(storage, driver=driver, path=path, tenant=server.tenant)
     disk = Disk(
@@ -161,8 +161,8 @@ def _new_disk(backup: Backup, *, server: Server, storage: Storage, number: int) 
     return disk
 
 
-def _driver_and_ending(backup: Backup) -> tuple[str, str]:
-    """Of a new disk. Files need only a folder, whatever they were read by."""
+def _driver_and_ending(backup: Backup, storage: Storage) -> tuple[str, str]:
+    """Of a new disk. Files need only a folder, whatever they were read by; a group of volumes makes volumes."""
     if is_zfs_stream(backup):
         return "zfs", ""
     if backup.content == CONTENT_TREE:
@@ -172,6 +172,10 @@ def _driver_and_ending(backup: Backup) -> tuple[str, str]:
         raise ConflictError(message, code="stream_needs_disk")
     if backup.disk is None:
         raise ConflictError("By which driver the backup was made is no longer known.", code="no_driver")
+    if storage.path.startswith("/dev/"):
+        return "lvm", ""
+    if backup.disk.driver == "lvm":
+        return "image", ".img"
     return backup.disk.driver, PurePosixPath(backup.disk.path).suffix
 
 

@@ -126,6 +126,8 @@ def settle_restores(storage: Storage, *, now: datetime) -> list[str]:
         state__in=FINAL,
         backup__storage=storage,
         disk__driver="zfs",
+        disk__storage__isnull=False,
+        disk__server__node__isnull=False,
         finished_at__gt=now - SETTLED_FOR,
     )
     settled = []

@@ -57,14 +57,16 @@ def test_file_systems_make_the_size_of_the_disk(estate: Estate) -> None:
     trees = [
         TreeFacts("/", "ext4", "/dev/vda1", 50 * 2**30, 2**30),
         TreeFacts("/data", "btrfs", "/dev/vdb", 200 * 2**30, 2**30, snapshot="btrfs"),
-        TreeFacts("/mnt", "nfs", "nas:/x", 2**50, 2**40, left_out="a network file system"),
+        TreeFacts("/mnt", "nfs", "nas:/x", 2**50, 2**40, left_out="a network file system" + "\n" + "x" * 999),
     ]
 
     estate.client.polled(trees=trees)
     estate.client.polled(trees=None)
 
     assert Disk.objects.get(server=estate.server).size_bytes == 250 * 2**30
-    assert [tree["snapshot"] for tree in Agent.objects.get().trees] == ["none", "btrfs", "none"]
+    kept = Agent.objects.get().trees
+    assert [tree["snapshot"] for tree in kept] == ["none", "btrfs", "none"]
+    assert (kept[2]["left_out"][:23], len(kept[2]["left_out"])) == ("a network file system x", 300)
 
 
 # --- the machine ------------------------------------------------------------------------------------------------------

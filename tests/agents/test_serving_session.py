@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,10 @@ class ServingGate(Gate):
 
 
 @pytest.fixture
-def gate(world: World, monkeypatch: pytest.MonkeyPatch) -> ServingGate:
-    monkeypatch.setattr(holding, "_default_folder", lambda: f"/tmp/bs-serve-{os.getpid()}")
+def gate(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServingGate]:
+    # Not the test's own folder: paths of sockets are short.
+    folder = tempfile.mkdtemp(prefix="bs-serve-")
+    monkeypatch.setattr(holding, "_default_folder", lambda: folder)
     monkeypatch.setattr(serving, "_LOOK_SECONDS", 0.05)
     commit = world.back_up(_IMAGE)
     world.vault.store = GrantedSource(Grants(world.server))
@@ -70,7 +73,9 @@ def gate(world: World, monkeypatch: pytest.MonkeyPatch) -> ServingGate:
         data_keys={session.hex(): key for session, key in keys.data_keys.items()},
         trusted_writers=[world.vault.writer_key.public],
     )
-    return ServingGate(world.server, protocol.ServeWork(reads, "serve-test", 0))
+    yield ServingGate(world.server, protocol.ServeWork(reads, "serve-test", 0))
+    # Nothing is left in it.
+    Path(folder).rmdir()
 
 
 def run(gate: ServingGate, world: World) -> None:

@@ -240,3 +240,18 @@ def test_a_new_server_is_refused_before_anything_is_made(site: Site, backups: li
     assert refused.value.code in {code, "run_incomplete" if code == "backup_not_ok" else code}
     assert not Server.objects.filter(name="db02").exists()
     assert not Job.objects.filter(kind="restore").exists()
+
+
+@pytest.mark.parametrize(
+    ("driver", "place", "expected"),
+    [
+        ("lvm", "/dev/vg0", ("lvm", "")),
+        ("lvm", "/srv/images", ("image", ".img")),
+        ("image", "/dev/vg0", ("lvm", "")),
+        ("libvirt", "/srv/images", ("libvirt", ".qcow2")),
+    ],
+)
+def test_a_new_disk_is_what_its_storage_can_hold(driver: str, place: str, expected: tuple[str, str]) -> None:
+    backup = Backup(disk=Disk(driver=driver, path="web.qcow2"), content="disk", type="vault")
+
+    assert new_targets._driver_and_ending(backup, Storage(path=place)) == expected

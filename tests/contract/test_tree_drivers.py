@@ -16,8 +16,8 @@ from agents.drivers.folders import PseudoTreeError
 from agents.drivers.registry import BUILT_IN, content_of, load_tree_driver
 from engine.manifest import CONTENT_TREE
 from engine.tree_walk import TreeOptions
-from tests.drivers.btrfs_lab import make_subvolume, mounted_btrfs
-from tests.engine.chunk_support import snapshot, write_tree
+from tests.drivers.btrfs_lab import make_subvolume, mounted, mounted_btrfs
+from tests.engine.chunk_support import read_tree, snapshot, write_tree
 from tests.engine.support import Vault
 
 
@@ -44,24 +44,42 @@ def btrfs_bench(folder: Path) -> Bench:
     return Bench(load_tree_driver("btrfs"), DiskAddress(str(folder), "tree", 1), root)
 
 
-BENCHES: dict[str, Callable[[Path], Bench]] = {"filesystem": filesystem_bench, "btrfs": btrfs_bench}
+BENCHES: dict[str, Callable[[Path], Bench]] = {
+    "filesystem": filesystem_bench,
+    "filesystem on ext4": filesystem_bench,
+    "filesystem on xfs": filesystem_bench,
+    "btrfs": btrfs_bench,
+}
 
 
 @pytest.fixture(scope="module")
-def btrfs_root() -> Iterator[Path]:
-    with mounted_btrfs() as root:
-        yield root
+def btrfs_place() -> Iterator[Path]:
+    with mounted_btrfs() as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def ext4_place() -> Iterator[Path]:
+    with mounted("ext4", "e2fsprogs", size_mib=64) as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def xfs_place() -> Iterator[Path]:
+    with mounted("xfs", "xfsprogs", size_mib=320) as place:
+        yield place
 
 
 @pytest.fixture(params=sorted(BENCHES))
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
-    if request.param != "btrfs":
+    kind = request.param.split(" ")[-1]
+    if kind == "filesystem":
         return BENCHES[request.param](tmp_path)
-    return btrfs_bench(Path(tempfile.mkdtemp(dir=request.getfixturevalue("btrfs_root"))))
+    return BENCHES[request.param](Path(tempfile.mkdtemp(dir=request.getfixturevalue(f"{kind}_place"))))
 
 
 def test_every_driver_of_trees_has_its_bench() -> None:
-    assert set(BENCHES) == {name for name in BUILT_IN if content_of(name) == CONTENT_TREE}
+    assert {name.split(" ")[0] for name in BENCHES} == {name for name in BUILT_IN if content_of(name) == CONTENT_TREE}
 
 
 def _reading(bench: Bench, path: str | None = None) -> OpenedTree:
@@ -79,6 +97,33 @@ def test_the_tree_can_be_read_and_again_afterwards(bench: Bench) -> None:
     _reading(bench)
 
     assert snapshot(os.fsencode(bench.root)) == before
+
+
+def test_what_is_read_comes_back_and_is_not_read_twice(bench: Bench) -> None:
+    """With holes, links and attributes, each as its file system has them."""
+    root, vault = bench.root, Vault()
+    with (root / "holes").open("wb") as file:
+        file.seek(300_000)
+        file.write(b"end")
+    os.link(
+        root / "a", root / "inner" / "linked" if root.stat().st_dev == (root / "inner").stat().st_dev else root / "b"
+    )
+    os.symlink("nowhere", root / "link")
+    os.setxattr(root / "a", "user.kept", b"value")
+    os.mkfifo(os.fsencode(root) + b"/\xff")
+    before, results = snapshot(os.fsencode(root)), []
+    for _ in range(2):
+        with bench.driver.open_trees(ReadWish([DiskWish(bench.address)], new_point="backupsite-x")) as [opened]:
+            base = results[-1] if results else None
+            results.append(write_tree(vault, opened.root, base=base, options=opened.options))
+    wish = WriteWish(bench.address, 1, create=True, folder="inner/new")
+
+    with bench.driver.open_folder(wish) as opened:
+        read_tree(vault, results[1], opened.path)
+
+    assert results[1].write.stats.read_bytes == 0
+    assert snapshot(os.fsencode(root / "inner" / "new")) == before
+    assert (root / "inner" / "new" / "holes").stat().st_blocks == (root / "holes").stat().st_blocks
 
 
 @pytest.mark.parametrize("path", ["missing", "tree/a", "../", "leaves", "tree/out"])

@@ -1,4 +1,4 @@
-"""A real btrfs on a loop file."""
+"""Real file systems on loop files: btrfs with subvolumes, and others."""
 
 from __future__ import annotations
 
@@ -17,22 +17,29 @@ from agents.drivers import btrfs_calls as btrfs
 
 @contextmanager
 def mounted_btrfs() -> Iterator[Path]:
-    """Its root, which others than root may look into. Skips with the reason where there can be none."""
-    mkfs = shutil.which("mkfs.btrfs", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    """Its root, which others than root may look into; owners of subvolumes may remove them."""
+    with mounted("btrfs", "btrfs-progs", size_mib=256, options="loop,user_subvol_rm_allowed") as place:
+        yield place
+
+
+@contextmanager
+def mounted(kind: str, package: str, *, size_mib: int, options: str = "loop") -> Iterator[Path]:
+    """A new file system on a loop file. Skips with the reason where there can be none."""
+    mkfs = shutil.which(f"mkfs.{kind}", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if mkfs is None:
-        pytest.skip("not installed: btrfs-progs")
-    with tempfile.TemporaryDirectory(prefix="backupsite-btrfs-") as name:
+        pytest.skip(f"not installed: {package}")
+    with tempfile.TemporaryDirectory(prefix=f"backupsite-{kind}-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         image, place = folder / "image", folder / "pool"
         place.mkdir()
         with image.open("wb") as file:
-            file.truncate(256 << 20)
-        subprocess.run([mkfs, "-q", "-f", image], check=True, capture_output=True)
-        command = ["mount", "-t", "btrfs", "-o", "loop,user_subvol_rm_allowed", image, place]
+            file.truncate(size_mib << 20)
+        subprocess.run([mkfs, "-q", image], check=True, capture_output=True)
+        command = ["mount", "-t", kind, "-o", options, image, place]
         done = subprocess.run(command, capture_output=True, check=False)
         if done.returncode:
-            pytest.skip(f"no btrfs on loop files here: {done.stderr.decode().strip()}")
+            pytest.skip(f"no {kind} on loop files here: {done.stderr.decode().strip()}")
         try:
             yield place
         finally:

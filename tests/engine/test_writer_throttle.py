@@ -80,6 +80,20 @@ def test_a_limit_of_nothing_is_refused() -> None:
         _throttle(VirtualTime(), 0)
 
 
+def test_a_limit_that_changes_holds_from_the_next_byte_on() -> None:
+    virtual, limits = VirtualTime(), iter([1000, 1000, 100, 0, 1000, 1000])
+    throttle = Throttle(
+        bytes_per_second=lambda: next(limits), clock=virtual.clock, sleep=virtual.sleep, cancel=lambda: False
+    )
+    began, took = virtual.seconds, []
+    for _ in range(6):
+        throttle.take(1000)
+        took.append(round(virtual.seconds - began, 1))
+
+    # A second for each of the first two, ten for the third; the fourth waits for nobody.
+    assert took == [0, 0.8, 1.8, 1.8, 11.8, 12.8]
+
+
 def test_a_cancel_ends_the_waiting() -> None:
     virtual = VirtualTime()
     throttle = Throttle(

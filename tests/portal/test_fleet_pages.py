@@ -1,4 +1,4 @@
-"""The pages of the fleet: what waits for a person, what is not used, a token that is shown once, a restore to confirm."""
+"""The pages of the fleet: what waits for a person, what is unused, a token that is shown once, a restore to confirm."""
 
 from __future__ import annotations
 
@@ -96,4 +96,5 @@ def test_a_restore_that_a_server_asks_for_is_confirmed_by_its_code(provider: Any
     provider.post(f"/asked-restores/{other.pk}/", {"refuse": "1"}, format="multipart")
     assert AskedRestore.objects.get(pk=other.pk).state == "refused"
     again = provider.post(address, {"confirm": "1", "code": "ABCD-EFGH"}, format="multipart")
-    assert "This was confirmed already." in again.content.decode()
+    assert (again.status_code, Job.objects.count()) == (400, 1)
+    assert "It is confirmed." in again.content.decode()

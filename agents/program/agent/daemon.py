@@ -80,7 +80,7 @@ def run_daemon(places: Places, settings: Settings) -> int:
                         wake.asked = False
                         agent.poll_now()
                     seconds = agent.step()
-                    if trial.is_over() or agent.wants_restart:
+                    if trial.is_over() or (agent.wants_restart and agent.running is None):
                         return EXIT_START_ANEW
                     wake.sleep(seconds)
             finally:

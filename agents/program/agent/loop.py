@@ -14,13 +14,13 @@ import msgspec
 
 from agents import agent_messages as messages
 from agents.agent_messages import AgentPolicy, JobOffer, TreeFacts
-from agents.program.agent import memory as remembering
 from agents.program.agent.conditions import why_paused
 from agents.program.agent.control import ControlClient
 from agents.program.agent.errors import AgentError, NotTrustedError, PolicyRefusedError, RefusedError, UnreachableError
 from agents.program.agent.identity import Identity, save_identity
-from agents.program.agent.memory import ControlClock, Memory, Outcome
-from agents.program.agent.moving import MoveEvent, MoveOrder
+from agents.program.agent.memory import ControlClock, Memory
+from agents.program.agent.moving import MoveOrder
+from agents.program.agent.noting import Notes
 from agents.program.agent.pacing import (
     AWAY_SECONDS,
     DEFAULT_POLL_SECONDS,
@@ -33,17 +33,14 @@ from agents.program.agent.pacing import (
 from agents.program.agent.places import Places, Settings
 from agents.program.agent.policy import is_open, keep_policy, kept_policy, next_opening, read_policy
 from agents.program.agent.worker import Worker
-from agents.program.running import CANCELED
 
 logger = logging.getLogger(__name__)
 
 PENDING = "agent_pending"
 STOPPED = frozenset({"agent_revoked", "agent_quarantined"})
-_LONGEST_PROBLEM = 1000
 _WATCH_SECONDS = 1.0
 # Numbers of polls that are kept ahead: none is used twice, whenever the agent is killed, and few are written.
 _RESERVED = 100
-BACKUP = "backup"
 
 
 @dataclass(slots=True)
@@ -81,6 +78,7 @@ class Agent:
     clock: ControlClock
     memory: Memory
     world: Surroundings
+    notes: Notes = field(init=False)
     policy: AgentPolicy | None = None
     waiting: dict[str, Waiting] = field(default_factory=dict)
     running: tuple[JobOffer, Worker] | None = None
@@ -93,6 +91,9 @@ class Agent:
     _away_seconds: float = 0.0
     _trees: list[TreeFacts] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.notes = Notes(self.places, self.clock, self.memory)
+
     def begin(self) -> None:
         """What an earlier run left is put away: nothing of it is under way any more."""
         self.world.clean()
@@ -103,7 +104,7 @@ class Agent:
         try:
             self.policy = kept_policy(self.places, self.identity)
         except PolicyRefusedError as error:
-            self._note(error)
+            self.notes.trouble(error)
 
     def step(self) -> float:
         self._settle()
@@ -119,7 +120,7 @@ class Agent:
 
     def tell_failed_release(self, number: int) -> None:
         why = f"Release {number} did not start or did not reach the control plane; the one before it runs."
-        self._note(AgentError(why, code="update_failed"))
+        self.notes.trouble(AgentError(why, code="update_failed"))
 
     def end(self) -> None:
         """The job under way is ended, not finished: it goes on where it was at the next start."""
@@ -133,7 +134,7 @@ class Agent:
         self._count += 1
         if self._count > self.memory.count:
             self.memory.count = self._count + _RESERVED - 1
-            self._save()
+            self.notes.save()
         try:
             answer = self.control.poll(self._request())
         except (UnreachableError, NotTrustedError) as error:
@@ -176,7 +177,7 @@ class Agent:
         self.memory.anchor = self.clock.anchor
         self.memory.trees_told = _digest(self._trees)
         self.memory.status = "enrolled"
-        self._forget_problem()
+        self.notes.told()
         if answer.policy is not None:
             self._take_policy(answer.policy)
         self._offered(answer.jobs)
@@ -185,13 +186,13 @@ class Agent:
         self._poll_seconds = next_poll_seconds(answer.next_poll_seconds)
         self._poll_at = self.world.monotonic() + self._poll_seconds
         self._away_seconds = 0.0
-        self._save()
+        self.notes.save()
 
     def _take_policy(self, signed: messages.SignedPolicy) -> None:
         try:
             policy = read_policy(signed, self.identity, least_number=self.policy.number if self.policy else 0)
         except PolicyRefusedError as error:
-            self._note(error)
+            self.notes.trouble(error)
             return
         keep_policy(self.places, signed)
         self.policy = policy
@@ -201,7 +202,7 @@ class Agent:
             self.wants_restart = True
 
     def _put_off(self, error: AgentError, seconds: float) -> None:
-        self._note(error)
+        self.notes.trouble(error)
         self._poll_at = self.world.monotonic() + seconds
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
@@ -245,7 +246,7 @@ class Agent:
         except AgentError as error:
             # The next poll offers it again where it is still to be done.
             if not isinstance(error, RefusedError) or error.code != "not_found":
-                self._note(error)
+                self.notes.trouble(error)
             return
         order = MoveOrder(
             config=str(self.places.config),
@@ -269,22 +270,9 @@ class Agent:
         if event is None:
             return
         self.running = None
-        self._note_outcome(offer, event)
+        self.notes.outcome(offer, event)
         self.world.clean()
         self.poll_now()
-
-    def _note_outcome(self, offer: JobOffer, event: MoveEvent) -> None:
-        outcome = Outcome(
-            offer.id, offer.kind, self.clock.now(), event.code, event.message, event.stored_bytes, event.done_bytes
-        )
-        if offer.kind == BACKUP:
-            self.memory.last_backup = outcome
-        else:
-            self.memory.last_restore = outcome
-        if event.code and event.code != CANCELED:
-            self._note(AgentError(event.message, code=event.code))
-        logger.info("job ended", extra={"job": offer.id, "code": event.code})
-        self._save()
 
     def _stop_all(self) -> None:
         self.waiting.clear()
@@ -298,7 +286,7 @@ class Agent:
         try:
             self.world.take_update(offer)
         except AgentError as error:
-            self._note(error)
+            self.notes.trouble(error)
 
     # --- small things -------------------------------------------------------------------------------------------------
 
@@ -309,28 +297,6 @@ class Agent:
             # Its end wakes the agent; this is for a mover that cannot say so.
             due.append(now + _WATCH_SECONDS)
         return max(0.0, min(due) - now)
-
-    def _note(self, error: AgentError) -> None:
-        """The last trouble, told with the next poll and shown by `status`."""
-        logger.warning("trouble", extra={"code": error.code, "reason": error.message})
-        self.memory.problem_code = error.code
-        self.memory.problem = error.message[:_LONGEST_PROBLEM]
-        self._save()
-
-    def _forget_problem(self) -> None:
-        """It was told. One of a job stays until the next one of its kind ends well."""
-        jobs = (self.memory.last_backup, self.memory.last_restore)
-        if not any(job is not None and job.code and job.code == self.memory.problem_code for job in jobs):
-            self.memory.problem_code = self.memory.problem = ""
-
-    def _save(self) -> None:
-        try:
-            remembering.save_memory(self.places, self.memory)
-        except OSError as error:
-            # A full disk is no reason to be silent; the count may then be used twice, and the control plane asks.
-            logger.error("the state cannot be kept", extra={"reason": str(error)})
-            self.memory.problem_code = "state_unwritable"
-            self.memory.problem = f"{self.places.memory} cannot be written: {error.strerror}."
 
 
 def _digest(trees: Sequence[TreeFacts]) -> str:
