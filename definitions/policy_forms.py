@@ -8,6 +8,7 @@ from django import forms
 
 from agents.choosing import SERVERS
 from agents.models import Server
+from definitions.agent_limit_forms import AgentLimitsForm, initial_limits
 from definitions.forms import RulesForm, StyledForm
 from definitions.models import Policy
 from definitions.policies import POLICY_FIELDS
@@ -23,7 +24,7 @@ def clock(label: str) -> forms.TimeField:
     )
 
 
-class PolicyForm(RulesForm):
+class PolicyForm(RulesForm, AgentLimitsForm):
     """The fields that may change during a policy's life."""
 
     description = forms.CharField(label="Description", max_length=128, required=False)
@@ -78,4 +79,4 @@ class PolicyTargetForm(StyledForm):
 
 
 def initial_of(policy: Policy) -> dict[str, Any]:
-    return {name: getattr(policy, name) for name in POLICY_FIELDS}
+    return {name: getattr(policy, name) for name in POLICY_FIELDS} | initial_limits(policy.agent_limits)

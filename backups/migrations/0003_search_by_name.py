@@ -37,6 +37,6 @@ def remove_indexes(apps: Any, schema_editor: Any) -> None:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("backups", "0006_stray_copies"), ("agents", "0002_search_by_name")]
+    dependencies = [("backups", "0002_tenant_wall"), ("agents", "0002_search_by_name")]
 
     operations = [migrations.RunPython(add_indexes, remove_indexes)]
