@@ -20,8 +20,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
+from agents import protocol
 from agents.agent_messages import LARGEST_MESSAGE_BYTES, PATH_PREFIX
-from agents.answer_signing import HEADER, sign_answer
+from agents.answer_signing import HEADER, NONCE_HEADER, gate_request, refused_name, sign_answer
 from agents.models import Agent
 from agents.principals import SignedRequest, accept_request, signer_of
 from agents.signing import SCHEME, Proof, read_header
@@ -32,6 +33,8 @@ from tenants.origin import client_address, note_refused_subject
 # Names of rates in the setting API_RATES.
 AGENT, ENROL = "agent", "enrol"
 PROBLEM_TYPE = "application/problem+json"
+# In a request's META: the name of a request whose signature was found right.
+_PROVEN = "backupsite.proven"
 
 Answer: TypeAlias = msgspec.Struct | HttpResponseBase
 View: TypeAlias = Callable[..., HttpResponseBase]
@@ -160,6 +163,7 @@ def _let_in(request: HttpRequest) -> tuple[Agent, Proof]:
         agent = signer_of(signed)
     if proof is None or agent is None:
         raise NotSignedInError("The request is not signed by an agent that is known here.")
+    request.META[_PROVEN] = proof.name
     # Should it be refused from here on, the audit says whom.
     note_refused_subject(agent)
     request.user = agent  # type: ignore[assignment]  # a principal of its own, see `tenants.origin`
@@ -183,34 +187,45 @@ def _count(scope: str, principal: str) -> None:
 
 
 class SignedAnswersMiddleware:
-    """Signs whatever is answered below /agent/v1/, errors of the framework too. Stands outside of all others.
+    """Signs whatever is answered below /agent/v1/, errors of the framework too, and what the session gate answers to
+    who sent a nonce. Stands outside of all others.
 
-    A file is not signed: its SHA-256 is in a manifest that is.
+    A file is not signed: its SHA-256 is in a manifest that is. The portal has no key to sign with, and nothing there.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if not request.path.startswith(PATH_PREFIX):
-            return self._get_response(request)
         # Read now: who is refused is refused without it, and it cannot be read later.
-        asked = _name_of(request)
+        asked = _name_of(request) if settings.CONFIG.control_key is not None else None
+        if asked is None:
+            return self._get_response(request)
         response = self._get_response(request)
         if not response.streaming:
             response.headers[HEADER] = sign_answer(
                 private_key=settings.CONFIG.control_key_bytes,
-                request=asked,
+                request=request.META.get(_PROVEN, asked),
                 status=response.status_code,
                 body=response.content,
             )
         return response
 
 
-def _name_of(request: HttpRequest) -> str:
-    """What the answer is bound to: the request's name, or the digest of the body where there is none."""
+def _name_of(request: HttpRequest) -> str | None:
+    """What the answer is bound to as long as the request proved nothing; None for one that is not signed.
+
+    Anybody can write any agent's name and nonce into a header, and enrol beside it: that answer must not fit the other
+    agent's own request.
+    """
+    if request.path.startswith(protocol.PATH_PREFIX) and NONCE_HEADER in request.headers:
+        token = request.headers.get("Authorization", "").partition(" ")[2].strip()
+        nonce = request.headers[NONCE_HEADER]
+        return gate_request(token=token, nonce=nonce, path=request.path, body=request.body)
+    if not request.path.startswith(PATH_PREFIX):
+        return None
     proof = _proof_of(request)
     if proof is not None:
-        return proof.name
+        return refused_name(proof.name)
     body = request.body if _length(request) <= LARGEST_MESSAGE_BYTES else b""
     return hashlib.sha256(body).hexdigest()

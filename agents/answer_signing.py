@@ -4,7 +4,11 @@
 
 Signed (Ed25519) are these lines, the last one without an end: name and version, agent and nonce of the request with a
 slash between them (of the enrolment, which has neither: SHA-256 of its body in hexadecimal), status, SHA-256 of the
-answer's body in hexadecimal. An answer therefore fits one request of one agent and cannot be kept for another.
+answer's body in hexadecimal. An answer therefore fits one request of one agent and cannot be kept for another. An
+answer to who proved nothing is named `refused/<agent>/<nonce>`: it can refuse, and no success looks like it.
+
+The session gate's answers carry the same header where the mover sent a nonce. In place of the name there is that of
+`gate_request`, which says so first. Nodes send none: they stand beside the control plane.
 Policies are signed on their own, for one agent, so that they can be checked again when they are read from disk.
 """
 
@@ -20,9 +24,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 HEADER = "Backupsite-Control"
+NONCE_HEADER = "Backupsite-Nonce"
 _ANSWER = b"backupsite control answer v1"
+_GATE = "backupsite gate request v1"
 _POLICY = b"backupsite agent policy v1"
 _RELEASE = b"backupsite agent release v1"
+_NONCE = re.compile(r"[A-Za-z0-9_-]{22}\Z")
 _FORM = re.compile(r'signature="([A-Za-z0-9_-]{86})"\Z')
 # Of the control key in a token: enough that no second key can be found for it.
 FINGERPRINT_HEX = 40
@@ -33,8 +40,21 @@ def fingerprint(control_key: bytes) -> str:
     return hashlib.sha256(control_key).hexdigest()[:FINGERPRINT_HEX]
 
 
+def refused_name(name: str) -> str:
+    """Of an answer to a request that nothing has proved to be the agent's whose name it bears."""
+    return f"refused/{name}"
+
+
+def gate_request(*, token: str, nonce: str, path: str, body: bytes) -> str | None:
+    """What an answer of the session gate is bound to: one call of one session, whole. None for what is no nonce."""
+    if not _NONCE.match(nonce):
+        return None
+    hashes = [hashlib.sha256(part).hexdigest() for part in (token.encode(), path.encode(), body)]
+    return "/".join((_GATE, *hashes, nonce))
+
+
 def sign_answer(*, private_key: bytes, request: str, status: int, body: bytes) -> str:
-    """The value of the header. `request` is `agents.signing.name_of` it."""
+    """The value of the header. `request` is `agents.signing.name_of` it, `refused_name` of that, or `gate_request`."""
     signature = Ed25519PrivateKey.from_private_bytes(private_key).sign(_answer_lines(request, status, body))
     return f'signature="{base64.urlsafe_b64encode(signature).rstrip(b"=").decode()}"'
 

@@ -145,6 +145,7 @@ def enrol_answer(agent: Agent, *, now: datetime) -> EnrolAnswer:
         control_key=settings.CONFIG.control_public_key_of_signer,
         time=now,
         release_key=settings.CONFIG.release_public_key_bytes,
+        tls_pins=settings.CONFIG.tls_pin_hashes,
     )
 
 

@@ -45,9 +45,9 @@ def signed_policy(agent: Agent) -> SignedPolicy:
 
 def policy_of(agent: Agent, *, now: datetime) -> AgentPolicy:
     """Without number and time. Who has no definition, or is held, is paused: it is told so, and works on restores."""
-    definition = definition_of(agent)
+    definition, pins = definition_of(agent), settings.CONFIG.tls_pin_hashes
     if definition is None:
-        return AgentPolicy(number=0, issued_at=_NEVER, is_paused=True)
+        return AgentPolicy(number=0, issued_at=_NEVER, is_paused=True, tls_pins=pins)
     policy = definition.policy
     limits = read_limits(policy.agent_limits) if policy is not None else AgentLimits()
     is_open = policy is None or not policy.restricted
@@ -69,6 +69,7 @@ def policy_of(agent: Agent, *, now: datetime) -> AgentPolicy:
         pause_on_metered=limits.pause_on_metered,
         pause_above_load=limits.pause_above_load,
         start_jitter_seconds=limits.start_jitter_seconds,
+        tls_pins=pins,
     )
 
 

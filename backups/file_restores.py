@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agents.models import Disk
+from agents.models import HOST_DRIVER, Disk
 from backups.models import Backup
 from common.errors import BackupsiteError, ConflictError, InvalidInputError
 from engine.manifest import CONTENT_TREE
@@ -81,6 +81,12 @@ def file_refusal(backup: Backup, target: Disk, wish: FileWish) -> BackupsiteErro
         return None
     if backup.content != CONTENT_TREE:
         return _error("Single files and folders are those of a backup of files; this one is no such.", "paths")
+    if wish.delete_extra and target.driver == HOST_DRIVER:
+        return _error(
+            "On a whole server nothing is removed: what is mounted there, and what was left out, is not in the backup. "
+            "Restore over what is there, or into a new folder.",
+            "delete_extra",
+        )
     free_bytes = target.storage.free_bytes if target.storage is not None else None
     if wish.folder and not wish.paths and free_bytes is not None and free_bytes < backup.size_bytes:
         return ConflictError(

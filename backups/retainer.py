@@ -8,7 +8,7 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Count
+from django.db.models import Count, QuerySet
 
 from backups.catalogue import take_out
 from backups.models import Backup
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # Definitions of one task of the daily run: others get their turn on the queue in between.
 BATCH = 200
+# What a mover says of a tree in which a file system of the backup before is not mounted any more.
+MOUNT_MISSING = "mount_missing"
 _UNHEALTHY = {BackupHealth.DAMAGED, BackupHealth.MISSING}
 # While one of these stands, an old backup may be the only good one: a person looks first.
 _FREEZING = (
@@ -44,6 +46,9 @@ def apply_retention(*, definition_id: str, now: datetime) -> int:
         logger.warning("retention waits while something is wrong with the vault", extra={"definition": definition_id})
         return 0
     good = Backup.objects.in_catalogue().filter(definition=definition, status=BackupStatus.OK)
+    if _lacks_a_mount(good):
+        logger.warning("retention waits while a file system is not mounted", extra={"definition": definition_id})
+        return 0
     candidates = [
         Candidate(pk, created_at, slot_at, healthy=health not in _UNHEALTHY, verified=health == BackupHealth.VERIFIED)
         for pk, created_at, slot_at, health in good.values_list("id", "created_at", "slot_at", "health")
@@ -53,6 +58,12 @@ def apply_retention(*, definition_id: str, now: datetime) -> int:
     if removed:
         logger.info("retention removed backups", extra={"definition": definition_id, "count": removed})
     return removed
+
+
+def _lacks_a_mount(good: QuerySet[Backup]) -> bool:
+    """Whether the newest one lacks the files of a file system that was not mounted: only older ones have them."""
+    newest = good.order_by("-created_at").values_list("warnings", flat=True).first()
+    return any(warning.get("code") == MOUNT_MISSING for warning in newest or [])
 
 
 @transaction.atomic

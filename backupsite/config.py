@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from agents.protocol import LARGEST_MESSAGE_BYTES
 from backupsite.mail import mail_settings
 from backupsite.single_sign_on import Provider, parse_providers
 from common.errors import ConfigurationError
@@ -24,6 +25,8 @@ from common.ssrf import Guard
 from tenants.token_secrets import parse_peppers
 
 PREFIX = "BACKUPSITE_"
+# As curl and others write a pin.
+_PIN = "sha256//"
 
 
 class ProcessRole(StrEnum):
@@ -74,6 +77,8 @@ class Config(BaseSettings):
     control_key: SecretStr | None = None
     control_public_key: str = ""
     release_public_key: str = ""
+    # `sha256//` and base64, several with commas: hashes of the TLS keys that agents accept of the gate.
+    tls_pins: str = ""
     # `id:key`, several with commas: the first makes tokens, the others are for tokens from before; keys in base64.
     token_peppers: SecretStr | None = None
     # How long a token of the API may live at most.
@@ -274,6 +279,13 @@ class Config(BaseSettings):
             raise ValueError("must be 32 bytes in base64")
         return value
 
+    @field_validator("tls_pins")
+    @classmethod
+    def _tls_pins(cls, value: str) -> str:
+        if not all(pin.startswith(_PIN) and len(_decoded(SecretStr(pin[len(_PIN) :]))) == 32 for pin in _split(value)):
+            raise ValueError(f"each must be {_PIN} and 32 bytes in base64")
+        return value
+
     @field_validator("master_key", "notice_key", "mfa_key", "control_key")
     @classmethod
     def _key_length(cls, value: SecretStr | None) -> SecretStr | None:
@@ -321,6 +333,11 @@ class Config(BaseSettings):
         held = [name for name in others if getattr(self, f"s3_{name}_access_key")]
         if self.master_key is not None or held:
             raise ValueError("the role reaper may hold no other key: " + ", ".join(held or ["master_key"]))
+
+    @property
+    def largest_body_bytes(self) -> int:
+        """A mover names all objects of a backup in one message; people and their programs send little."""
+        return LARGEST_MESSAGE_BYTES if self.role is ProcessRole.SIGNER else 4 * 1024 * 1024
 
     @property
     def django_secret_key(self) -> str:
@@ -380,6 +397,11 @@ class Config(BaseSettings):
         return _decoded(SecretStr(self.release_public_key))
 
     @property
+    def tls_pin_hashes(self) -> list[bytes]:
+        """Empty where agents trust whom their system trusts."""
+        return [_decoded(SecretStr(pin[len(_PIN) :])) for pin in _split(self.tls_pins)]
+
+    @property
     def oidc(self) -> tuple[Provider, ...]:
         return parse_providers(self.oidc_providers.get_secret_value())
 
@@ -392,6 +414,10 @@ class Config(BaseSettings):
     @property
     def node_directory(self) -> Path:
         return self.node_data or self.data / "node"
+
+
+def _split(pins: str) -> list[str]:
+    return [pin.strip() for pin in pins.split(",") if pin.strip()]
 
 
 def _decoded(value: SecretStr) -> bytes:

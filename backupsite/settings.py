@@ -163,7 +163,7 @@ X_FRAME_OPTIONS = "DENY"
 # One name per portal, so that two installations on one host do not sign each other out.
 SESSION_COOKIE_NAME = f"backupsite_session_{CONFIG.port}"
 CSRF_COOKIE_NAME = f"backupsite_csrf_{CONFIG.port}"
-DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024
+DATA_UPLOAD_MAX_MEMORY_SIZE = CONFIG.largest_body_bytes
 
 LANGUAGE_CODE = "en"
 USE_TZ = True

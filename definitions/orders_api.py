@@ -56,7 +56,9 @@ class ShortOrderSerializer(OrderSerializer):
 class NewOrderSerializer(BodySerializer):
     tenant = serializers.CharField(max_length=100, help_text="A tenant's name or title; a new title makes a tenant.")
     email = serializers.CharField(max_length=150, help_text="Who gets the account and the install line.")
-    name = serializers.CharField(max_length=128, help_text="Of the server, as it calls itself.")
+    name = serializers.RegexField(
+        r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128, help_text="Of the server: its host name, as it calls itself."
+    )
     region = serializers.CharField(max_length=16, help_text="Where it stands.")
 
 

@@ -115,6 +115,29 @@ class PolicySerializer(ReadSerializer):
         read_only_fields = fields
 
 
+class BandwidthHoursSerializer(BodySerializer):
+    """Between two full hours of the policy's zone."""
+
+    begin_hour = serializers.IntegerField(min_value=0, max_value=23)
+    end_hour = serializers.IntegerField(min_value=1, max_value=24)
+    bytes_per_second = serializers.IntegerField(min_value=0, max_value=2**40, help_text="0: no limit; else >= 65536.")
+
+
+class AgentLimitsSerializer(BodySerializer):
+    """Of servers with an agent. What is left out is as usual."""
+
+    allows_excludes = serializers.BooleanField(required=False)
+    allows_hooks = serializers.BooleanField(required=False)
+    allows_run_now = serializers.BooleanField(required=False)
+    bandwidth = BandwidthHoursSerializer(many=True, required=False)
+    cpu_weight = serializers.IntegerField(required=False, min_value=1, max_value=100)
+    idle_io = serializers.BooleanField(required=False)
+    pause_on_battery = serializers.BooleanField(required=False)
+    pause_on_metered = serializers.BooleanField(required=False)
+    pause_above_load = serializers.FloatField(required=False, min_value=0, max_value=10_000, help_text="0: never.")
+    start_jitter_seconds = serializers.IntegerField(required=False, min_value=0, max_value=21_600)
+
+
 class PolicyChangeSerializer(RulesSerializer):
     description = serializers.CharField(required=False, allow_blank=True, max_length=128)
     window_start = LocalTimeField(required=False)
@@ -123,12 +146,7 @@ class PolicyChangeSerializer(RulesSerializer):
     lock_days = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=3650)
     lock_whole_retention = serializers.BooleanField(required=False)
     restricted = serializers.BooleanField(required=False)
-    agent_limits = serializers.DictField(
-        required=False,
-        help_text="Of servers with an agent: allows_excludes, allows_hooks, allows_run_now, bandwidth (a list of "
-        "begin_hour, end_hour, bytes_per_second), cpu_weight, idle_io, pause_on_battery, pause_on_metered, "
-        "pause_above_load, start_jitter_seconds.",
-    )
+    agent_limits = AgentLimitsSerializer(required=False)
 
 
 class NewPolicySerializer(PolicyChangeSerializer):

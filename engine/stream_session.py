@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
@@ -173,8 +175,21 @@ class ChunkSession:
         stats = self.stats
         self._progress(WriteProgress(stats.scanned_bytes, stats.read_bytes, self._uploader.stored_bytes))
 
-    def commit(self, *, root: Branch | None, size_bytes: int, counters: Mapping[str, int]) -> WriteResult:
-        """Store what is still open, then the manifest. All slots must be filled and all packs closed."""
+    @property
+    def base_facts(self) -> Mapping[str, Any]:
+        """What the base's manifest says of its source; empty without a base."""
+        return (self._base.source_facts if self._base is not None else None) or {}
+
+    def commit(
+        self,
+        *,
+        root: Branch | None,
+        size_bytes: int,
+        counters: Mapping[str, int],
+        facts: Mapping[str, Any] = MappingProxyType({}),
+    ) -> WriteResult:
+        """Store what is still open, then the manifest, with more `facts` of the source. All slots must be filled and
+        all packs closed."""
         self.pipe.report_moved()
         self.pages.close_segment()
         self._uploader.drain()
@@ -190,7 +205,7 @@ class ChunkSession:
         data = build_manifest(
             body,
             root=root.ref if root is not None else None,
-            source_facts=dict(self._context.source_facts),
+            source_facts={**self._context.source_facts, **facts},
             map_key=self._context.domain_keys.map_key,
             writer_key=self._context.writer_key,
             salt=self._context.random_bytes(SALT_SIZE),

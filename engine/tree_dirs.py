@@ -7,6 +7,7 @@ checked against what was there on the way down.
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 
@@ -96,6 +97,16 @@ def open_directory(name: bytes, directory: int | None = None) -> int:
         return os.open(name, OPEN_DIRECTORY | os.O_NOATIME, dir_fd=directory)
     except PermissionError:
         return os.open(name, OPEN_DIRECTORY, dir_fd=directory)
+
+
+def mount_of(descriptor: int) -> int:
+    """Number of the mount that a descriptor was opened in: another one than that of the directory above says that
+    something is mounted there, also of the same file system. OSError when the kernel does not tell."""
+    with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+        for line in file:
+            if line.startswith(b"mnt_id:"):
+                return int(line[7:])
+    raise OSError(errno.ENOSYS, "the kernel does not say which mount a directory is in")
 
 
 def proc_path(descriptor: int, name: bytes) -> bytes:

@@ -41,7 +41,7 @@ class Marks(IntFlag):
     METADATA_LOST = 4  # extended attributes could not be read, or were too large
     LINKED = 8  # has more names than this one
     FRESH = 16  # changed so short before it was read that its times cannot tell later changes
-    NOT_ENTERED = 32  # directory whose content was left out: unreadable, excluded or another file system
+    NOT_ENTERED = 32  # directory whose content is not all in the backup: unreadable, or of another file system
 
 
 class TreeEntry(msgspec.Struct, kw_only=True, frozen=True):

@@ -19,8 +19,9 @@ class TreeRestoreOptions:
     `differential` is for a target that holds an old state, or what a cut restore left: files are compared by content
     and only those that differ are written. With `trust_mtime` size and time are enough. Something of another type is
     replaced. What the backup does not have stays, unless `delete_extra`; so does a directory with content where the
-    backup has something else. Both need `differential`. What was excluded, or could not even be looked at, is
-    not in the backup, so `delete_extra` removes it; not so what lies in a directory that is marked as not entered.
+    backup has something else. Both need `differential`. `delete_extra` keeps what the excludes of the backup match,
+    what lies in a directory that is marked as not entered, and all that is in another mount than the target itself. A
+    name that could not even be looked at is not in the backup, so it goes.
     """
 
     overwrite: bool = False

@@ -17,9 +17,9 @@ from enum import Enum, auto
 
 from engine.errors import EngineError
 from engine.tree_compare import OPEN_EXISTING, Held
-from engine.tree_dirs import DirectoryPath, open_directory, proc_path
+from engine.tree_dirs import DirectoryPath, mount_of, open_directory, proc_path
 from engine.tree_entries import FileKind, Marks, TreeEntry
-from engine.tree_prune import TEMPORARY_PREFIX, OtherDeviceError, remove_tree
+from engine.tree_prune import TEMPORARY_PREFIX, MayLack, OtherDeviceError, remove_tree
 
 _NODE_TYPES = {
     FileKind.FIFO: stat.S_IFIFO,
@@ -87,19 +87,30 @@ class LeftDirectory:
 
 @dataclass(slots=True)
 class _OpenDirectory:
+    """`is_other`: something else is mounted there, or a subvolume, that the backup does not have; it is left alone."""
+
     key: bytes
     entry: TreeEntry | None
+    is_other: bool = False
     names: set[bytes] = field(default_factory=set)
 
 
 class Placer:
     """Knows the innermost open directory, and moves it along with the keys of the entries. Owns its descriptors."""
 
-    def __init__(self, target_descriptor: int, *, replace: Replace, on_leave: Callable[[LeftDirectory], None]) -> None:
+    def __init__(
+        self,
+        target_descriptor: int,
+        *,
+        replace: Replace,
+        on_leave: Callable[[LeftDirectory], None],
+        may_lack: MayLack = lambda *_: False,
+    ) -> None:
         self._path = DirectoryPath(target_descriptor)
         self._replace = replace
         self._overwrite = replace is not Replace.NOTHING
         self._on_leave = on_leave
+        self._may_lack = may_lack
         self._open = [_OpenDirectory(b"", None)]
         self._temporary_count = 0
         # Keys of files with more names -> (device, inode) of what was made.
@@ -118,6 +129,8 @@ class Placer:
         *parents, name = key.split(b"\0")
         while not _is_inside(key, self._open[-1].key):
             self.leave()
+        if self._open[-1].is_other:
+            raise PlaceError("something else is mounted there now; it was left alone")
         with target_trouble():
             for number in range(self._path.depth, len(parents)):
                 # The entry of this directory was lost or not selected.
@@ -139,7 +152,8 @@ class Placer:
         self._tell_left(self._open[0])
 
     def _tell_left(self, left: _OpenDirectory) -> None:
-        self._on_leave(LeftDirectory(left.key, left.entry, left.names, self._path.descriptor))
+        if not left.is_other:
+            self._on_leave(LeftDirectory(left.key, left.entry, left.names, self._path.descriptor))
 
     def place_directory(self, entry: TreeEntry) -> None:
         if not entry.key:
@@ -147,8 +161,13 @@ class Placer:
             return
         name = self.go_to_parent(entry.key)
         with target_trouble():
+            outer = self._place() if entry.marks & Marks.NOT_ENTERED else None
             self._make_directory(name)
-        self._open.append(_OpenDirectory(entry.key, entry))
+            is_other = outer is not None and self._place() != outer
+        self._open.append(_OpenDirectory(entry.key, entry, is_other))
+
+    def _place(self) -> tuple[int, int]:
+        return self._path.device, mount_of(self.directory)
 
     def keep_file(self, entry: TreeEntry, held: Held) -> int | None:
         """A descriptor that names the file, when it can stay as it is; None when it was compared too long ago, or has
@@ -263,7 +282,8 @@ class Placer:
             if self._replace not in _ALSO_DIRECTORIES or not self._is_directory(name):
                 os.unlink(name, dir_fd=self.directory)
             elif self._replace is Replace.ANYTHING:
-                remove_tree(self.directory, name)
+                key = self._open[-1].key + b"\0" + name if self._open[-1].key else name
+                remove_tree(self.directory, name, key=key, may_lack=self._may_lack)
             else:
                 os.rmdir(name, dir_fd=self.directory)
         except FileNotFoundError:

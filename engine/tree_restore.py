@@ -23,12 +23,14 @@ from engine.store.base import ObjectRef, ObjectSource
 from engine.stream_fetch import ChunkOpener, Got, fetch_in_order, open_for_restore
 from engine.stream_reader import PageReader
 from engine.tree_compare import Held, TargetFiles
+from engine.tree_dirs import mount_of
 from engine.tree_entries import FileKind, Marks, TreeEntry, key_of, path_of
+from engine.tree_facts import Excludes, excludes_of
 from engine.tree_meta import MetadataOptions, MetadataSetter
 from engine.tree_options import TreeRestoreOptions, hands_down_acls, may_replace, open_target_directory
 from engine.tree_place import LeftDirectory, NewFile, PlaceError, Placer, target_trouble
 from engine.tree_plan import Begin, Data, End, RestorePlan, Tag
-from engine.tree_prune import extra_names, remove_tree
+from engine.tree_prune import TEMPORARY_PREFIX, extra_names, remove_tree
 from engine.tree_report import (
     DamagedFile,
     LostEntries,
@@ -92,6 +94,7 @@ def restore_tree(
     reader = PageReader(manifest=manifest, object_source=object_source, map_key=keys.domain.map_key)
     selected = [key_of(path) for path in select]
     RestorePlan(reader, selected).check()
+    excludes = excludes_of(manifest.source_facts)
     descriptor = open_target_directory(target, options)
     sealer = _content_sealer(manifest.body, keys)
     with ExitStack() as stack:
@@ -100,7 +103,7 @@ def restore_tree(
             files = TargetFiles(descriptor, sealer=sealer, trust_mtime=options.trust_mtime, cancel=cancel)
             held = stack.enter_context(files)
         plan = RestorePlan(reader, selected, target=held)
-        restore = _TreeRestore(descriptor, options, plan, sealer, whole=not select)
+        restore = _TreeRestore(descriptor, options, plan, sealer, whole=not select, excludes=excludes)
         stack.callback(restore.close)
         for got in fetch_in_order(plan.wants(), opener=opener, cancel=cancel):
             check_cancel(cancel)
@@ -140,7 +143,14 @@ class _OpenFile:
 
 class _TreeRestore:
     def __init__(
-        self, target: int, options: TreeRestoreOptions, plan: RestorePlan, sealer: RecordSealer, *, whole: bool
+        self,
+        target: int,
+        options: TreeRestoreOptions,
+        plan: RestorePlan,
+        sealer: RecordSealer,
+        *,
+        whole: bool,
+        excludes: Excludes,
     ) -> None:
         self._options = options
         self._plan = plan
@@ -156,7 +166,9 @@ class _TreeRestore:
                 clear_xattrs=options.differential,
             )
         )
-        self._placer = Placer(target, replace=may_replace(options), on_leave=self._leave)
+        self._excludes = excludes
+        self._target = target
+        self._placer = Placer(target, replace=may_replace(options), on_leave=self._leave, may_lack=self._may_lack)
         self._file: _OpenFile | None = None
         self._problems: list[RestoreProblem] = []
         self._problem_counts: Counter[RestoreProblemKind] = Counter()
@@ -335,19 +347,24 @@ class _TreeRestore:
             self._problem(left.key, RestoreProblemKind.NOT_DELETED, error.reason)
             return
         for name in extras:
+            key = left.key + b"\0" + name if left.key else name
             try:
                 with target_trouble():
-                    remove_tree(left.descriptor, name)
-                self._deleted_count += 1
+                    self._deleted_count += remove_tree(left.descriptor, name, key=key, may_lack=self._may_lack)
             except PlaceError as error:
-                key = left.key + b"\0" + name if left.key else name
                 self._problem(key, RestoreProblemKind.NOT_DELETED, error.reason)
 
     def _may_delete(self, left: LeftDirectory) -> bool:
-        """Behind a lost page of names, extras can no longer be told from what is only unknown."""
+        """Behind a lost page of names, extras can no longer be told from what is only unknown. In another mount than
+        that of the target nothing is deleted: whether it was there at the backup, nobody knows."""
         if not self._options.delete_extra or self._lost or left.entry is None:
             return False
-        return not left.entry.marks & Marks.NOT_ENTERED and self._plan.is_selected(left.key)
+        if left.entry.marks & Marks.NOT_ENTERED or not self._plan.is_selected(left.key):
+            return False
+        return mount_of(left.descriptor) == mount_of(self._target)
+
+    def _may_lack(self, key: bytes, is_directory: bool) -> bool:
+        return not _is_temporary(key) and self._excludes.may_lack(key, is_directory=is_directory)
 
     def _set_metadata(self, entry: TreeEntry, descriptor: int) -> None:
         self._note_metadata(entry, self._metadata.apply(entry, descriptor))
@@ -360,6 +377,11 @@ class _TreeRestore:
         self._problem_counts[kind] += 1
         if len(self._problems) < _LISTED_MAX:
             self._problems.append(RestoreProblem(path_of(key), kind, reason))
+
+
+def _is_temporary(key: bytes) -> bool:
+    """A name that a cut restore may have left; patterns of people do not mean it."""
+    return key.rpartition(b"\0")[2].startswith(TEMPORARY_PREFIX)
 
 
 def _restored_size(entry: TreeEntry) -> int:

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pathspec import GitIgnoreSpec
-
 from engine.errors import SourceError
 from engine.stream_pages import KEY_SIZE_MAX
 from engine.tree_dirs import DirectoryPath, MovedDirectoryError
-from engine.tree_entries import NAME_SIZE_MAX, FileKind, path_of
+from engine.tree_entries import NAME_SIZE_MAX, FileKind, key_of, path_of
+from engine.tree_facts import Excludes
 from engine.tree_source import PSEUDO_FILE_SYSTEMS, Seen, file_system_types, look, look_at_root
 from engine.waiting import Cancel, check_cancel
 
@@ -26,6 +25,7 @@ class ProblemKind(StrEnum):
     VANISHED = "vanished"  # not stored: it went away while the tree was walked
     METADATA = "metadata"  # stored without its extended attributes
     LINK = "link"  # stored as a file of its own though it is a hard link
+    NOT_MOUNTED = "not_mounted"  # a directory that had a file system of its own in the base, and has none now
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +54,30 @@ class TreeOptions:
 
     A directory on another file system is stored, its content only without `one_file_system`; content that the
     kernel makes up (proc, sysfs ...) only with `pseudo_file_systems` as well. `is_snapshot`: each time the tree is
-    another snapshot of the same source, with another device number, which then says nothing of a file.
+    another snapshot of the same source, with another device number, which then says nothing of a file; `moment_ns` is
+    when the first of it was taken, in nanoseconds since 1970 (None: files are read as they are now).
+
+    Paths below the root, as bytes with slashes: `covered` directories have something else on them at the source (a
+    mount, a subvolume), which is not in the tree: what is below them in the tree is stored, and the mark says that it
+    is not all. `mounts` are those on which file systems are mounted that belong to the tree, b"" for the root.
     """
 
     exclude: tuple[str, ...] = ()
     one_file_system: bool = True
     pseudo_file_systems: bool = False
     is_snapshot: bool = False
+    moment_ns: int | None = None
+    covered: tuple[bytes, ...] = ()
+    mounts: tuple[bytes, ...] = ()
     file_systems: Callable[[], Mapping[int, str]] = field(default=file_system_types)
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A name and the open directory in which to find it, valid until the next one is asked for."""
+    """A name and the open directory in which to find it, valid until the next one is asked for.
+
+    `not_entered`: not all, or nothing, that is below the directory at the source is visited.
+    """
 
     seen: Seen
     directory: int
@@ -80,7 +91,8 @@ class TreeWalker:
         self._options = options
         self._problems = problems
         self._cancel = cancel
-        self._spec = GitIgnoreSpec.from_lines(options.exclude) if options.exclude else None
+        self._excludes = Excludes(options.exclude)
+        self._covered = frozenset(key_of(path) for path in options.covered)
         self._types: Mapping[int, str] = {} if options.one_file_system else options.file_systems()
 
     def walk(self, root_descriptor: int) -> Iterator[Visit]:
@@ -120,7 +132,7 @@ class TreeWalker:
             if children is None:
                 yield Visit(seen, path.descriptor, True)
                 continue
-            yield Visit(Seen(key, b".", seen.kind, seen.found), path.descriptor, False)
+            yield Visit(Seen(key, b".", seen.kind, seen.found), path.descriptor, key in self._covered)
             pending.append((key, children))
 
     def _look(self, directory: int, name: bytes, key: bytes) -> Seen | None:
@@ -136,13 +148,7 @@ class TreeWalker:
         except OSError as error:
             self._problems.add(key, ProblemKind.UNREADABLE, _reason(error))
             return None
-        return None if self._is_excluded(seen) else seen
-
-    def _is_excluded(self, seen: Seen) -> bool:
-        if self._spec is None:
-            return False
-        path = os.fsdecode(path_of(seen.key))
-        return self._spec.match_file(path + "/" if seen.kind == FileKind.DIRECTORY else path)
+        return None if self._excludes.has(key, is_directory=seen.kind == FileKind.DIRECTORY) else seen
 
     def _enter(self, path: DirectoryPath, seen: Seen, root_device: int) -> list[bytes] | None:
         """The names in a directory, which is the innermost now; None when it is not entered."""

@@ -22,11 +22,12 @@ from engine.manifest import CONTENT_TREE
 from engine.resume import ResumableSession
 from engine.store.base import ObjectSink, ObjectSource
 from engine.stream_pages import Branch
-from engine.stream_session import ChunkSession, new_uploader, resumed_chunks
+from engine.stream_session import ChunkSession, new_uploader, reading_base, resumed_chunks
 from engine.stream_writer import DEFAULT_CHUNK_SIZES, file_pieces
 from engine.tree_base import BaseEntries
 from engine.tree_dirs import open_directory
-from engine.tree_entries import FileKind, Marks, TreeEntry
+from engine.tree_entries import FileKind, Marks, TreeEntry, key_of, path_of
+from engine.tree_facts import mounts_of, told
 from engine.tree_queue import EntryQueue, OpenEntry
 from engine.tree_source import OwnerNames, Seen, describe, open_regular
 from engine.tree_walk import Problem, ProblemKind, ProblemLog, TreeOptions, TreeWalker, Visit
@@ -77,6 +78,7 @@ def write_tree_backup(
     the root cannot be walked; BaseMismatchError when the base cannot be used or read: write a full backup then.
     `resume` names what earlier attempts at this source stored, oldest first; it is read through `resume_source`.
     """
+    options = options or TreeOptions()
     uploader = new_uploader(sink=sink, context=context, cancel=cancel)
     with (
         uploader,
@@ -97,14 +99,17 @@ def write_tree_backup(
             chunker=Chunker(id_key=context.domain_keys.id_key, sizes=sizes),
             owners=owners or OwnerNames(),
             now_ns=now_ns,
-            snapshot_options=options if options is not None and options.is_snapshot else None,
+            options=options,
             cancel=cancel,
         )
-        walker = TreeWalker(options=options or TreeOptions(), problems=write.problems, cancel=cancel)
+        walker = TreeWalker(options=options, problems=write.problems, cancel=cancel)
         root_branch = write.run(walker, _open_root(root))
         counters = write.final_counters()
         result = session.commit(
-            root=root_branch, size_bytes=root_branch.total_bytes if root_branch is not None else 0, counters=counters
+            root=root_branch,
+            size_bytes=root_branch.total_bytes if root_branch is not None else 0,
+            counters=counters,
+            facts=told(excludes=options.exclude, mounts={*options.mounts, *write.not_mounted}),
         )
     problems = write.problems
     return TreeWriteResult(result, tuple(problems.listed), dict(problems.counts), counters)
@@ -134,7 +139,7 @@ class _TreeWrite:
         chunker: Chunker,
         owners: OwnerNames,
         now_ns: Callable[[], int],
-        snapshot_options: TreeOptions | None,
+        options: TreeOptions,
         cancel: Cancel,
     ) -> None:
         self._session = session
@@ -142,7 +147,13 @@ class _TreeWrite:
         self._owners = owners
         self._now_ns = now_ns
         # Devices whose numbers mean something in a snapshot; None when it is none.
-        self._mounted = frozenset(snapshot_options.file_systems()) if snapshot_options is not None else None
+        self._mounted = frozenset(options.file_systems()) if options.is_snapshot else None
+        self._moment_ns = options.moment_ns
+        # Where the base had file systems that are not there now; those whose directories still are go on being missed.
+        mounts = {key_of(path) for path in options.mounts}
+        with reading_base():
+            self._missed = {key_of(path) for path in mounts_of(session.base_facts)} - mounts
+        self.not_mounted: list[bytes] = []
         self._root_device: int | None = None
         self._cancel = cancel
         self._base = BaseEntries(session, distrusted_packs=context.distrusted_packs)
@@ -169,6 +180,10 @@ class _TreeWrite:
 
     def _visit(self, visit: Visit) -> None:
         seen = visit.seen
+        if seen.key in self._missed and seen.kind == FileKind.DIRECTORY:
+            self.not_mounted.append(path_of(seen.key))
+            why = "not mounted" if seen.key else "not mounted; if its files lie here from now on, set the tree up anew"
+            self.problems.add(seen.key, ProblemKind.NOT_MOUNTED, why)
         old = self._base.take(seen.key)
         entry = self._hard_link(seen)
         if entry is None and old is not None and self._is_unchanged(old, visit):
@@ -197,7 +212,7 @@ class _TreeWrite:
     def _describe(self, visit: Visit) -> TreeEntry | None:
         seen = visit.seen
         try:
-            entry = describe(seen, directory=visit.directory, owners=self._owners, now_ns=self._now_ns())
+            entry = describe(seen, directory=visit.directory, owners=self._owners, now_ns=self._seen_ns())
         except FileNotFoundError:
             self.problems.add(seen.key, ProblemKind.VANISHED, "gone before it was read")
             return None
@@ -207,6 +222,11 @@ class _TreeWrite:
         if entry.marks & Marks.METADATA_LOST:
             self.problems.add(seen.key, ProblemKind.METADATA, "extended attributes could not be read")
         return entry.marked(Marks.NOT_ENTERED) if visit.not_entered else entry
+
+    def _seen_ns(self) -> int:
+        """When what is read now was as it is."""
+        now_ns = self._now_ns()
+        return now_ns if self._moment_ns is None else min(now_ns, self._moment_ns)
 
     def _read(self, visit: Visit, entry: TreeEntry, old: TreeEntry | None) -> None:
         """Put the content of a regular file into the queue, and its entry behind it."""

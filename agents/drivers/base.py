@@ -251,10 +251,14 @@ class OpenedStream:
 
 @dataclass(frozen=True, slots=True)
 class OpenedFolder:
-    """A directory that files are restored into; nobody else restores into it meanwhile."""
+    """A directory that files are restored into; nobody else restores into it meanwhile.
+
+    `not_exact` says why nothing may be removed there that a backup does not have; empty where it may.
+    """
 
     path: Path
     facts: TargetFacts
+    not_exact: str = ""
 
 
 @dataclass(frozen=True, slots=True)

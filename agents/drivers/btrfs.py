@@ -91,10 +91,10 @@ class BtrfsDriver:
             held = [stack.enter_context(_held(tree_root(disk.address))) for disk in wish.disks]
             for one, disk in zip(held, wish.disks, strict=True):
                 _sweep(one.folder, one.path, _kept(disk))
-            begun = time.monotonic()
+            begun, moment_ns = time.monotonic(), time.time_ns()
             taken = [stack.enter_context(_snapshot(one, point)) for one in held]
             apart = _apart(sum(one.snapshots for one in taken), time.monotonic() - begun)
-            yield [_opened(one, point, what, apart) for one, what in zip(held, taken, strict=True)]
+            yield [_opened(one, point, what, apart, moment_ns) for one, what in zip(held, taken, strict=True)]
 
     @contextmanager
     def open_folder(self, wish: WriteWish) -> Iterator[OpenedFolder]:
@@ -140,10 +140,11 @@ def _snapshot(held: _Held, point: str) -> Iterator[Taken]:
         yield taken
 
 
-def _opened(held: _Held, point: str, taken: Taken, apart: tuple[Warned, ...]) -> OpenedTree:
+def _opened(held: _Held, point: str, taken: Taken, apart: tuple[Warned, ...], moment_ns: int) -> OpenedTree:
     root = held.folder_path / os.fsdecode(held.name_of(point))
     # There are no mounts in a snapshot: other devices in it are the subvolumes inside.
-    options = TreeOptions(one_file_system=False, is_snapshot=True)
+    missing = (*taken.read_only, *taken.moved, *(path for path, _ in taken.refused))
+    options = TreeOptions(one_file_system=False, is_snapshot=True, moment_ns=moment_ns, covered=missing)
     return OpenedTree(root, SourceFacts(warnings=(*apart, *_left_out(taken))), options)
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -139,9 +140,16 @@ def _fill(source: int, copy: int, child: bytes, whole: bytes, taken: Taken) -> N
             return
         before = os.fstat(parent)
         os.rmdir(name, dir_fd=parent)
-        if not _is_ours(child):
-            _take(inner, parent, name, whole, taken)
-        os.utime(parent, ns=(before.st_atime_ns, before.st_mtime_ns))
+        try:
+            if not _is_ours(child):
+                _take(inner, parent, name, whole, taken)
+        except OSError:
+            # Its place is in the backup all the same, so that a restore does not take it for something new.
+            with suppress(FileExistsError):
+                os.mkdir(name, stat.S_IMODE(os.fstat(inner).st_mode), dir_fd=parent)
+            raise
+        finally:
+            os.utime(parent, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def _is_ours(path: bytes) -> bool:

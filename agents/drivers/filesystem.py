@@ -21,6 +21,7 @@ from agents.drivers.base import (
     WriteWish,
 )
 from agents.drivers.folders import held_tree, opened_folder, refuse_no_tree, tree_root
+from engine.tree_walk import TreeOptions
 
 _NOT_ONE_MOMENT = Warned(
     "not_one_moment",
@@ -44,7 +45,9 @@ class FilesystemDriver:
                 root = tree_root(disk.address)
                 held.enter_context(held_tree(root))
                 refuse_no_tree(root)
-                trees.append(OpenedTree(root, SourceFacts(warnings=(_NOT_ONE_MOMENT,))))
+                # A file that lies under the mount point must not pass for the tree, should the mount be missing.
+                options = TreeOptions(mounts=(b"",) if root.is_mount() else ())
+                trees.append(OpenedTree(root, SourceFacts(warnings=(_NOT_ONE_MOMENT,)), options))
             yield trees
 
     @contextmanager

@@ -7,8 +7,11 @@ top of files hides them, and nothing of the kernel, of memory or of the network 
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,12 +34,16 @@ from agents.drivers.folders import opened_folder
 from agents.drivers.holding import held_server
 from agents.drivers.host_layout import layout_facts
 from agents.drivers.host_mounts import Mount, chosen, is_below, parse_mounts, patterns_of
-from agents.drivers.host_snapshots import NONE, PREFIX, Place, remove_leftovers, standing_still
-from agents.drivers.host_space import bind_read_only, private_tree
+from agents.drivers.host_snapshots import NONE, PREFIX, Place, live_place, remove_leftovers, standing_still
+from agents.drivers.host_space import bind_read_only, private_tree, unmount
 from engine.tree_walk import TreeOptions
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _NO_SNAPSHOT = "not_one_moment"
+_NOT_EXACT = (
+    "On a whole server nothing is removed that the backup does not have: what is mounted, in memory or left out on "
+    "purpose is not in it. Restore over what is there, or into a new folder."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,7 @@ class HostDriver:
             held_server(self.name, str(self.settings.work)),
             opened_folder(root, wish.folder, create=wish.create) as path,
         ):
-            yield OpenedFolder(path, TargetFacts())
+            yield OpenedFolder(path, TargetFacts(), not_exact=_NOT_EXACT)
 
     def forget(self, disks: Sequence[DiskWish]) -> Sequence[str]:
         """Nothing stays between two backups: whatever there is was left by one that was killed. DiskBusyError."""
@@ -104,6 +111,7 @@ class HostDriver:
             for mount in kept:
                 remove_leftovers(mount)
             configuration = layout_facts()
+            moment_ns = time.time_ns()
             name = "".join(sign for sign in point if sign.isalnum())[:40] or "now"
             places = [place for mount in kept for place in held.enter_context(standing_still(mount, name))]
             tree = self.settings.work / "tree"
@@ -112,42 +120,78 @@ class HostDriver:
                 held.enter_context(private_tree(tree))
             except PermissionError:
                 facts = SourceFacts(warnings=_live(root), configuration=configuration)
-                yield OpenedTree(
-                    Path(root),
-                    facts,
-                    self._options(patterns_of([mount.point for mount in mounts if mount.left_out], root=root)),
-                )
+                left_out = patterns_of([mount.point for mount in mounts if mount.left_out], root=root)
+                yield OpenedTree(Path(root), facts, self._options(left_out, kept, moment_ns=moment_ns))
                 return
-            warnings = [*_not_still(places), *_put_together(places, tree, root=root)]
-            facts = SourceFacts(warnings=tuple(warnings), configuration=configuration)
-            # What is left out has its directory in the tree, and nothing in it.
-            yield OpenedTree(tree, facts, self._options(()))
+            places, warnings = _put_together(places, tree, root=root)
+            facts = SourceFacts(warnings=(*_not_still(places), *warnings), configuration=configuration)
+            # What is left out has its directory in the tree, with what lies under it.
+            covered = [mount.point for mount in mounts if mount.left_out]
+            covered += [path for place in places for path in place.left_out]
+            bound = {place.point for place in places}
+            yield OpenedTree(
+                tree,
+                facts,
+                dataclasses.replace(
+                    self._options((), [mount for mount in kept if mount.point in bound], moment_ns=moment_ns),
+                    covered=tuple(_inside(covered, root=root)),
+                ),
+            )
 
-    def _options(self, left_out: Sequence[str]) -> TreeOptions:
+    def _options(self, left_out: Sequence[str], kept: Sequence[Mount], *, moment_ns: int) -> TreeOptions:
         settings = self.settings
         never = patterns_of((*settings.never, str(settings.work)), root=settings.root)
-        excludes = (*settings.excludes, *left_out, *never, f"{PREFIX}*/")
-        return TreeOptions(exclude=excludes, one_file_system=False, is_snapshot=True)
+        return TreeOptions(
+            exclude=(*settings.excludes, *left_out, *never, f"{PREFIX}*/"),
+            one_file_system=False,
+            is_snapshot=True,
+            moment_ns=moment_ns,
+            mounts=(
+                *(b"" for mount in kept if mount.point == settings.root),
+                *_inside([mount.point for mount in kept], root=settings.root),
+            ),
+        )
 
 
-def _put_together(places: Sequence[Place], tree: Path, *, root: str) -> Iterator[Warned]:
+def _inside(points: Iterable[str], *, root: str) -> Iterator[bytes]:
+    """Paths below the root of the tree; the root itself, and what is elsewhere, is passed over."""
+    for point in points:
+        if point != root and is_below(point, root):
+            yield os.fsencode(os.path.relpath(point, root))
+
+
+def _put_together(places: Sequence[Place], tree: Path, *, root: str) -> tuple[list[Place], list[Warned]]:
+    """What is in the tree now, and what a person should know. DiskUnreadableError without the first of it."""
+    done: list[Place] = []
+    warnings: list[Warned] = []
     for number, place in enumerate(places):
-        yield from place.warnings
-        if number == 0:
-            source = place.source / os.path.relpath(root, place.point)
-            target = tree
-        else:
-            if not is_below(place.point, root):
-                continue
-            source, target = place.source, tree / os.path.relpath(place.point, root)
+        if number and not is_below(place.point, root):
+            continue
         try:
-            if os.path.realpath(target) != str(target):
-                raise OSError(0, "a symbolic link is on the way to it")
-            bind_read_only(source, target)
+            done.append(_bound(place, tree, root=root, is_first=not number))
+            warnings += done[-1].warnings
         except OSError as error:
-            if number == 0:
+            if not number:
                 raise DiskUnreadableError(f"{root} cannot be opened: {error.strerror}.") from error
-            yield Warned("tree_left_out", f"{place.point} is not in the backup: {error.strerror}.")
+            warnings.append(Warned("tree_left_out", f"{place.point} is not in the backup: {error.strerror}."))
+    return done, warnings
+
+
+def _bound(place: Place, tree: Path, *, root: str, is_first: bool) -> Place:
+    """The place, or the live one where its snapshot cannot be had. OSError."""
+    within = Path(os.path.relpath(root, place.point)) if is_first else Path()
+    target = tree if is_first else tree / os.path.relpath(place.point, root)
+    if os.path.realpath(target) != str(target):
+        raise OSError(errno.ELOOP, "a symbolic link is on the way to it")
+    try:
+        bind_read_only(place.source / within, target)
+    except OSError as error:
+        if place.snapshot == NONE:
+            raise
+        unmount(target)
+        place = live_place(place.point, error.strerror or type(error).__name__)
+        bind_read_only(place.source / within, target)
+    return place
 
 
 def _not_still(places: Sequence[Place]) -> Iterator[Warned]:

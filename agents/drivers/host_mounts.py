@@ -25,7 +25,8 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 class Mount:
     """A line of mountinfo. `inner` is the directory of the file system that is mounted, "/" for all of it.
 
-    `left_out` says why its files do not belong to the backup; empty for what belongs to it.
+    `left_out` says why its files do not belong to the backup; empty for what belongs to it. `number` is the mount's
+    own, `parent` that of the one that it was mounted in.
     """
 
     point: str
@@ -34,17 +35,21 @@ class Mount:
     numbers: str
     inner: str
     left_out: str = ""
+    number: int = 0
+    parent: int = 0
 
 
 def parse_mounts(mountinfo: Iterable[str]) -> list[Mount]:
-    """In the order in which they were made. A line that cannot be read is passed over."""
+    """A line that cannot be read is passed over."""
     found = []
     for line in mountinfo:
         before, _, after = line.rstrip("\n").partition(" - ")
         parts, kinds = before.split(" "), after.split(" ")
-        if len(parts) < 6 or len(kinds) < 2:
+        if len(parts) < 6 or len(kinds) < 2 or not (parts[0].isdecimal() and parts[1].isdecimal()):
             continue
-        found.append(Mount(_plain(parts[4]), kinds[0], _plain(kinds[1]), parts[2], _plain(parts[3])))
+        number, parent = int(parts[0]), int(parts[1])
+        point, inner = _plain(parts[4]), _plain(parts[3])
+        found.append(Mount(point, kinds[0], _plain(kinds[1]), parts[2], inner, number=number, parent=parent))
     return found
 
 
@@ -56,10 +61,12 @@ def chosen(mounts: Sequence[Mount], *, root: str = "/") -> list[Mount]:
     visible = _visible(mounts)
     holder = max((mount for mount in visible if is_below(root, mount.point)), key=lambda mount: len(mount.point))
     below = [mount for mount in visible if mount.point != holder.point and is_below(mount.point, root)]
+    # What is put into the tree, and so hides what is under it there.
+    on_top = [mount for mount in below if not _why_not(mount)]
     kept: list[Mount] = []
     for mount in [holder, *sorted(below, key=lambda mount: (mount.point.count("/"), mount.point))]:
         # What a server starts from belongs to it whatever it is made of.
-        why = "" if mount is holder else _why_not(mount) or _seen_elsewhere(mount, kept)
+        why = "" if mount is holder else _why_not(mount) or _seen_elsewhere(mount, kept, on_top)
         outer = _left_out_above(mount, kept)
         kept.append(replace(mount, left_out=why or outer))
     return kept
@@ -72,11 +79,29 @@ def patterns_of(folders: Iterable[str], *, root: str = "/") -> list[str]:
 
 
 def _visible(mounts: Sequence[Mount]) -> list[Mount]:
-    seen: list[Mount] = []
+    """Those that a path leads to, by who is mounted in whom: the order of the lines says nothing, for a mount keeps its
+    line when it is moved."""
+    numbers = {mount.number for mount in mounts}
+    inside: dict[int | None, list[Mount]] = {}
     for mount in mounts:
-        # A later mount covers everything that was mounted at or below its place before.
-        seen = [one for one in seen if not is_below(one.point, mount.point)] + [mount]
+        is_first = mount.parent not in numbers or mount.parent == mount.number
+        inside.setdefault(None if is_first else mount.parent, []).append(mount)
+    seen: list[Mount] = []
+    waiting = _uncovered(inside.get(None, ()))
+    while waiting:
+        mount = waiting.pop()
+        within = _uncovered(inside.get(mount.number, ()))
+        # What is mounted on all of it hides whatever else is in it.
+        over = [one for one in within if one.point == mount.point]
+        waiting += over or within
+        seen += [] if over else [mount]
     return seen
+
+
+def _uncovered(mounts: Sequence[Mount]) -> list[Mount]:
+    """Of what is mounted in one: those that no other hides, the later one at the same place."""
+    last = {mount.point: mount for mount in mounts}
+    return [one for one in last.values() if not any(is_below(one.point, other) for other in last if other != one.point)]
 
 
 def _why_not(mount: Mount) -> str:
@@ -91,12 +116,22 @@ def _why_not(mount: Mount) -> str:
     return ""
 
 
-def _seen_elsewhere(mount: Mount, kept: Sequence[Mount]) -> str:
-    """A directory, or all, of a file system that is in the backup already by another way."""
+def _seen_elsewhere(mount: Mount, kept: Sequence[Mount], on_top: Sequence[Mount]) -> str:
+    """A directory, or all, of a file system that is in the backup already by another way, where nothing hides it."""
     for other in kept:
-        if other.numbers == mount.numbers and not other.left_out and is_below(mount.inner, other.inner):
+        if other.numbers != mount.numbers or other.left_out or not is_below(mount.inner, other.inner):
+            continue
+        place = os.path.normpath(os.path.join(other.point, os.path.relpath(mount.inner, other.inner)))
+        if not any(_hides(one, place, other) for one in on_top if one is not mount):
             return f"the same files as at {other.point}"
     return ""
+
+
+def _hides(mount: Mount, place: str, holder: Mount) -> bool:
+    """Whether files of `holder` at `place`, or some below it, lie under the mount."""
+    if mount.point == holder.point or not is_below(mount.point, holder.point):
+        return False
+    return is_below(place, mount.point) or is_below(mount.point, place)
 
 
 def _left_out_above(mount: Mount, kept: Sequence[Mount]) -> str:

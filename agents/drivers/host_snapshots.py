@@ -5,16 +5,18 @@ Others are read as they are, and the engine says which files changed meanwhile.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from agents.drivers import btrfs_calls
 from agents.drivers.base import DriverError, Warned
 from agents.drivers.host_mounts import Mount
+from agents.drivers.host_space import unmount
 from agents.drivers.zfs_commands import Host
 
 logger = logging.getLogger(__name__)
@@ -26,12 +28,16 @@ BTRFS, ZFS, NONE = "btrfs", "zfs", "none"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A directory to put at `point` of the tree. `snapshot` is how it stands still; `warnings` why it does not."""
+    """A directory to put at `point` of the tree. `snapshot` is how it stands still; `warnings` why it does not.
+
+    `left_out` are directories at or below `point`, absolute, on which something lies that the source does not have.
+    """
 
     point: str
     source: Path
     snapshot: str
     warnings: tuple[Warned, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def way_of(mount: Mount) -> str:
@@ -86,11 +92,12 @@ def _btrfs(mount: Mount, name: str) -> Iterator[Sequence[Place]]:
 
 def _snapshots(point: str, top: int, name: str, made: list[bytes]) -> list[Place]:
     """All subvolumes right after one another: the kernel has no snapshot of several at once."""
-    left_out, places = 0, []
+    left_out: list[str] = []
+    places: list[Place] = []
     for inner, descriptor in _subvolumes(top, b""):
         try:
             if inner and btrfs_calls.is_read_only(descriptor):
-                left_out += 1
+                left_out.append(os.path.join(point, os.fsdecode(inner)))
                 continue
             snapshot = os.fsencode(f"{PREFIX}{name}-{len(made)}")
             btrfs_calls.snapshot(descriptor, top, snapshot, read_only=True)
@@ -105,15 +112,13 @@ def _snapshots(point: str, top: int, name: str, made: list[bytes]) -> list[Place
     return places if not left_out else [*places[:1], *places[1:], _said(places[0], point, left_out)]
 
 
-def _said(first: Place, point: str, count: int) -> Place:
-    why = f"{count} read-only subvolumes below {point} are snapshots of somebody, and are not in the backup."
-    return Place(first.point, first.source, first.snapshot, (Warned("snapshots_left_out", why),))
+def _said(first: Place, point: str, left_out: Sequence[str]) -> Place:
+    why = f"{len(left_out)} read-only subvolumes below {point} are snapshots of somebody, and are not in the backup."
+    return Place(first.point, first.source, first.snapshot, (Warned("snapshots_left_out", why),), tuple(left_out))
 
 
 def _live(point: str, inner: bytes, error: OSError) -> Place:
-    path = os.path.join(point, os.fsdecode(inner))
-    why = f"{path} could not be held still ({error.strerror}): its files are of different moments."
-    return Place(path, Path(path), NONE, (Warned("no_snapshot", why),))
+    return live_place(os.path.join(point, os.fsdecode(inner)), error.strerror or type(error).__name__)
 
 
 def _subvolumes(descriptor: int, above: bytes) -> Iterator[tuple[bytes, int]]:
@@ -161,16 +166,45 @@ def _is_subvolume(point: str) -> bool:
 @contextmanager
 def _zfs(mount: Mount, name: str) -> Iterator[Sequence[Place]]:
     host, snapshot = Host(), f"{ZFS_PREFIX}{name}"
+    source = Path(mount.point) / ".zfs" / "snapshot" / snapshot
+    with ExitStack() as held:
+        try:
+            host.snapshot(mount.device, snapshot, disk="host")
+            held.callback(_destroy_zfs, host, mount.device, snapshot)
+            held.enter_context(_mounted_by_kernel(source, Path(mount.point)))
+        except (DriverError, OSError) as error:
+            yield [live_place(mount.point, str(error))]
+            return
+        yield [Place(mount.point, source, ZFS)]
+
+
+@contextmanager
+def _mounted_by_kernel(source: Path, live: Path) -> Iterator[None]:
+    """A snapshot is mounted when somebody looks at it, where every process sees it: later, in a mount namespace of our
+    own, it would not come in. It stays mounted as long as it is open. OSError when it is not mounted."""
+    descriptor = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        host.snapshot(mount.device, snapshot, disk="host")
-    except (DriverError, OSError) as error:
-        why = f"{mount.point} could not be held still ({error}): its files are of different moments."
-        yield [Place(mount.point, Path(mount.point), NONE, (Warned("no_snapshot", why),))]
-        return
-    try:
-        yield [Place(mount.point, Path(mount.point) / ".zfs" / "snapshot" / snapshot, ZFS)]
+        os.listdir(descriptor)  # noqa: PTH208  # a descriptor has no path
+        if os.fstat(descriptor).st_dev == live.stat().st_dev:
+            raise OSError(errno.ENXIO, "the snapshot was not mounted")
+        yield
     finally:
-        host.destroy_own(mount.device, snapshot)
+        os.close(descriptor)
+        # What came along into our namespace would keep the snapshot busy.
+        unmount(source)
+
+
+def _destroy_zfs(host: Host, dataset: str, snapshot: str) -> None:
+    """One that is still busy is removed by the next start, or by the program that waits for this process."""
+    try:
+        host.destroy_own(dataset, snapshot)
+    except (DriverError, OSError) as error:
+        logger.warning("a snapshot stays", extra={"snapshot": f"{dataset}@{snapshot}", "reason": str(error)})
+
+
+def live_place(point: str, reason: str) -> Place:
+    why = f"{point} could not be held still ({reason}): its files are of different moments."
+    return Place(point, Path(point), NONE, (Warned("no_snapshot", why),))
 
 
 def _removed_zfs(dataset: str) -> Iterator[str]:

@@ -28,8 +28,7 @@ def private_tree(tree: Path) -> Iterator[None]:
         yield
     finally:
         # With all that is mounted inside of it; snapshots can be removed then.
-        with suppress(OSError):
-            _check(_libc().umount2(os.fsencode(tree), _MNT_DETACH), str(tree))
+        unmount(tree)
 
 
 def bind_read_only(source: Path, target: Path) -> None:
@@ -37,6 +36,12 @@ def bind_read_only(source: Path, target: Path) -> None:
     _mount(os.fsencode(source), os.fsencode(target), _MS_BIND)
     flags = _MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     _mount(b"none", os.fsencode(target), flags)
+
+
+def unmount(target: Path) -> None:
+    """As far as it is mounted where this process sees it; nobody else loses it."""
+    with suppress(OSError):
+        _check(_libc().umount2(os.fsencode(target), _MNT_DETACH), str(target))
 
 
 def _mount(source: bytes, target: bytes, flags: int) -> None:

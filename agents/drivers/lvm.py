@@ -37,7 +37,7 @@ from agents.drivers.base import (
 from agents.drivers.holding import held_server, safe_point, standing_for
 from agents.drivers.lvm_commands import Group, Volume, check_name
 from agents.drivers.lvm_devices import LvmSource, ThinTarget, opened_device
-from agents.drivers.lvm_maps import reading_pool, sweep_pool
+from agents.drivers.lvm_maps import external_origin, reading_pool, sweep_pool
 from agents.drivers.safety import NO_SAFETY_POINT
 from engine.scan import Extent
 from engine.targets import FileTarget, descriptor_target
@@ -197,8 +197,9 @@ def _snapshot(held: _Held, point: str) -> Iterator[str]:
 @contextmanager
 def _opened(held: _Held, name: str, point: str, common: tuple[Warned, ...]) -> Iterator[OpenedDisk]:
     group = held.group
-    new = group.volumes()[name]
-    mapped, changed, reason, warnings = _map(held, new)
+    volumes = group.volumes()
+    new = volumes[name]
+    mapped, changed, reason, warnings = _map(held, new, volumes)
     with ExitStack() as stack:
         stack.callback(_deactivate_quietly, group, name)
         group.activate(name)
@@ -210,24 +211,38 @@ def _opened(held: _Held, name: str, point: str, common: tuple[Warned, ...]) -> I
         yield OpenedDisk(source, facts)
 
 
-def _map(held: _Held, new: Volume) -> tuple[list[Extent], list[Extent] | None, str, tuple[Warned, ...]]:
+def _map(
+    held: _Held, new: Volume, volumes: Mapping[str, Volume]
+) -> tuple[list[Extent], list[Extent] | None, str, tuple[Warned, ...]]:
     """What is mapped, what changed since the base point, why that is not known, and what a person should know."""
-    base, reason = held.points.get(held.wish.base_point or ""), ""
-    if held.wish.base_point:
-        if base is None or base.pool != new.pool:
-            reason, base = "point_missing", None
-        elif base.size_bytes != new.size_bytes:
-            reason, base = "disk_resized", None
+    outside = external_origin(volumes, new)
+    base, reason = _base(held, new, volumes)
     try:
         with reading_pool(held.group, new.pool) as pool_map:
             changed = pool_map.changed(base, new) if base is not None else None
-            return pool_map.mapped(new), changed, reason, ()
+            mapped = [Extent(offset=0, length=new.size_bytes)] if outside else pool_map.mapped(new)
+            return mapped, changed, reason, ()
     except DiskBusyError:
         raise
     except DriverError as error:
         warning = Warned("changes_unknown", f"All of the volume was read. {error.message}")
         reason = reason or ("changes_unknown" if held.wish.base_point else "")
         return [Extent(offset=0, length=new.size_bytes)], None, reason, (warning,)
+
+
+def _base(held: _Held, new: Volume, volumes: Mapping[str, Volume]) -> tuple[Volume | None, str]:
+    """The snapshot that `new` can be compared with, or why there is none."""
+    if not held.wish.base_point:
+        return None, ""
+    base, outside = held.points.get(held.wish.base_point), external_origin(volumes, new)
+    if base is None or base.pool != new.pool:
+        return None, "point_missing"
+    # The pool knows nothing of what it does not hold: that has to be the same of both, and be surely so.
+    if external_origin(volumes, base) != outside or (outside and outside not in volumes):
+        return None, "point_missing"
+    if base.size_bytes != new.size_bytes:
+        return None, "disk_resized"
+    return base, ""
 
 
 def _common_warnings(count: int, seconds: float, *, freeze: bool) -> tuple[Warned, ...]:

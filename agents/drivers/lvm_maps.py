@@ -7,7 +7,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -25,6 +25,7 @@ _POOL_WAIT_SECONDS = 60.0
 _DIFFERENCE = re.compile(r'<(?:different|left_only|right_only) begin="(\d+)" length="(\d+)"')
 _MAPPING = re.compile(r'<(?:single_mapping origin_block="(\d+)"|range_mapping origin_begin="(\d+)".* length="(\d+)")')
 _BLOCK = re.compile(r'<superblock.* data_block_size="(\d+)"')
+_DEVICE = re.compile(r'<device dev_id="(\d+)" mapped_blocks="(\d+)"')
 
 
 class ChangesUnknownError(LvmError):
@@ -40,13 +41,47 @@ class PoolMap:
         self._metadata = metadata
 
     def mapped(self, volume: Volume) -> list[Extent]:
+        """What the pool holds of it; for the rest see `external_origin`.
+
+        Without such a device the dump is empty and its exit status 0: nothing would be read, so it has to name the
+        device and tell of as many blocks as it says that there are.
+        """
         command = ["thin_dump", "--metadata-snap", "--dev-id", str(volume.thin_id), self._metadata]
-        return _extents(command, _mapping_of, size_bytes=volume.size_bytes)
+        devices: list[tuple[int, int]] = []
+        blocks = 0
+
+        def mapping_of(line: str) -> tuple[int, int] | None:
+            nonlocal blocks
+            if told := _DEVICE.search(line):
+                devices.append((int(told[1]), int(told[2])))
+            place = _mapping_of(line)
+            blocks += place[1] if place else 0
+            return place
+
+        found = _extents(command, mapping_of, size_bytes=volume.size_bytes)
+        if devices != [(volume.thin_id, blocks)]:
+            raise ChangesUnknownError(f"thin_dump does not tell of all blocks of the volume {volume.name}.")
+        return found
 
     def changed(self, before: Volume, after: Volume) -> list[Extent]:
         ids = ["--thin1", str(before.thin_id), "--thin2", str(after.thin_id)]
         command = ["thin_delta", "--metadata-snap", *ids, self._metadata]
         return _extents(command, _difference_of, size_bytes=after.size_bytes)
+
+
+def external_origin(volumes: Mapping[str, Volume], volume: Volume) -> str:
+    """The volume outside of the pool that is read where nothing of this one was written; empty where that is zeros.
+
+    Origins in the same pool are as good as copies, but they may have one. A name that `volumes` does not have (hidden,
+    or gone and only remembered) counts as outside.
+    """
+    one = volume
+    for _ in volumes:
+        origin = volumes.get(one.origin)
+        if origin is None or origin.pool != volume.pool:
+            break
+        one = origin
+    return one.origin
 
 
 @contextmanager

@@ -7,11 +7,12 @@ import logging
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 
-from agents.drivers.base import POINT_PREFIX, DiskBusyError, DriverError, OpenedOutput, TargetFacts, WriteWish
+from agents.drivers.base import POINT_PREFIX, DiskBusyError, DriverError, OpenedOutput, TargetFacts, Warned, WriteWish
 from agents.drivers.checked_output import CheckedOutput, NotEmptyError
 from agents.drivers.children import running
 from agents.drivers.holding import safe_point
 from agents.drivers.postgresql_client import PostgresError, Server, client_environment, explain, program
+from agents.drivers.postgresql_properties import create_like, swap_names
 from engine.waiting import Cancel
 
 logger = logging.getLogger(__name__)
@@ -24,11 +25,15 @@ _TABLES = """
 SELECT count(*) FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
 WHERE nspname <> 'information_schema' AND nspname !~ '^pg_' AND relkind IN ('r', 'p', 'm', 'v', 'S', 'f');
 """
-_FACTS = """
-SELECT pg_encoding_to_char(encoding), datcollate, datctype, rolname,
-  (SELECT count(*) FROM pg_stat_activity WHERE datname = :'name' AND backend_type = 'client backend')
-FROM pg_database JOIN pg_roles ON pg_roles.oid = datdba WHERE datname = :'name';
+_CONNECTIONS = """
+SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = :'name' AND backend_type = 'client backend')
+FROM pg_database WHERE datname = :'name';
 """
+_RIGHTS_DEFAULT = Warned(
+    "database_rights_default",
+    "The database is new: everybody may connect to it, and it has no settings of its own. Neither is in a dump; set "
+    "them as they were (GRANT and REVOKE ON DATABASE, ALTER DATABASE SET).",
+)
 
 
 @contextmanager
@@ -37,13 +42,13 @@ def database_output(server: Server, database: str, wish: WriteWish) -> Iterator[
 
     It need not be there. DiskBusyError, NotEmptyError before anything is changed; after an error nothing is left.
     """
-    there = _look(server, database, wish)
+    is_there = _look(server, database, wish)
     restore = program("pg_restore", for_version=_restorable_version(server))
     sweep_databases(server, database, wish_keeps=None)
     new = _beside(_NEW, database)
-    _create(server, new, there)
     command = [restore, "--format=custom", "--single-transaction", "--exit-on-error", "--no-password"]
     try:
+        _create(server, new, database if is_there else "")
         with running(
             *(*command, "--dbname", server.address(new)), explain=explain, env=client_environment(), takes_bytes=True
         ) as child:
@@ -55,10 +60,10 @@ def database_output(server: Server, database: str, wish: WriteWish) -> Iterator[
 
             def finish(cancel: Cancel) -> None:
                 output.finish(cancel)
-                _take_name(server, new, database, wish=wish, replaces=bool(there))
+                _take_name(server, new, database, wish=wish, replaces=is_there)
 
-            safety = wish.safety_point if there else ""
-            yield OpenedOutput(output, TargetFacts(safety_point=safety), finish)
+            facts = TargetFacts(wish.safety_point) if is_there else TargetFacts(warnings=(_RIGHTS_DEFAULT,))
+            yield OpenedOutput(output, facts, finish)
     finally:
         _drop_quietly(server, new)
 
@@ -70,11 +75,11 @@ def _restorable_version(server: Server) -> int:
     return version
 
 
-def _look(server: Server, database: str, wish: WriteWish) -> list[str]:
-    """Encoding, collation, character type and owner of the database; empty where there is none yet."""
-    rows = server.ask(_FACTS, name=database)
+def _look(server: Server, database: str, wish: WriteWish) -> bool:
+    """Whether there is such a database, which may be replaced then."""
+    rows = server.ask(_CONNECTIONS, name=database)
     if not rows:
-        return []
+        return False
     if wish.create:
         raise DiskBusyError(f"There is a database {database} already. Choose another name.")
     tables = int(server.ask(_TABLES, database=database)[0][0])
@@ -82,39 +87,27 @@ def _look(server: Server, database: str, wish: WriteWish) -> list[str]:
         raise NotEmptyError(
             f"The database {database} has {tables} tables, views and sequences. Restore to a new one, or overwrite it."
         )
-    if int(rows[0][4]):
-        raise DiskBusyError(f"The database {database} is in use by {rows[0][4]} connections. End them, and try again.")
-    return rows[0][:4]
+    if int(rows[0][0]):
+        raise DiskBusyError(f"The database {database} is in use by {rows[0][0]} connections. End them, and try again.")
+    return True
 
 
-def _create(server: Server, new: str, there: list[str]) -> None:
-    if not there:
-        server.ask('CREATE DATABASE :"new" TEMPLATE template0;', new=new)
-        return
-    encoding, collation, kind, owner = there
-    server.ask(
-        "CREATE DATABASE :\"new\" TEMPLATE template0 ENCODING :'encoding' LC_COLLATE :'collation' LC_CTYPE :'kind';"
-        'ALTER DATABASE :"new" OWNER TO :"owner";',
-        new=new,
-        encoding=encoding,
-        collation=collation,
-        kind=kind,
-        owner=owner,
-    )
+def _create(server: Server, new: str, like: str) -> None:
+    """Nobody else may connect to it yet."""
+    if like:
+        create_like(server, new, like)
+    else:
+        server.ask('CREATE DATABASE :"new" TEMPLATE template0; REVOKE ALL ON DATABASE :"new" FROM PUBLIC;', new=new)
 
 
 def _take_name(server: Server, new: str, database: str, *, wish: WriteWish, replaces: bool) -> None:
     """Both names change at once, or none does."""
     if not replaces:
-        server.ask('ALTER DATABASE :"new" RENAME TO :"name";', new=new, name=database)
+        grant = 'GRANT CONNECT, TEMPORARY ON DATABASE :"new" TO PUBLIC;'
+        server.ask(f'BEGIN; {grant} ALTER DATABASE :"new" RENAME TO :"name"; COMMIT;', new=new, name=database)
         return
     old = _beside(safe_point(wish.safety_point) if wish.safety_point else _OLD, database)
-    server.ask(
-        'BEGIN; ALTER DATABASE :"name" RENAME TO :"old"; ALTER DATABASE :"new" RENAME TO :"name"; COMMIT;',
-        new=new,
-        name=database,
-        old=old,
-    )
+    swap_names(server, new, database, old)
     if not wish.safety_point:
         _drop_quietly(server, old)
 

@@ -17,6 +17,11 @@ _READING: Mapping[ProblemKind, tuple[str, str]] = {
     ProblemKind.UNREADABLE: ("files_unreadable", "could not be read, and are not in the backup with all their content"),
     ProblemKind.VANISHED: ("files_vanished", "went away while the tree was read, and are not in the backup"),
     ProblemKind.METADATA: ("metadata_unreadable", "are stored without their extended attributes"),
+    ProblemKind.NOT_MOUNTED: (
+        "mount_missing",
+        "had a file system of its own in the last backup, and has none now, so its files are not in the backup. Mount "
+        "it; if it is gone for good, remove the directory or exclude it",
+    ),
     ProblemKind.LINK: ("links_as_files", "are stored as files of their own although they are hard links"),
 }
 _RESTORING: Mapping[RestoreProblemKind, tuple[str, str]] = {

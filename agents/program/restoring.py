@@ -39,6 +39,12 @@ class CannotDefineError(DriverError):
     code = "cannot_define"
 
 
+class NotExactError(DriverError):
+    """What the backup does not have must stay there, and was to be removed."""
+
+    code = "not_exact"
+
+
 class FilesDamagedError(DriverError):
     """Everything but some files was restored."""
 
@@ -114,6 +120,8 @@ def _restore_tree(run: Run, work: protocol.RestoreWork, given: Given) -> Restore
     """What is otherwise than it was with single files is said of the job, and is no failure; damage is one."""
     options = TreeRestoreOptions(differential=work.differential, delete_extra=work.delete_extra)
     with load_tree_driver(work.disk.driver).open_folder(_wish(work)) as opened:
+        if work.delete_extra and opened.not_exact:
+            raise NotExactError(opened.not_exact)
         _tell_opened(run, opened.facts)
         try:
             result = restore_tree(target=opened.path, select=work.paths, options=options, **given)

@@ -126,8 +126,8 @@ def _add_restore(commands_of: argparse._SubParsersAction[_StrictParser]) -> None
     parser.add_argument(
         "--delete-extra",
         action="store_true",
-        help="with --resume of a file tree: remove what the backup does not have. That includes what was excluded "
-        "when it was made; only in directories that it could not read, or left out as a whole, nothing is removed",
+        help="with --resume of a file tree: remove what the backup does not have, but not what was excluded when it "
+        "was made, nor in directories that it could not read or left out, nor on other mounts than that of the target",
     )
     parser.add_argument("--fill-damaged", action="store_true", help="with --to -: zeros for what is damaged")
     parser.add_argument("--path", action="append", default=[], metavar="PATH", help="of a file tree: only this")

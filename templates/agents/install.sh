@@ -37,20 +37,61 @@ agent() {
     fi
 }
 
+# Of run.sh, where there is no systemd. The number in the file may be another program's by now: as root that is not killed.
+running_pid() {
+    pid=$(cat "$STATE/run.pid" 2> /dev/null) || return 1
+    case $pid in '' | *[!0-9]*) return 1 ;; esac
+    [ -r "/proc/$pid/cmdline" ] || return 1
+    case " $(tr '\0' ' ' < "/proc/$pid/cmdline") " in
+        *" $PROGRAMS/run.sh "*) echo "$pid" ;;
+        *) return 1 ;;
+    esac
+}
+
+is_service_on() {
+    if has_systemd; then
+        systemctl is-enabled --quiet backupsite-agent.service 2> /dev/null ||
+            systemctl is-active --quiet backupsite-agent.service 2> /dev/null
+    else
+        running_pid > /dev/null
+    fi
+}
+
+# Until the next start of it or of the system.
 stop_service() {
     if has_systemd; then
-        systemctl disable --now backupsite-agent.service > /dev/null 2>&1 || true
-    elif [ -f "$STATE/run.pid" ]; then
-        kill "$(cat "$STATE/run.pid")" 2> /dev/null || true
+        systemctl stop backupsite-agent.service > /dev/null 2>&1 || true
+    elif found=$(running_pid); then
+        kill "$found" 2> /dev/null || true
         for _ in 1 2 3 4 5 6 7 8 9 10; do
-            kill -0 "$(cat "$STATE/run.pid")" 2> /dev/null || break
+            running_pid > /dev/null || break
             sleep 1
         done
     fi
 }
 
+run_without_systemd() {
+    mkdir -p "$STATE"
+    setsid "$PROGRAMS/run.sh" > /dev/null 2>&1 < /dev/null &
+    echo $! > "$STATE/run.pid"
+}
+
+# However an installation ends, what ran before it runs after it.
+finish() {
+    [ -z "$work" ] || rm -rf "$work"
+    if [ -d "$release.old" ] && [ ! -d "$release" ]; then mv "$release.old" "$release" || true; fi
+    [ -n "$stopped" ] || return 0
+    if has_systemd; then
+        systemctl start backupsite-agent.service || true
+    else
+        run_without_systemd
+    fi
+    say "the agent that was here before runs again"
+}
+
 uninstall() {
     stop_service
+    if has_systemd; then systemctl disable backupsite-agent.service > /dev/null 2>&1 || true; fi
     if [ -x "$PROGRAMS/current/bin/backupsite-agent" ] && [ "${1:-}" = --purge ]; then
         agent unenrol --purge || say "the keys could not be wiped by the program; they are removed as files"
     fi
@@ -114,9 +155,7 @@ start_service() {
         say "not started: it was installed below $PREFIX to try it out"
         return 0
     fi
-    mkdir -p "$STATE"
-    setsid "$PROGRAMS/run.sh" > /dev/null 2>&1 < /dev/null &
-    echo $! > "$STATE/run.pid"
+    run_without_systemd
     if [ -d /etc/cron.d ]; then
         printf '%s\n' "@reboot root echo \$\$ > $STATE/run.pid; exec $PROGRAMS/run.sh" > "$CRON"
         chmod 0644 "$CRON"
@@ -127,38 +166,50 @@ start_service() {
 }
 
 install() {
-    token=${1:-}
+    token=${1:-} stopped='' work=''
+    release=$PROGRAMS/releases/$NUMBER
     for tool in tar sha256sum; do has "$tool" || fail "$tool is missing; install it."; done
     umask 022
+    trap finish EXIT
+    trap 'exit 1' HUP INT TERM
     work=$(mktemp -d)
-    trap 'rm -rf "$work"' EXIT
     say "downloads release $NUMBER"
     download "$DOWNLOAD" "$work/agent.tar.gz" || fail "$DOWNLOAD cannot be downloaded."
     echo "$SHA256  $work/agent.tar.gz" | sha256sum -c - > /dev/null 2>&1 ||
         fail "what was downloaded is not the file that this script is for (SHA-256 is another one). Nothing was installed."
-    release=$PROGRAMS/releases/$NUMBER
     mkdir -p "$PROGRAMS/releases" "$(dirname "$LINK")"
     rm -rf "$release.new"
     mkdir "$release.new"
     tar -xzf "$work/agent.tar.gz" -C "$release.new" --no-same-owner
     prepare "$release.new"
-    stop_service
-    rm -rf "$release"
+    if is_service_on; then
+        stopped=yes
+        stop_service
+    fi
+    # The release that may be there under this number goes only when the other one has its place.
+    rm -rf "$release.old"
+    [ ! -d "$release" ] || mv "$release" "$release.old"
     mv "$release.new" "$release"
+    cp "$release/run.sh" "$PROGRAMS/run.sh.new"
+    chmod 0755 "$PROGRAMS/run.sh.new"
+    mv "$PROGRAMS/run.sh.new" "$PROGRAMS/run.sh"
     rm -f "$PROGRAMS/trial"
     ln -sfn "releases/$NUMBER" "$PROGRAMS/current"
-    cp "$release/run.sh" "$PROGRAMS/run.sh"
-    chmod 0755 "$PROGRAMS/run.sh"
+    rm -rf "$release.old"
     ln -sf "$PROGRAMS/current/bin/backupsite-agent" "$LINK"
     mkdir -p "$CONFIG/hooks.d"
     chmod 0700 "$CONFIG" "$CONFIG/hooks.d"
-    if [ -n "$token" ]; then
+    if agent status > /dev/null 2>&1; then
+        [ -z "$token" ] || say "this server is enrolled already: the token was not used. To enrol it anew: \
+backupsite-agent unenrol --purge, and this line again"
+    elif [ -n "$token" ]; then
         # Not as an argument: every user of the server sees those.
         printf '%s\n' "$token" | agent enrol - --url "$URL" || fail "it is installed, and not enrolled: see above. With a \
 new token: backupsite-agent enrol TOKEN --url $URL"
     fi
     if agent status > /dev/null 2>&1; then
         start_service
+        stopped=''
     else
         say "installed in $PROGRAMS. Enrol it: backupsite-agent enrol TOKEN --url $URL"
     fi

@@ -20,7 +20,7 @@ import msgspec
 
 from agents import agent_messages as messages
 from agents import protocol
-from agents.answer_signing import HEADER, fingerprint, sign_answer, sign_policy
+from agents.answer_signing import HEADER, NONCE_HEADER, fingerprint, gate_request, sign_answer, sign_policy
 from agents.signing import is_in_time, is_signed_by, read_header
 from engine.crypto import WriterKey, generate_writer_key
 from engine.store.base import ObjectRef
@@ -49,6 +49,8 @@ class ControlPlane:
     status: str = "enrolled"
     tls_pins: list[bytes] = field(default_factory=list)
     tamper: Callable[[bytes], bytes] | None = None
+    # Who sits before the session gate, and what comes of its answers: status, body, signature.
+    between: Callable[[int, bytes, str], tuple[int, bytes, str]] | None = None
     refuse: dict[str, list[Refusal]] = field(default_factory=dict)
     down: bool = False
 
@@ -164,6 +166,8 @@ class ControlPlane:
             return _ok(messages.BackupsAnswer([one]))
         if name == "rotate/":
             self.agent_key = msgspec.json.decode(body, type=messages.RotateRequest).public_key
+        if name in {"rotate/", "unenrol/"}:
+            return _ok(messages.Me(str(self.agent_id), self.status, self.server_name, "acme", self.now()))
         if name.startswith("restores/"):
             return _ok(self.restore)
         return 200, b"{}"
@@ -316,6 +320,10 @@ class _Handler(BaseHTTPRequestHandler):
             more = {HEADER: signature} if signature else {}
         elif self.path.startswith(SESSION):
             status, content = self.owner.gate.answer(self.path.removeprefix(SESSION), body)
+            signature = self._gate_signature(status, content, body)
+            if self.owner.between is not None:
+                status, content, signature = self.owner.between(status, content, signature)
+            more = {HEADER: signature} if signature else {}
         else:
             status, content = self.owner.gate.vault_answer(self.command, self.path, body, self.headers.get("Range"))
             more = {"x-amz-version-id": "version-1"}
@@ -325,6 +333,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    def _gate_signature(self, status: int, content: bytes, body: bytes) -> str:
+        token = self.headers["Authorization"].removeprefix("Bearer ")
+        asked = gate_request(token=token, nonce=self.headers[NONCE_HEADER], path=self.path, body=body)
+        return sign_answer(private_key=self.owner.key.private, request=asked or "", status=status, body=content)
 
 
 def _ok(message: msgspec.Struct) -> tuple[int, bytes]:

@@ -18,6 +18,7 @@ import pytest
 from agents import protocol
 from agents.drivers import registry
 from agents.drivers.base import OpenedOutput, OpenedStream, ReadWish, SourceFacts, TargetFacts, WriteWish
+from agents.drivers.host import HostDriver, HostSettings
 from agents.program import mover
 from engine.errors import SourceError
 from engine.store.base import ObjectRef
@@ -240,6 +241,22 @@ def test_damage_is_told_by_file_and_everything_else_is_there(world: World) -> No
     restored = world.tree / "back" / "d2" / "f5"
     assert restored.read_bytes() == (world.tree / "d2" / "f5").read_bytes()
     assert gate.done == []
+
+
+def test_on_a_whole_server_no_order_removes_what_the_backup_does_not_have(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fill(world.tree)
+    saved = world.back_up().committed[0]
+    (world.tree / "own").write_bytes(b"own")
+    settings = HostSettings(root=str(world.tree), work=world.folder / "work")
+    monkeypatch.setattr(HostDriver, "configured", settings)
+
+    refused = world.restore(saved, driver="host", differential=True, delete_extra=True)
+    allowed = world.restore(saved, driver="host", differential=True)
+
+    assert ([failure.code for failure in refused.failures], refused.opened) == (["not_exact"], [])
+    assert (allowed.failures, (world.tree / "own").exists()) == ([], True)
 
 
 @pytest.mark.parametrize("left", ["nothing", "lost+found", "excluded"])

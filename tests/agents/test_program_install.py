@@ -22,6 +22,7 @@ _TOOLS = ("tar", "gzip", "sha256sum", "mktemp", "mkdir", "rm", "dirname", "id", 
 # Stands for the program: it writes down what it was asked, and what it was told on standard input.
 PROGRAM = """#!/bin/sh
 [ "$1" = --version ] && { echo "backupsite-agent 9.9 release 7"; exit 0; }
+[ "$3" = status ] && ! grep -qs bsa1 "$BACKUPSITE_AGENT_PREFIX/said" && exit 3
 { printf '%s\\n' "$*"; [ "$3" = enrol ] && cat; } >> "$BACKUPSITE_AGENT_PREFIX/said"
 exit 0
 """
@@ -113,6 +114,73 @@ def test_the_script_installs_enrols_and_removes(tmp_path: Path) -> None:
         plane.stop()
 
 
+# Stands for systemd with this one service: whether it runs, and whether it will after the next start of the system.
+SYSTEMCTL = """
+cd "$BACKUPSITE_AGENT_PREFIX" || exit 1
+case "$*" in
+    "is-enabled"*) [ -f enabled ] ;;
+    "is-active"*) [ -f active ] ;;
+    "enable --now"*) touch enabled active ;;
+    "disable --now"*) rm -f enabled active ;;
+    disable*) rm -f enabled ;;
+    start*) touch active ;;
+    stop*) rm -f active; echo stopped >> said ;;
+esac
+"""
+# As PROGRAM, and knows whether it is enrolled; nobody can enrol it twice.
+ENROLLED_ONCE = """#!/bin/sh
+cd "$BACKUPSITE_AGENT_PREFIX" || exit 1
+case "$3" in
+    status) [ -f enrolled ] || exit 3 ;;
+    enrol) [ ! -f enrolled ] && echo enrolled >> said && touch enrolled ;;
+esac
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the installer wants root")
+def test_a_second_installation_leaves_the_agent_running_however_it_ends(tmp_path: Path) -> None:
+    plane = ControlPlane().start()
+    try:
+        run = Script(tmp_path, plane, archive(ENROLLED_ONCE))
+        run.before_others("systemctl", SYSTEMCTL)
+        for folder in ("run/systemd/system", "etc/systemd/system"):
+            (tmp_path / folder).mkdir(parents=True)
+
+        def is_on() -> bool:
+            program = tmp_path / "opt/backupsite-agent/current/bin/backupsite-agent"
+            return program.exists() and all((tmp_path / name).exists() for name in ("enabled", "active"))
+
+        run("bsa1.token")
+        assert is_on()
+        assert "the token was not used" in run("bsa1.token") and is_on()
+        for name in ("cp", "mv", "ln"):
+            run.before_others(name, "echo no space left >&2; exit 1")
+            assert "runs again" in run("bsa1.token", code=1) and is_on(), name
+            (tmp_path / "first" / name).unlink()
+        # Cut between the two names of the release.
+        run.before_others("mv", f'case "$1" in *.new) exit 1 ;; esac; exec {shutil.which("mv")} "$@"')
+        run("bsa1.token", code=1)
+        assert is_on() and (tmp_path / "said").read_text().split() == ["enrolled", *["stopped"] * 5]
+    finally:
+        plane.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the installer wants root")
+def test_without_systemd_only_the_agent_itself_is_ended(tmp_path: Path) -> None:
+    run, state = Script(tmp_path, ControlPlane(), b""), tmp_path / "var/lib/backupsite-agent"
+    starter = tmp_path / "opt/backupsite-agent/run.sh"
+    for folder in (state, starter.parent):
+        folder.mkdir(parents=True)
+    for text, is_ours in (("read line", True), ("", False)):
+        starter.parent.mkdir(exist_ok=True)
+        starter.write_text(text)
+        command = ["sh", str(starter)] if is_ours else ["cat"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+            (state / "run.pid").write_text(f"{process.pid}\n")
+            run("--uninstall")
+            assert (process.poll() is not None) is is_ours
+
+
 class Script:
     """`tools`: with nothing but the tools that it says it needs."""
 
@@ -137,8 +205,15 @@ class Script:
         self._text = text
         self._prefix = prefix
 
+    def before_others(self, name: str, text: str) -> None:
+        """A program that is found before the system's own."""
+        folder = self._prefix / "first"
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+
     def __call__(self, *words: str, code: int = 0) -> str:
-        environment = {"PATH": self._path, "BACKUPSITE_AGENT_PREFIX": str(self._prefix)}
+        environment = {"PATH": f"{self._prefix / 'first'}:{self._path}", "BACKUPSITE_AGENT_PREFIX": str(self._prefix)}
         command = [shutil.which("sh") or "sh", "-s", "--", *words]
         done = subprocess.run(command, input=self._text, capture_output=True, text=True, env=environment, timeout=60)
         assert done.returncode == code, done.stdout + done.stderr
@@ -154,6 +229,8 @@ def test_the_starter_goes_back_from_a_release_that_does_not_start(tmp_path: Path
         program.chmod(0o755)
     (tmp_path / "current").symlink_to("releases/8")
     (tmp_path / "trial").write_text("8 7 0\n")
+    # What a run left that was killed while it went back.
+    (tmp_path / ".current.guard").symlink_to("releases/6")
     said = [
         subprocess.run(
             ["sh", tmp_path / "run.sh", "once"], capture_output=True, text=True, timeout=30, check=False

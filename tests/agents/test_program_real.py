@@ -7,12 +7,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from django.test import Client
 from django.utils import timezone
 
-from agents.agent_messages import RestoreRequest
-from agents.answer_signing import HEADER
+from agents.agent_messages import EnrolRequest, RestoreRequest
+from agents.answer_signing import HEADER, is_answer_signed
 from agents.enrolment import make_token
 from agents.models import Agent as AgentRow
 from agents.principals import revoke_agent
@@ -20,12 +21,13 @@ from agents.program.agent import enrolling, rotating
 from agents.program.agent.control import ControlClient, Reply
 from agents.program.agent.errors import NotTrustedError, RefusedError
 from agents.program.agent.facts import host_facts
-from agents.program.agent.identity import Identity, load_identity, request_key
+from agents.program.agent.identity import Identity, load_identity, request_key, save_identity
 from agents.program.agent.loop import Agent, Surroundings
 from agents.program.agent.memory import ControlClock, load_memory
 from agents.program.agent.places import Places, Settings
 from agents.signing import read_header, sign_request
 from definitions.models import Definition
+from tests.agents.agent_client import HOST
 from tests.agents.agent_worlds import bare_server
 from tests.agents.test_program_loop import Mover
 from tests.factories import make_person, make_vault
@@ -62,6 +64,61 @@ def test_the_answer_to_another_agent_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(NotTrustedError):
         ControlClient(us, request_key(ours), clock, way=between).backups()
     assert ControlClient(us, request_key(ours), clock, way=way).backups().backups == []
+
+
+@pytest.mark.case("AG-12")
+@pytest.mark.parametrize("verb", ["rotate", "unenrol"])
+def test_nobody_has_a_success_signed_for_another_agents_request(tmp_path: Path, verb: str) -> None:
+    """Who sits between writes the agent's name and nonce into a request of his own, and enrols with his own token."""
+    places, us = enrolled(tmp_path)
+    key = request_key(places).private
+    _, token = make_token(server=bare_server(name="his"), actor=None, now=timezone.now())
+    other = EnrolRequest(token.split(".")[1], b"k" * 32, b"w" * 32, HOST, "1")
+    seen: list[Reply] = []
+
+    def between(path: str, body: bytes, header: str) -> Reply:
+        reply = way("POST", path, {"Authorization": header}, body)
+        seen.append(reply)
+        name = read_header(header).name
+        told = {"header": reply.signature, "status": reply.status, "body": reply.body}
+        assert not is_answer_signed(us.control_key, request=name, **told)
+        return reply
+
+    def enrols(method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
+        return between("/agent/v1/enrol/", msgspec.json.encode(other), headers["Authorization"])
+
+    def spoils(method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
+        return between(path, body + b" ", headers["Authorization"])
+
+    clock = ControlClock(None, wall=lambda: timezone.now().timestamp())
+    for how, expected, status in ((enrols, NotTrustedError, 200), (spoils, RefusedError, 401)):
+        client = ControlClient(us, request_key(places), clock, way=how)
+        with pytest.raises(expected):
+            rotating.rotate(places, client) if verb == "rotate" else client.unenrol()
+        assert seen.pop().status == status
+    # What nobody proved is refused under a name of its own: it can never be read as a success.
+    assert request_key(places).private == key and AgentRow.objects.get(pk=us.agent_id).status == "enrolled"
+
+
+def test_pins_of_the_installation_reach_the_program_and_go_again(tmp_path: Path, settings: Any) -> None:
+    plain, pin = settings.CONFIG, bytes(range(32))
+    text = f"sha256//{base64.b64encode(pin).decode()}, sha256//{base64.b64encode(bytes(32)).decode()}"
+    settings.CONFIG = plain.model_copy(update={"tls_pins": text})
+    places, identity = enrolled(tmp_path)
+    assert identity.tls_pins == [pin, bytes(32)]
+    agent = agent_of(places, [])
+    agent.step()
+    assert agent.policy is not None and agent.policy.tls_pins == identity.tls_pins and not agent.wants_restart
+
+    settings.CONFIG = plain
+    AgentRow.objects.update(policy_checked_at=None)
+    agent.poll_now()
+    agent.step()
+    assert agent.wants_restart and load_identity(places).tls_pins == []
+    # Killed between the two files: the policy that was kept says it at the next start.
+    save_identity(places, identity)
+    agent = agent_of(places, [])
+    assert agent.wants_restart and load_identity(places).tls_pins == []
 
 
 def enrolled(folder: Path) -> tuple[Places, Identity]:

@@ -72,6 +72,15 @@ def test_wishes_that_cannot_be_are_refused(files: World, body: dict[str, Any], c
     assert not Job.objects.exclude(files={}).exists()
 
 
+def test_on_a_whole_server_nothing_is_removed(files: World) -> None:
+    Disk.objects.update(driver="host")
+
+    answer = _restore(files, confirmation=files.ours.server.name, delete_extra=True)
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_files")
+    assert not Job.objects.filter(kind="restore", files__delete_extra=True).exists()
+
+
 def test_of_a_disk_image_no_single_file_is_restored(world: World) -> None:
     answer = _restore(world, folder="back")
 

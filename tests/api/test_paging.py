@@ -206,7 +206,7 @@ def _viewsets() -> set[Any]:
         pattern = waiting.pop()
         waiting.extend(getattr(pattern, "url_patterns", []))
         view = getattr(getattr(pattern, "callback", None), "cls", None)
-        if view is not None and hasattr(view, "role_actions"):
+        if view is not None and hasattr(view, "role_actions") and hasattr(view, "pagination_class"):
             found.add(view)
     assert len(found) >= 12
     return found

@@ -99,7 +99,7 @@ def test_html_is_not_offered(world: World) -> None:
 def test_fields_are_named(world: World) -> None:
     body = assert_problem(world.client("super").post("/api/v1/servers/", {}), status=400, code="invalid_input")
 
-    assert {item["field"] for item in body["errors"]} == {"name", "tenant", "region", "node"}
+    assert {item["field"] for item in body["errors"]} == {"name", "tenant", "region"}
     assert {item["code"] for item in body["errors"]} == {"required"}
 
 

@@ -53,6 +53,7 @@ SENSIBLE: dict[str, Any] = {
     # A public address; its name is looked up when something is sent, not before.
     "url": "https://hooks.example.com/backups",
     "address": "team@example.com",
+    "email": "owner@example.com",
 }
 
 
@@ -79,6 +80,9 @@ def map_body(context: Any, body: Any) -> Any:
     if "/policies/" in context.operation.path:
         # Only what is kept by age can be locked as long; a number kept says no time.
         body.pop("lock_whole_retention", None)
+        # A bandwidth is nothing, or enough for one block a second; and there are 24 hours.
+        if isinstance(limits := body.get("agent_limits"), dict) and limits.get("bandwidth"):
+            limits["bandwidth"] = [{**row, "bytes_per_second": 65536} for row in limits["bandwidth"][:24]]
     return {name: SENSIBLE.get(name, value) if isinstance(value, str) else value for name, value in body.items()}
 
 

@@ -12,6 +12,7 @@ import pytest
 from django.utils import timezone
 
 from agents.program import backing_up as mover
+from agents.program import sending
 from agents.protocol import CommitRequest
 from backups import runner
 from backups.models import Backup
@@ -110,12 +111,12 @@ def test_a_damaged_object_of_the_base_is_no_part_of_a_good_backup(site: Site) ->
 @pytest.mark.case("AZ-17")
 @pytest.mark.parametrize("told", [datetime(9999, 1, 1, tzinfo=UTC), datetime(2001, 1, 1, tzinfo=UTC)])
 def test_a_manifest_tells_the_time_of_its_session(site: Site, monkeypatch: pytest.MonkeyPatch, told: datetime) -> None:
-    honest = mover.write_disk_backup
+    honest = sending.write_disk_backup
 
     def lying(*, context: WriteContext, **arguments: object) -> WriteResult:
         return honest(context=dataclasses.replace(context, created_at=told), **arguments)
 
-    monkeypatch.setattr(mover, "write_disk_backup", lying)
+    monkeypatch.setattr(sending, "write_disk_backup", lying)
     disk = site.server("web01", content=os.urandom(MIB))
 
     job = site.back_up(site.definition(disk))

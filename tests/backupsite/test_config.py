@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from agents.protocol import LARGEST_MESSAGE_BYTES
 from backupsite.brokers import transport_options
-from backupsite.config import load_config
+from backupsite.config import ProcessRole, load_config
 from backupsite.databases import database_from_url
 from common.errors import ConfigurationError
 
@@ -38,6 +39,8 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("BACKUPSITE_EMAIL_URL", "http://user:c2hvcnQ=@host"),
         ("BACKUPSITE_EMAIL_FROM", "nobody"),
         ("BACKUPSITE_WEBHOOK_NETWORKS", "10.0.0.1/8"),
+        ("BACKUPSITE_TLS_PINS", f"sha256//{KEY},{KEY}"),
+        ("BACKUPSITE_TLS_PINS", "sha256//c2hvcnQ="),
     ],
 )
 def test_a_wrong_setting_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -121,6 +124,13 @@ def test_the_portal_needs_its_secrets(monkeypatch: pytest.MonkeyPatch, missing: 
 
 
 @pytest.mark.parametrize("name", [*PORTAL, "OIDC_PROVIDERS"])
+def test_the_gate_takes_the_longest_message_of_a_mover(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config()
+
+    assert config.model_copy(update={"role": ProcessRole.SIGNER}).largest_body_bytes == LARGEST_MESSAGE_BYTES
+    assert config.model_copy(update={"role": ProcessRole.WEB}).largest_body_bytes < LARGEST_MESSAGE_BYTES
+
+
 @pytest.mark.parametrize("role", ["node", "beat"])
 def test_other_processes_may_not_hold_them(monkeypatch: pytest.MonkeyPatch, role: str, name: str) -> None:
     monkeypatch.setenv("BACKUPSITE_ROLE", role)

@@ -140,13 +140,25 @@ class Fake:
                 lines.append(f'    <{word} begin="{number}" length="1"/>')
         return _xml(lines)
 
+    def unwritten(self, number: str) -> bytes:
+        """What is read where the pool has nothing: of the volume outside of it that the origins lead to, else zeros."""
+        [one] = [one for one in self.volumes.values() if one["id"] == int(number)]
+        pool, name = one["pool"], ""
+        while one["pool"] == pool and one["origin"]:
+            name = one["origin"]
+            one = self.volumes[name]
+        return self.read(name) if one["pool"] != pool else b""
+
     def thin_dump(self, args: list[str]) -> str:
-        data = self.by_id(args[args.index("--dev-id") + 1])
-        blocks = [number for number in range(-(-len(data) // BLOCK)) if any(data[number * BLOCK :][:BLOCK])]
+        number = args[args.index("--dev-id") + 1]
+        data, below = self.by_id(number), self.unwritten(number).ljust(1 << 24, b"\0")
+        places = range(0, len(data), BLOCK)
+        blocks = [at // BLOCK for at in places if data[at : at + BLOCK] != below[at : min(at + BLOCK, len(data))]]
         lines = [f'    <single_mapping origin_block="{number}" data_block="{number}" time="0"/>' for number in blocks]
         if blocks == list(range(len(blocks))) and len(blocks) > 1:
             lines = [f'    <range_mapping origin_begin="0" data_begin="9" length="{len(blocks)}" time="0"/>']
-        return _xml(lines)
+        head = f'  <device dev_id="{number}" mapped_blocks="{len(blocks)}" transaction="0" creation_time="0">'
+        return _xml([head, *lines, "  </device>"])
 
 
 def _xml(lines: list[str]) -> str:

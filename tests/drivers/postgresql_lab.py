@@ -16,6 +16,7 @@ import pytest
 from agents.drivers.base import DiskAddress, DiskWish, ReadWish, WriteWish
 from agents.drivers.postgresql import PostgresqlDriver
 from agents.drivers.postgresql_client import Server
+from engine.waiting import never_cancel
 from tests.postgres.cluster import PROGRAMS, scratch_cluster
 
 POINT, SAFE = "backupsite-1f", "backupsite-before-3d"
@@ -57,6 +58,27 @@ class Lab:
     def drop(self) -> None:
         for name in self.databases():
             self.sql('DROP DATABASE :"name" WITH (FORCE);', name=name)
+
+
+def dump_of(lab: Lab, path: str = "database/shop") -> bytes:
+    with lab.driver.open_streams(lab.reading(path)) as [opened]:
+        data = opened.stream.read()
+        opened.check_complete()
+        return data
+
+
+def restore(lab: Lab, data: bytes, path: str, **options: object) -> str:
+    """The safety point that was taken."""
+    with lab.driver.open_output(lab.writing(path, **options)) as opened:  # type: ignore[arg-type]  # of the wish
+        feed(opened.output, data)
+        opened.finish(never_cancel)
+        return opened.facts.safety_point
+
+
+def feed(output: object, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[output.write(rest) :]  # type: ignore[attr-defined]  # a StreamOutput
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from agents.drivers.base import DiskAddress, DriverError, OpenedDisk, ReadWish, WriteWish
+from agents.drivers.lvm_commands import Group
+from agents.drivers.lvm_maps import external_origin
 from agents.program.surveying import measure
 from tests.drivers.fake_lvm import BLOCK
 from tests.drivers.lvm_lab import SIZE, Lab
@@ -111,6 +113,57 @@ def test_everything_is_read_when_changes_are_not_known_and_the_chain_heals(lab: 
         assert "thin-provisioning-tools" in full.facts.warnings[0].message
         (lab.folder / "away").rename(tool)
     assert _changed(lab.read(lab.wish("web", TWO, TWO), point=THREE)[0][0]) == []
+
+
+@pytest.mark.parametrize("pool", ["", "elsewhere"])
+def test_what_a_clone_has_of_its_template_outside_of_the_pool_is_in_the_backup(lab: Lab, pool: str) -> None:
+    for name, letter in (("template", b"t"), ("other", b"o")):
+        lab.volume(name, letter * 9 * BLOCK)
+        lab.change(name, pool=pool)
+    path = lab.volume("web", b"t" * 9 * BLOCK)
+    lab.volume("middle")
+    lab.change("middle", origin="template")
+    lab.change("web", origin="middle")
+    _write(path, BLOCK, b"own")
+
+    [(first, content)] = lab.read(lab.wish("web"), point=ONE)
+    assert content == path.read_bytes() and first.facts.warnings == ()
+    _write(path, 7 * BLOCK, b"y")
+    [(second, content)] = lab.read(lab.wish("web", ONE, ONE), point=TWO)
+    assert content == path.read_bytes() and _changed(second) == [(7, BLOCK)]
+
+    # Made anew from another template: of neither block the pool tells a difference.
+    lab.change(f"{TWO}.web", origin="template")
+    path.write_bytes((b"o" * 9 * BLOCK).ljust(SIZE, b"\0"))
+    lab.change("web", origin="other")
+    [(third, content)] = lab.read(lab.wish("web", TWO, TWO), point=THREE)
+    assert content == path.read_bytes()
+    assert (third.facts.full_reason, _changed(third)) == ("point_missing", None)
+
+
+def test_an_origin_that_cannot_be_looked_at_counts_as_outside_of_the_pool(lab: Lab) -> None:
+    lab.volume("web", b"x")
+    lab.change("web", origin="-gone")
+    volumes = Group("vg-0", str(lab.folder / "dev")).volumes()
+
+    assert external_origin(volumes, volumes["web"]) == "-gone"
+
+
+@pytest.mark.parametrize(
+    "device", ["", '<device dev_id="1" mapped_blocks="2">', '<device dev_id="7" mapped_blocks="1">']
+)
+def test_a_dump_that_does_not_tell_of_the_volume_is_never_taken_for_zeros(lab: Lab, device: str) -> None:
+    path = lab.volume("web", b"x" * 3 * BLOCK)
+    block = '<single_mapping origin_block="0" data_block="1" time="0"/>' if device else ""
+    tool = lab.folder / "bin" / "thin_dump"
+    tool.write_text(
+        f"#!/bin/sh\ncat << END\n<superblock data_block_size='128'>\n{device}\n{block}\nEND\n".replace("'", '"')
+    )
+
+    [(full, content)] = lab.read(lab.wish("web"), point=ONE)
+
+    assert content == path.read_bytes()
+    assert [warning.code for warning in full.facts.warnings] == ["changes_unknown"]
 
 
 def test_disks_of_one_server_are_taken_together_and_it_is_said(lab: Lab) -> None:

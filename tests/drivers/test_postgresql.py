@@ -20,13 +20,14 @@ from engine.chunking import ChunkSizes
 from engine.errors import CanceledError
 from engine.waiting import never_cancel
 from engine.writer import WriteResult
-from tests.drivers.postgresql_lab import SAFE, Lab, running_postgresql
+from tests.drivers.postgresql_lab import SAFE, Lab, dump_of, feed, restore, running_postgresql
 from tests.engine.chunk_support import read_stream, write_stream
 from tests.engine.support import Vault
 from tests.postgres.cluster import PROGRAMS
 
 SIZES = ChunkSizes(4096, 16384, 65536)
 SUM = "SELECT count(*), sum(hashtext(t::text)) FROM t;"
+EVERYBODY = "SELECT has_database_privilege('pg_monitor', :'name', 'CONNECT, TEMPORARY');"
 
 
 @pytest.fixture(scope="module")
@@ -61,27 +62,6 @@ def _back_up(lab: Lab, path: str, vault: Vault, base: WriteResult | None = None)
         )
 
 
-def _dump(lab: Lab, path: str = "database/shop") -> bytes:
-    with lab.driver.open_streams(lab.reading(path)) as [opened]:
-        data = opened.stream.read()
-        opened.check_complete()
-        return data
-
-
-def _restore(lab: Lab, data: bytes, path: str, **options: object) -> str:
-    """The safety point that was taken."""
-    with lab.driver.open_output(lab.writing(path, **options)) as opened:  # type: ignore[arg-type]  # of the wish
-        _feed(opened.output, data)
-        opened.finish(never_cancel)
-        return opened.facts.safety_point
-
-
-def _feed(output: object, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[output.write(rest) :]  # type: ignore[attr-defined]  # a StreamOutput
-
-
 def test_a_dump_after_a_small_change_is_small_and_becomes_a_new_database(lab: Lab) -> None:
     lab.sql("CREATE DATABASE other;")
     lab.sql("CREATE TABLE t (id int); INSERT INTO t VALUES (42);", "other")
@@ -94,11 +74,12 @@ def test_a_dump_after_a_small_change_is_small_and_becomes_a_new_database(lab: La
     with lab.driver.open_output(lab.writing("database/new", create=True)) as opened:
         read_stream(vault, second, output=_Fed(opened.output))
         opened.finish(never_cancel)
+        assert [warning.code for warning in opened.facts.warnings] == ["database_rights_default"]
     with lab.driver.open_output(lab.writing("database/an odd \"name'", create=True)) as opened:
         read_stream(vault, other, output=_Fed(opened.output))
         opened.finish(never_cancel)
 
-    assert lab.sql(SUM, "new") == lab.sql(SUM, "shop")
+    assert lab.sql(SUM, "new") == lab.sql(SUM, "shop") and lab.sql(EVERYBODY, name="new") == [["t"]]
     assert lab.sql("SELECT id FROM t;", "an odd \"name'") == [["42"]]
     assert second.stats.stored_bytes < first.stats.stored_bytes / 5
     assert lab.databases() == {"shop", "other", "new", "an odd \"name'"}
@@ -178,11 +159,11 @@ def test_what_may_not_be_restored_to_is_refused_and_stays(
 
 
 def test_a_database_is_replaced_as_a_whole_and_the_old_one_kept_when_asked(lab: Lab) -> None:
-    dump = _dump(lab)
+    dump = dump_of(lab)
     expected = lab.sql(SUM, "shop")
     lab.sql("DELETE FROM t WHERE id > 5; CREATE TABLE late (x int);", "shop")
 
-    assert _restore(lab, dump, "database/shop", overwrite=True, safety_point=SAFE) == SAFE
+    assert restore(lab, dump, "database/shop", overwrite=True, safety_point=SAFE) == SAFE
     [kept] = lab.databases() - {"shop"}
 
     assert kept.startswith(SAFE)
@@ -190,12 +171,12 @@ def test_a_database_is_replaced_as_a_whole_and_the_old_one_kept_when_asked(lab: 
     assert lab.sql(SUM, "shop") == expected
     assert lab.driver.forget([lab.disk("database/shop", {SAFE}), lab.disk("database/other")]) == []
     assert lab.driver.forget([lab.disk("database/shop")]) == [SAFE]
-    assert _restore(lab, dump, "database/shop", overwrite=True) == ""
-    assert lab.databases() == {"shop"}
+    assert restore(lab, dump, "database/shop", overwrite=True) == ""
+    assert lab.databases() == {"shop"} and lab.sql(EVERYBODY, name="shop") == [["t"]]
 
 
 def test_nobody_else_has_the_database_meanwhile(lab: Lab) -> None:
-    dump = _dump(lab)
+    dump = dump_of(lab)
     wish = lab.writing("database/new", create=True)
     with pytest.raises(RuntimeError), lab.driver.open_output(wish):
         for opening in (lab.driver.open_output(wish), lab.driver.open_streams(lab.reading("database/new"))):
@@ -206,19 +187,19 @@ def test_nobody_else_has_the_database_meanwhile(lab: Lab) -> None:
         raise RuntimeError("on purpose")
 
     assert lab.databases() == {"shop"}
-    assert _restore(lab, dump, "database/new", safety_point=SAFE) == ""
+    assert restore(lab, dump, "database/new", safety_point=SAFE) == ""
     assert lab.databases() == {"shop", "new"}
 
 
 @pytest.mark.parametrize("what", ["cut", "other", "row"])
 def test_a_restore_that_fails_leaves_what_was_there(lab: Lab, what: str) -> None:
     lab.sql("CREATE TABLE few (secret text); INSERT INTO few VALUES ('geheim'), ('geheim2');", "shop")
-    dump = _dump(lab)
+    dump = dump_of(lab)
     expected = lab.sql(SUM, "shop")
     broken = {"cut": dump[: len(dump) // 2], "other": b"x" * 3000, "row": dump.replace(b"geheim2", b"gehei\xff2")}
 
     with pytest.raises(DriverError) as failed:
-        _restore(lab, broken[what], "database/shop", overwrite=True, safety_point=SAFE)
+        restore(lab, broken[what], "database/shop", overwrite=True, safety_point=SAFE)
 
     assert failed.value.code == ("wrong_stream" if what == "other" else "postgresql_failed")
     assert "geheim" not in failed.value.message
@@ -266,13 +247,13 @@ def test_a_cancel_is_noticed_while_indexes_are_made(lab: Lab) -> None:
     slow = "BEGIN IF current_database() LIKE 'backupsite-%' THEN PERFORM pg_sleep(60); END IF; RETURN x; END"
     lab.sql(f"CREATE FUNCTION slow(x int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ {slow} $$;", "shop")
     lab.sql("CREATE TABLE one (x int); INSERT INTO one VALUES (1); CREATE INDEX ON one (slow(x));", "shop")
-    dump = _dump(lab)
+    dump = dump_of(lab)
 
     with (
         pytest.raises(CanceledError),
         lab.driver.open_output(lab.writing("database/new", create=True)) as opened,
     ):
-        _feed(opened.output, dump)
+        feed(opened.output, dump)
         opened.finish(lambda: bool(lab.sql("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep';")))
 
     assert lab.processes() == [] and lab.databases() == {"shop"}
@@ -315,7 +296,7 @@ def test_older_programs_are_refused_with_what_to_install(
     monkeypatch.setenv("PATH", str(tmp_path))
 
     with pytest.raises(DriverError, match="Install postgresql-client-") as refused:
-        _dump(lab)
+        dump_of(lab)
 
     assert refused.value.code == "program_too_old"
     assert lab.driver.probe().reason == "There is no pg_restore on this node; install postgresql-client."

@@ -77,13 +77,14 @@ def test_of_many_agents_that_want_one_server_one_is_registered() -> None:
 
 
 @pytest.mark.case("AZ-09")
+@pytest.mark.urls("tests.agents.both_urls")
 def test_an_agent_that_waits_gets_in_nowhere_until_a_person_lets_it(db: None) -> None:
     server, key = make_server(), generate_writer_key()
     person = make_person(administers=[server.tenant])
     agent = register_agent(server=server, public_key=key.public, actor=None, pending=True)
     client = AgentClient(agent, key.private)
 
-    for method, path, body in (("GET", "/agent/v1/me/", b""), ("POST", "/agent/v1/heartbeat/", b'{"version": "1"}')):
+    for method, path, body in (("GET", "/agent/v1/me/", b""), ("POST", "/agent/v1/start/", b"{}")):
         answer = client.send(method, path, body)
         assert (answer.status_code, answer.json()["code"]) == (403, "agent_pending")
     assert Agent.objects.get().last_seen_at is None

@@ -40,7 +40,7 @@ FILES = (
     "agents/protocol.py",
 )
 # Found at run time by their names.
-HIDDEN = ("agents.drivers.host", "agents.drivers.image", "tzdata")
+HIDDEN = ("agents.drivers.host", "tzdata")
 PROJECT = """[project]
 name = "backupsite-agent"
 version = "{version}"

@@ -9,7 +9,8 @@ guard() {
     read -r number previous starts < "$programs/trial" || return 0
     case "$number$previous$starts" in *[!0-9]* | '') return 0 ;; esac
     if [ "$starts" -ge 3 ] && [ -d "$programs/releases/$previous" ]; then
-        ln -s "releases/$previous" "$programs/.current.guard" &&
+        # One that a killed run left is no reason to stay with a release that does not start.
+        ln -sfn "releases/$previous" "$programs/.current.guard" &&
             mv -T "$programs/.current.guard" "$programs/current" &&
             echo "$number" > "$programs/failed" &&
             rm -f "$programs/trial"

@@ -17,7 +17,7 @@ import msgspec
 
 from agents import agent_messages as messages
 from agents.agent_messages import LARGEST_MESSAGE_BYTES, PATH_PREFIX, Refused
-from agents.answer_signing import HEADER, fingerprint, is_answer_signed
+from agents.answer_signing import HEADER, fingerprint, is_answer_signed, refused_name
 from agents.program.agent.errors import NotTrustedError, RefusedError, UnreachableError
 from agents.program.agent.identity import Identity, Token
 from agents.program.agent.memory import ControlClock
@@ -33,7 +33,7 @@ _Answer = TypeVar("_Answer")
 
 
 class Nothing(msgspec.Struct, frozen=True):
-    """An answer of which only the signature matters."""
+    """A request that says nothing but its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +80,15 @@ class ControlClient:
         return self._call(f"restores/{quote(request_id, safe='')}/", None, messages.RestoreAsked)
 
     def rotate(self, public_key: bytes) -> None:
-        self._call("rotate/", messages.RotateRequest(public_key), Nothing)
+        self._is_about_us(self._call("rotate/", messages.RotateRequest(public_key), messages.Me))
 
     def unenrol(self) -> None:
-        self._call("unenrol/", Nothing(), Nothing)
+        self._is_about_us(self._call("unenrol/", Nothing(), messages.Me))
+
+    def _is_about_us(self, me: messages.Me) -> None:
+        """A key is thrown away for this answer: it has to say of whom it is."""
+        if me.id != str(self._identity.agent_id):
+            raise NotTrustedError("The control plane answered about another agent. Nothing was changed here.")
 
     def _call(self, path: str, message: msgspec.Struct | None, kind: type[_Answer]) -> _Answer:
         try:
@@ -108,7 +113,10 @@ class ControlClient:
         )
         reply = _asked(self._way, method, PATH_PREFIX + path, {"Authorization": header}, body)
         shown = base64.urlsafe_b64encode(nonce).rstrip(b"=").decode()
-        _check(reply, control_key=self._identity.control_key, request=name_of(self._identity.agent_id, shown))
+        name = name_of(self._identity.agent_id, shown)
+        # Without a key that is known there nobody can prove who he is; such an answer can only refuse.
+        names = (name,) if reply.status in _SUCCESS else (name, refused_name(name))
+        _check(reply, control_key=self._identity.control_key, names=names)
         if reply.status not in _SUCCESS:
             refused = _refused_of(reply)
             if refused.time is not None:
@@ -160,7 +168,7 @@ def enrol(way: Way, request: messages.EnrolRequest, token: Token) -> messages.En
     key = _decoded(reply.body, messages.EnrolAnswer).control_key
     if fingerprint(key) != token.fingerprint:
         raise NotTrustedError("The answer is not by the control plane that made this token. Nothing was enrolled.")
-    _check(reply, control_key=key, request=digest)
+    _check(reply, control_key=key, names=(digest,))
     answer = _decoded(reply.body, messages.EnrolAnswer)
     try:
         UUID(answer.agent_id)
@@ -215,11 +223,12 @@ def _asked(way: Way, method: str, path: str, headers: dict[str, str], body: byte
     return reply
 
 
-def _check(reply: Reply, *, control_key: bytes, request: str) -> None:
-    is_signed = is_answer_signed(
-        control_key, header=reply.signature, request=request, status=reply.status, body=reply.body
+def _check(reply: Reply, *, control_key: bytes, names: Sequence[str]) -> None:
+    found = (
+        is_answer_signed(control_key, header=reply.signature, request=name, status=reply.status, body=reply.body)
+        for name in names
     )
-    if not is_signed:
+    if not any(found):
         raise NotTrustedError(
             f"The answer ({reply.status}) is not signed by the control plane that this agent belongs to. A proxy, or "
             "somebody else, answered in its place."

@@ -93,7 +93,9 @@ def _tls(identity: Identity, settings: Settings) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("tls", f"{endpoint.url} does not answer: {error}", True, "Look at firewalls: port and HTTPS out.")
     else:
-        yield Finding("tls", f"connected; {len(identity.tls_pins) or 'no'} pinned keys")
+        pins = len(identity.tls_pins)
+        advice = "" if pins else "A proxy whose certificate this server trusts can read along; pins keep it out."
+        yield Finding("tls", f"connected; {pins or 'no'} pinned keys", False, advice)
 
 
 def _control(places: Places, settings: Settings, identity: Identity, clock: ControlClock) -> Iterator[Finding]:

@@ -105,6 +105,8 @@ class Agent:
             self.policy = kept_policy(self.places, self.identity)
         except PolicyRefusedError as error:
             self.notes.trouble(error)
+        if self.policy is not None:
+            self._take_pins(self.policy)
 
     def step(self) -> float:
         self._settle()
@@ -196,7 +198,11 @@ class Agent:
             return
         keep_policy(self.places, signed)
         self.policy = policy
-        if policy.tls_pins and policy.tls_pins != self.identity.tls_pins:
+        self._take_pins(policy)
+
+    def _take_pins(self, policy: AgentPolicy) -> None:
+        """Those of the newest policy count, none as well: the operator who takes them back can change his key."""
+        if policy.tls_pins != self.identity.tls_pins:
             self.identity = msgspec.structs.replace(self.identity, tls_pins=policy.tls_pins)
             save_identity(self.places, self.identity)
             self.wants_restart = True

@@ -6,6 +6,7 @@ line of JSON each. It is told to end by SIGTERM, and ends with the agent's proce
 
 from __future__ import annotations
 
+import base64
 import http.client
 import logging
 import os
@@ -22,7 +23,9 @@ import msgspec
 
 from agents import protocol
 from agents.agent_messages import AgentPolicy
+from agents.answer_signing import HEADER, NONCE_HEADER, gate_request, is_answer_signed
 from agents.drivers.host import HostDriver, HostSettings
+from agents.program.agent.errors import NotTrustedError
 from agents.program.agent.hooks import hooks_around
 from agents.program.agent.identity import load_identity, writer_key
 from agents.program.agent.limits import be_gentle, die_with_parent
@@ -32,12 +35,16 @@ from agents.program.agent.policy import bytes_per_second, lower
 from agents.program.agent.tls import connect, read_url
 from agents.program.mover import run_sessions
 from agents.program.running import Means
-from agents.program.session import GateError, SessionClient
+from agents.program.session import GateError, GateRefusedError, SessionClient
+from agents.signing import NONCE_BYTES
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 900.0
 ENDED = "ended"
+HOST = "host"
+# Of what came without a signature: something before the gate is busy, and the gate may answer the next time.
+_BUSY = frozenset({429, 500, 502, 503, 504})
 
 
 class MoveOrder(msgspec.Struct, frozen=True):
@@ -69,17 +76,36 @@ class MoveEvent(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-class AgentSession(SessionClient):
-    """A session whose gate is the pinned control plane, and whose course is told to the agent as well."""
+class NotTrustedGateError(GateError):
+    """What answered is not the gate of the control plane that this agent was enrolled with. Nothing of it was used."""
 
-    def __init__(self, order: MoveOrder, tell: Callable[[MoveEvent], None], pins: list[bytes]) -> None:
+
+class AgentSession(SessionClient):
+    """A session of whose gate nothing is read that the control key did not sign for this very call.
+
+    Its course is told to the agent as well. One instance serves all threads of a session.
+    """
+
+    def __init__(
+        self, order: MoveOrder, tell: Callable[[MoveEvent], None], *, pins: list[bytes], control_key: bytes
+    ) -> None:
         super().__init__(gate_url=order.gate_url, token=order.session_token, retry_seconds=order.retry_seconds)
         self._endpoint = read_url(order.gate_url)
         self._bearer = order.session_token
         self._pins = pins
+        self._control_key = control_key
+        self._kind, self._restores = order.kind, order.settings.restores
         self._ca_file = order.settings.ca_file
         self._tell = tell
         self.outcome: MoveEvent | None = None
+
+    def open(self) -> protocol.Work:
+        """Raises GateRefusedError for work that is not what this agent was told it claims, or not an agent's."""
+        work = super().open()
+        why = _why_refused(work, kind=self._kind, restores=self._restores)
+        if why:
+            raise GateRefusedError("work_refused", why)
+        return work
 
     def heartbeat(self, progress: protocol.Progress) -> protocol.HeartbeatAnswer:
         self._tell(MoveEvent(progress.phase, progress.done_bytes, progress.total_bytes, progress.stored_bytes))
@@ -98,14 +124,57 @@ class AgentSession(SessionClient):
         super().fail(failure)
 
     def _post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        connection: http.client.HTTPConnection = connect(self._endpoint, pins=self._pins, ca_file=self._ca_file)
         try:
-            headers = {"Authorization": f"Bearer {self._bearer}", "Content-Type": "application/json"}
-            connection.request("POST", self._endpoint.path + protocol.PATH_PREFIX + path, body=body, headers=headers)
+            connection: http.client.HTTPConnection = connect(self._endpoint, pins=self._pins, ca_file=self._ca_file)
+        except NotTrustedError as error:
+            raise self._distrusted(error.code, error.message) from error
+        address = protocol.PATH_PREFIX + path
+        nonce = base64.urlsafe_b64encode(os.urandom(NONCE_BYTES)).rstrip(b"=").decode()
+        headers = {
+            "Authorization": f"Bearer {self._bearer}",
+            "Content-Type": "application/json",
+            NONCE_HEADER: nonce,
+        }
+        try:
+            connection.request("POST", self._endpoint.path + address, body=body, headers=headers)
             answer = connection.getresponse()
-            return answer.status, answer.read(protocol.LARGEST_MESSAGE_BYTES)
+            status, content = answer.status, answer.read(protocol.LARGEST_MESSAGE_BYTES)
         finally:
             connection.close()
+        asked = gate_request(token=self._bearer, nonce=nonce, path=address, body=body) or ""
+        return self._checked(status, content, asked=asked, signature=answer.headers.get(HEADER, ""))
+
+    def _checked(self, status: int, content: bytes, *, asked: str, signature: str) -> tuple[int, bytes]:
+        key = self._control_key
+        if is_answer_signed(key, header=signature, request=asked, status=status, body=content):
+            return status, content
+        if not signature and status in _BUSY:
+            return status, b""
+        message = (
+            f"The session gate's answer ({status}) is not signed by the control plane that this agent belongs to. A "
+            "proxy, or somebody else, answered in its place."
+        )
+        raise self._distrusted("gate_not_trusted", message)
+
+    def _distrusted(self, code: str, message: str) -> NotTrustedGateError:
+        # Should the heart meet it first, the agent is told all the same why the session is over.
+        self.outcome = MoveEvent(ENDED, code=code, message=message)
+        return NotTrustedGateError(code, message)
+
+
+def _why_refused(work: protocol.Work, *, kind: str, restores: bool) -> str:
+    """In words; empty for what an agent does. The rest is for nodes: devices, other servers, copies, scratch files."""
+    if not isinstance(work, protocol.BackupWork | protocol.RestoreWork):
+        return f"An agent does no work of the kind {type(work).__name__}."
+    if kind != ("backup" if isinstance(work, protocol.BackupWork) else "restore"):
+        return f"This agent claimed a {kind}, and was told to do other work."
+    if work.disk.driver != HOST:
+        return f"An agent reads and writes its own server, not by the driver {work.disk.driver!r}."
+    if isinstance(work, protocol.BackupWork):
+        return ""
+    if work.defines or work.attach_to:
+        return "An agent defines no servers and attaches no disks."
+    return "" if restores else "agent.toml of this server says restores = false: nothing is written to it."
 
 
 def move(order: MoveOrder, tell: Callable[[MoveEvent], None]) -> MoveEvent:
@@ -113,8 +182,8 @@ def move(order: MoveOrder, tell: Callable[[MoveEvent], None]) -> MoveEvent:
     places = Places(Path(order.config), Path(order.state))
     identity = load_identity(places)
     HostDriver.configured = host_settings(places, order.settings, order.policy)
-    pins = (order.policy.tls_pins if order.policy else []) or identity.tls_pins
-    session = AgentSession(order, tell, pins)
+    # The agent keeps those of the newest policy.
+    session = AgentSession(order, tell, pins=identity.tls_pins, control_key=identity.control_key)
     clock = ControlClock(order.anchor)
     means = Means(
         writer_key=writer_key(places),

@@ -22,7 +22,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`agent.toml`, each line of it optional. Excludes and hooks count only where the policy allows them.
 
     `root`: protect this directory instead of the whole server. `bytes_per_second`, 0 for none: never faster than
-    this, whatever the policy says. `ca_file`: a file of certificates to trust instead of the system's.
+    this, whatever the policy says. `ca_file`: a file of certificates to trust instead of the system's. Without
+    `restores` nothing is ever written to this server, whoever asks for it.
     """
 
     root: str = "/"
@@ -32,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hook_seconds: int = 300
     memory_mib: int = 256
     ca_file: str = ""
+    restores: bool = True
     programs: str = "/opt/backupsite-agent"
 
 
