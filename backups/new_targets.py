@@ -172,7 +172,7 @@ def _driver_and_ending(backup: Backup, storage: Storage) -> tuple[str, str]:
         raise ConflictError(message, code="stream_needs_disk")
     if backup.disk is None:
         raise ConflictError("By which driver the backup was made is no longer known.", code="no_driver")
-    if storage.path.startswith("/dev/"):
+    if PurePosixPath(storage.path).parent == PurePosixPath("/dev"):
         return "lvm", ""
     if backup.disk.driver == "lvm":
         return "image", ".img"

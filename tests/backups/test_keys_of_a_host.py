@@ -35,6 +35,8 @@ TOLD = {
     "bandwidth_bytes_per_second",
     # Names of points on the node itself, and whether to freeze.
     "base_point", "kept_points", "new_point", "freeze",
+    # Patterns of what is left out, and how many files the base has.
+    "excludes", "base_files",
 }  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from agents.drivers.registry import BUILT_IN, UnknownDriverError, content_of, dr
 from engine.manifest import CONTENT_DISK
 from engine.writer import BlockSource
 from tests.drivers.libvirt_lab import Lab, missing_tools, running_lab
+from tests.drivers.lvm_lab import GROUP
 from tests.drivers.lvm_lab import Lab as LvmLab
 
 SIZE = 8 * 1024 * 1024
@@ -124,7 +125,7 @@ def lvm_bench(folder: Path) -> Bench:
     path = lab.volume("web", os.urandom(BLOCK * 3).ljust(SIZE // 2, b"\0") + os.urandom(BLOCK), size=SIZE)
 
     def disturb() -> None:
-        (folder / "dev" / "vg-0" / f"{POINT_PREFIX}of-the-test.web").unlink()
+        (folder / "dev" / GROUP / f"{POINT_PREFIX}of-the-test.web").unlink()
 
     def remove() -> None:
         lab.change(volumes={"pool": lab.state["volumes"]["pool"]})

@@ -166,7 +166,7 @@ def _xml(lines: list[str]) -> str:
     return "\n".join([head, *lines, "</superblock>"])
 
 
-def make(folder: str, *, group: str = "vg-0") -> None:
+def make(folder: str, *, group: str) -> None:
     """A group with a pool, and a wrapper for each program in `bin/`."""
     for name in ("data", f"dev/{group}", "bin"):
         os.makedirs(f"{folder}/{name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from tests.drivers import fake_lvm
 from tests.drivers.fake_lvm import BLOCK
 
 SIZE = 20 * BLOCK + 4096
+# What holds a volume goes by its name on this machine, where other processes run tests as well.
+GROUP = f"vg-{os.getpid()}"
 
 
 class Lab:
     def __init__(self, folder: Path) -> None:
-        fake_lvm.make(str(folder))
+        fake_lvm.make(str(folder), group=GROUP)
         self.folder = folder
         self.driver = LvmDriver(str(folder / "dev"))
 
@@ -34,14 +37,14 @@ class Lab:
         """Its content."""
         path = self.folder / "data" / name
         path.write_bytes(content.ljust(size, b"\0"))
-        (self.folder / "dev" / "vg-0" / name).symlink_to(path)
+        (self.folder / "dev" / GROUP / name).symlink_to(path)
         volumes = self.state["volumes"]
         one = {"uuid": name, "id": 100 + len(volumes), "is_pool": False, "open": False, "active": True}
         self.change(volumes={**volumes, name: {**one, "pool": "pool", "origin": "", "size": size}})
         return path
 
     def address(self, name: str, size: int = SIZE) -> DiskAddress:
-        return DiskAddress("/dev/vg-0", name, size)
+        return DiskAddress(f"/dev/{GROUP}", name, size)
 
     def wish(self, name: str, base: str | None = None, *kept: str) -> DiskWish:
         return DiskWish(self.address(name), base, frozenset(kept))

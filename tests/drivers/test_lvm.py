@@ -16,7 +16,7 @@ from agents.drivers.lvm_commands import Group
 from agents.drivers.lvm_maps import external_origin
 from agents.program.surveying import measure
 from tests.drivers.fake_lvm import BLOCK
-from tests.drivers.lvm_lab import SIZE, Lab
+from tests.drivers.lvm_lab import GROUP, SIZE, Lab
 
 ONE, TWO, THREE, SAFE = (f"backupsite-{name}" for name in ("1a", "2b", "3c", "before-4d"))
 
@@ -144,7 +144,7 @@ def test_what_a_clone_has_of_its_template_outside_of_the_pool_is_in_the_backup(l
 def test_an_origin_that_cannot_be_looked_at_counts_as_outside_of_the_pool(lab: Lab) -> None:
     lab.volume("web", b"x")
     lab.change("web", origin="-gone")
-    volumes = Group("vg-0", str(lab.folder / "dev")).volumes()
+    volumes = Group(GROUP, str(lab.folder / "dev")).volumes()
 
     assert external_origin(volumes, volumes["web"]) == "-gone"
 
@@ -196,7 +196,7 @@ def test_leftovers_of_a_killed_job_are_swept_and_nothing_of_others(lab: Lab) -> 
     lab.volume("other-web")
     lab.read(lab.wish("other-web"), point=TWO)
     lab.change(f"{ONE}.web", active=True)
-    os.symlink(lab.folder / "data" / f"{ONE}.web", lab.folder / "dev" / "vg-0" / f"{ONE}.web")
+    os.symlink(lab.folder / "data" / f"{ONE}.web", lab.folder / "dev" / GROUP / f"{ONE}.web")
 
     assert lab.driver.forget([lab.wish("web", ONE)]) == [TWO]
     assert lab.driver.forget([lab.wish("web", ONE)]) == []
@@ -245,7 +245,7 @@ def test_what_cannot_be_restored_to_is_refused_untouched(
     path = lab.volume("web", b"before")
     lab.read(lab.wish("web"), point=ONE)
     lab.change("web", **change)
-    address = DiskAddress(options.get("storage_path", "/dev/vg-0"), options.get("path", "web"), SIZE)
+    address = DiskAddress(options.get("storage_path", f"/dev/{GROUP}"), options.get("path", "web"), SIZE)
     wish = WriteWish(address, options.get("size_bytes", SIZE), create="create" in options, safety_point=SAFE)
     before = (lab.names(), path.read_bytes())
 
@@ -268,7 +268,7 @@ def test_a_new_volume_is_a_thin_one_of_the_only_pool(lab: Lab) -> None:
 
 
 def test_the_survey_tells_the_room_of_the_pools(lab: Lab) -> None:
-    found = measure("/dev/vg-0")
+    found = measure(f"/dev/{GROUP}")
 
     assert (found.kind, found.total_bytes, found.problem) == ("lvm", 1 << 30, "")
     assert found.free_bytes == int((1 << 30) * 0.9)
