@@ -1,4 +1,4 @@
-"""A throw-away PostgreSQL that the driver reaches by a service of its own, `lab`."""
+"""A throw-away PostgreSQL that the driver reaches by a service of its own."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from agents.drivers.postgresql import PostgresqlDriver
 from agents.drivers.postgresql_client import Server
 from engine.waiting import never_cancel
 from tests.postgres.cluster import PROGRAMS, scratch_cluster
+
+# Jobs are kept apart by its name, and other processes run tests on this machine as well.
+SERVICE = f"lab-{os.getpid()}"
 
 POINT, SAFE = "backupsite-1f", "backupsite-before-3d"
 
@@ -52,7 +55,9 @@ class Lab:
 
     def processes(self) -> list[str]:
         """Programs that work for the driver now."""
-        told = subprocess.run(["pgrep", "-af", "pg_(dump|restore|basebackup).*service='lab'"], capture_output=True)
+        told = subprocess.run(
+            ["pgrep", "-af", f"pg_(dump|restore|basebackup).*service='{SERVICE}'"], capture_output=True
+        )
         return told.stdout.decode().splitlines()
 
     def drop(self) -> None:
@@ -91,12 +96,12 @@ def running_postgresql() -> Iterator[Lab]:
         folder.chmod(0o755)
         (folder / "storage").mkdir()
         port = urlsplit(url).port or 0
-        service = f"[lab]\nhost=127.0.0.1\nport={port}\nuser=backupsite\npassword=geheim\n"
+        service = f"[{SERVICE}]\nhost=127.0.0.1\nport={port}\nuser=backupsite\npassword=geheim\n"
         (folder / "pg_service.conf").write_text(service)
         before = os.environ.get("PGSERVICEFILE")
         os.environ["PGSERVICEFILE"] = str(folder / "pg_service.conf")
         try:
-            yield Lab(folder / "storage", port, PostgresqlDriver(), Server("lab"))
+            yield Lab(folder / "storage", port, PostgresqlDriver(), Server(SERVICE))
         finally:
             if before is None:
                 del os.environ["PGSERVICEFILE"]

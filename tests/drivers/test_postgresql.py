@@ -20,7 +20,7 @@ from engine.chunking import ChunkSizes
 from engine.errors import CanceledError
 from engine.waiting import never_cancel
 from engine.writer import WriteResult
-from tests.drivers.postgresql_lab import SAFE, Lab, dump_of, feed, restore, running_postgresql
+from tests.drivers.postgresql_lab import SAFE, SERVICE, Lab, dump_of, feed, restore, running_postgresql
 from tests.engine.chunk_support import read_stream, write_stream
 from tests.engine.support import Vault
 from tests.postgres.cluster import PROGRAMS
@@ -268,7 +268,7 @@ def test_no_secret_is_in_arguments_or_environment(lab: Lab, monkeypatch: pytest.
         place = Path("/proc", child.split()[0])
         seen = (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
 
-    assert b"service='lab'" in seen and b"geheim" not in seen
+    assert f"service='{SERVICE}'".encode() in seen and b"geheim" not in seen
 
 
 def test_tablespaces_are_refused_with_what_to_do(lab: Lab) -> None:
@@ -305,10 +305,10 @@ def test_older_programs_are_refused_with_what_to_install(
 @pytest.mark.parametrize(
     ("path", "service", "code"),
     [
-        ("database/none", "lab", "disk_missing"),
+        ("database/none", SERVICE, "disk_missing"),
         ("database/shop", "unknown", "node_misconfigured"),
-        ("folder/x", "lab", "disk_missing"),
-        ("database/", "lab", "disk_missing"),
+        ("folder/x", SERVICE, "disk_missing"),
+        ("database/", SERVICE, "disk_missing"),
     ],
 )
 def test_what_cannot_be_read_is_named(lab: Lab, path: str, service: str, code: str) -> None:

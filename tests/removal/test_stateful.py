@@ -108,6 +108,11 @@ class VaultMachine(FenceMachine):
     """Everything that can happen."""
 
     @rule()
+    def a_backup(self) -> None:
+        """What happens in the midst of one comes by the other rules here."""
+        super().a_backup(meanwhile=[])
+
+    @rule()
     def start_session(self) -> None:
         self.world.start_session()
 

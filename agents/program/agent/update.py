@@ -214,6 +214,8 @@ def _python() -> str:
 
 def _unpack(archive: Path, to: Path) -> None:
     """Members stay inside of the folder; links and devices that lead out are refused by the filter."""
+    if not hasattr(tarfile, "data_filter"):
+        raise UpdateError("This Python cannot unpack a release safely: 3.11.4 or newer is needed. Install it.")
     to.mkdir(mode=0o755)
     try:
         with tarfile.open(archive) as tar:
