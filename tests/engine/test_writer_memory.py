@@ -20,6 +20,8 @@ from engine.store.base import ObjectRef
 from engine.writer import BackupBase, write_disk_backup
 from tests.engine.support import Vault
 
+ROOT = Path(__file__).resolve().parents[2]
+
 _BLOCK = 64 * 1024
 _DISK = 1 << 40
 
@@ -103,8 +105,9 @@ def test_scattered_writes_over_a_terabyte_stay_in_bounds(tmp_path: Path) -> None
     """One changed block in each of the 16,384 leaves."""
     command = [sys.executable, "-m", "tests.engine.test_writer_memory", "16384", str(tmp_path)]
 
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, cwd=ROOT)
 
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["scanned_bytes"] == _DISK
     assert found["new_blocks"] == 16384
