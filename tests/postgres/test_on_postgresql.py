@@ -47,10 +47,8 @@ AGAIN = {
     ],
     "sign-in": [
         "tests/portal/test_sign_in_factors.py",
-        "tests/portal/test_sign_in_passwords.py",
         "tests/portal/test_sign_in_sessions.py",
         "tests/tenants/test_tokens.py",
-        "tests/tenants/test_tokens_es.py",
         "tests/agents/test_replay_race.py",
     ],
 }
