@@ -310,6 +310,7 @@ def test_older_programs_are_refused_with_what_to_install(
         ("folder/x", SERVICE, "disk_missing"),
         ("database/", SERVICE, "disk_missing"),
     ],
+    ids=["no-such-database", "no-such-service", "no-such-folder", "no-name"],  # SERVICE differs by process
 )
 def test_what_cannot_be_read_is_named(lab: Lab, path: str, service: str, code: str) -> None:
     wish = lab.reading(path)
