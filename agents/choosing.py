@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db.models import Q
 
-from agents.models import Disk, Server
+from agents.models import Disk, Node, Server
 from tenants.choosing import Choices, split_text
 from tenants.models import Person
 from tenants.roles import Action
@@ -41,6 +41,19 @@ def _disk_named(typed: str) -> list[Q]:
     return [*found, Q(server__name=typed)]
 
 
+def _nodes(person: Person) -> Any:
+    return Node.objects.for_user(person)
+
+
+NODES = Choices(
+    label="node",
+    url_name="node-choices",
+    offered=_nodes,
+    searched=("name",),
+    order=("name", "pk"),
+    text=lambda node: str(node.name),
+    named=lambda typed: [Q(name=typed)],
+)
 SERVERS = Choices(
     label="server",
     url_name="server-choices",

@@ -14,6 +14,11 @@ UNUSED_AFTER_DAYS = 30
 NEVER_AFTER = timedelta(days=2)
 
 
+def look_again(agents: Any) -> None:
+    """What these agents are told may be another: each finds out with its next poll, and not minutes later."""
+    agents.filter(status=Agent.Status.ENROLLED).update(policy_checked_at=None)
+
+
 def unused_agents(agents: Any, *, now: datetime) -> Any:
     """Those that count against the quota and do nothing: not heard of for a month, or never."""
     long_ago = Q(last_seen_at__lte=now - timedelta(days=UNUSED_AFTER_DAYS))

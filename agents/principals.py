@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from django.db import IntegrityError, transaction
+from django.db import connection, transaction
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -216,7 +216,8 @@ def plain(text: str) -> str:
 
 def signer_of(request: SignedRequest) -> Agent | None:
     """The agent whose key made the signature, whatever its status is; None says nothing about which part was wrong."""
-    agent = Agent.objects.select_related("server__tenant").filter(pk=request.proof.agent_id).first()
+    # Alone: thousands ask each minute, and hardly one needs its server and tenant for the answer.
+    agent = Agent.objects.filter(pk=request.proof.agent_id).first()
     key = bytes(agent.public_key) if agent else _NOBODYS_KEY
     is_right = is_signed_by(key, request.proof, method=request.method, path=request.path, body=request.body)
     return agent if is_right else None
@@ -241,11 +242,20 @@ def accept_request(agent: Agent, proof: Proof, *, now: datetime) -> None:
         )
     # Kept until the time stamp is out of the window for certain.
     forgotten_at = datetime.fromtimestamp(proof.time_seconds, tz=UTC) + timedelta(seconds=WINDOW_SECONDS + 60)
-    try:
-        with transaction.atomic():
-            AgentNonce.objects.create(agent=agent, nonce=proof.nonce, expires_at=forgotten_at)
-    except IntegrityError:
-        raise ReplayedError("This request was made before.") from None
+    if not _keep_nonce(AgentNonce(agent=agent, nonce=proof.nonce, expires_at=forgotten_at)):
+        raise ReplayedError("This request was made before.")
+
+
+def _keep_nonce(nonce: AgentNonce) -> bool:
+    """False when it is there. One statement, which leaves a transaction that it may be in as good as before: half of
+    what three cost."""
+    fields = [field for field in AgentNonce._meta.concrete_fields if not field.primary_key]
+    values = [field.get_db_prep_save(getattr(nonce, field.attname), connection) for field in fields]
+    names, places = ", ".join(field.column for field in fields), ", ".join(["%s"] * len(fields))
+    table = AgentNonce._meta.db_table
+    with connection.cursor() as cursor:
+        cursor.execute(f"INSERT INTO {table} ({names}) VALUES ({places}) ON CONFLICT DO NOTHING", values)  # noqa: S608  # names of the model
+        return bool(cursor.rowcount == 1)
 
 
 def forget_nonces(*, now: datetime) -> int:

@@ -18,6 +18,7 @@ from django.db import IntegrityError, transaction
 
 from agents.agent_messages import ReleaseManifest, UpdateOffer
 from agents.answer_signing import is_release_signed
+from agents.fleet import look_again
 from agents.models import Agent, Release
 from agents.principals import LONGEST_VERSION
 from common.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
@@ -77,6 +78,7 @@ def set_ring(*, release: Release, state: str, percent: int, actor: Person) -> Re
     before = _told(release)
     release.state, release.percent = state, percent
     release.save(update_fields=["state", "percent", "changed_at"])
+    look_again(Agent.objects.all())
     record(action="release.ring", subject=release, actor=actor, tenant=None, before=before, after=_told(release))
     return release
 
@@ -97,6 +99,8 @@ def place_in_ring(agent: Agent, release: Release) -> int:
 
 def note_version(agent: Agent, *, version: str, problem_code: str, now: datetime) -> dict[str, object]:
     """What the agent's row says of the release that it was offered, as it follows from the version that it reports."""
+    if agent.release_taken and version == agent.version:
+        return {}
     offered = agent.release
     if offered is None:
         return {}

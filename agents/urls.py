@@ -5,11 +5,12 @@ from __future__ import annotations
 from django.urls import path
 
 from agents import agents_views, install_views, views
-from agents.choosing import DISKS, SERVERS
+from agents.choosing import DISKS, NODES, SERVERS
 from tenants.choosing import choices_page
 
 urlpatterns = [
     path("choices/servers/", choices_page(SERVERS), name=SERVERS.url_name),
+    path("choices/nodes/", choices_page(NODES), name=NODES.url_name),
     path("choices/disks/", choices_page(DISKS), name=DISKS.url_name),
     path("agents/<uuid:pk>/approve/", agents_views.agent_approve, name="agent-approve"),
     path("agents/<uuid:pk>/revoke/", agents_views.agent_revoke, name="agent-revoke"),

@@ -8,6 +8,7 @@ from uuid import UUID
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
@@ -23,29 +24,43 @@ from agents.invitations import (
     open_invitation,
     withdraw_invitation,
 )
+from agents.list_forms import PersonFilters
 from agents.models import Server
 from agents.people import HeldRole, companies_of, grant_role, remove_from_tenant, revoke_role, roles_of, set_active
+from agents.people_serializers import PersonSerializer
 from common.errors import BackupsiteError, NotAllowedError, NotFoundError
 from tenants.access import get_for_user, may, may_create, tenants_for_new
+from tenants.listing import Listing, Sort
 from tenants.models import Invitation, Person, Tenant
 from tenants.roles import Action, Role
-from tenants.views import STATUS_WRONG_INPUT, back_with_error, paginate, portal_page, show_error
+from tenants.views import STATUS_WRONG_INPUT, back_with_error, portal_page, show_error
 
 SHOWN_ROLES = 100
 TOKEN_IN_SESSION = "invitation"  # noqa: S105  # where the link's token waits for its form
 
 
+PEOPLE = Listing(
+    name="people",
+    form=PersonFilters,
+    sorts={
+        "name": Sort("Name", ("username",)),
+        "email": Sort("E-mail", ("email",)),
+        "joined": Sort("Joined", ("date_joined",), falls=True),
+    },
+    order="name",
+    serializer=PersonSerializer,
+)
+
+
 @require_GET
 @portal_page
-def people_list(request: HttpRequest) -> HttpResponse:
-    people = Person.objects.for_user(request.user).order_by("username")
+def people_list(request: HttpRequest) -> HttpResponseBase:
     open_ones = Invitation.objects.for_user(request.user).open(timezone.now()).select_related("tenant")
     context = {
-        "page": paginate(request, people),
         "invitations": open_ones.order_by("-created_at")[:100],
         "may_invite": may_create(request.user, Invitation),
     }
-    return render(request, "agents/people.html", context)
+    return PEOPLE.answer(request, Person.objects.for_user(request.user), "agents/people.html", context)
 
 
 @require_http_methods(["GET", "POST"])

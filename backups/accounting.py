@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 Status = StoredObject.Status
 # What takes up space: an object that is being removed does until the store has deleted it.
-_TAKES_SPACE = (Status.STORED, Status.CONDEMNED, Status.DELETING)
+TAKES_SPACE = (Status.STORED, Status.CONDEMNED, Status.DELETING)
 
 _Objects = models.QuerySet[StoredObject]
 
@@ -220,7 +220,7 @@ def _copies_of(scope: Disk | Server | Tenant) -> tuple[int, int]:
 
 def stored_bytes(tenant: Tenant, within: None = None) -> int:
     """Bytes that the tenant takes up in vaults and on storages, needed or not yet deleted: what its quota is about."""
-    return _bytes_present(StoredObject.objects.filter(_of_tenant(tenant))) + copied_bytes(tenant)
+    return bytes_present(StoredObject.objects.filter(_of_tenant(tenant))) + copied_bytes(tenant)
 
 
 def copied_bytes(scope: Disk | Server | Tenant) -> int:
@@ -230,11 +230,11 @@ def copied_bytes(scope: Disk | Server | Tenant) -> int:
 
 def bytes_in(domain_ids: Collection[UUID]) -> int:
     """As `stored_bytes`, of these domains."""
-    return _bytes_present(StoredObject.objects.filter(domain__in=domain_ids))
+    return bytes_present(StoredObject.objects.filter(domain__in=domain_ids))
 
 
-def _bytes_present(objects: _Objects) -> int:
-    return _sum(objects.filter(status__in=_TAKES_SPACE).exclude(kind=ObjectKind.CONFIG))
+def bytes_present(objects: _Objects) -> int:
+    return _sum(objects.filter(status__in=TAKES_SPACE).exclude(kind=ObjectKind.CONFIG))
 
 
 def _of_tenant(tenant: Tenant) -> Q:
@@ -264,6 +264,6 @@ def _scoped(scope: Disk | Server | Tenant) -> tuple[BackupQuerySet, _Objects, _O
 
 
 def _needed_by_none(objects: _Objects) -> _Objects:
-    present = objects.filter(status__in=_TAKES_SPACE).exclude(kind=ObjectKind.CONFIG)
+    present = objects.filter(status__in=TAKES_SPACE).exclude(kind=ObjectKind.CONFIG)
     catalogued = Backup.objects.in_catalogue().filter(manifest=OuterRef("pk"))
     return present.filter(~Exists(_needing()), ~Exists(catalogued))

@@ -19,15 +19,19 @@ from definitions.holds import is_held
 from definitions.models import Definition
 from tenants.models import Tenant
 
-# A change reaches an agent with the poll after that.
-CHECKED_EVERY = timedelta(seconds=30)
+# Making the policy costs more than the rest of a poll. Whoever changes a definition or policy has it made at the next
+# poll (`agents.fleet.look_again`); what else there is, as the end of a pause, counts after this time.
+CHECKED_EVERY = timedelta(minutes=5)
+
+
+def is_to_be_checked(agent: Agent, *, now: datetime) -> bool:
+    """Whether what it is told may be another than at its last polls."""
+    checked_at = agent.policy_checked_at
+    return not agent.policy_number or checked_at is None or now - checked_at >= CHECKED_EVERY
 
 
 def current_policy(agent: Agent, *, now: datetime) -> dict[str, object]:
-    """What of the agent's row is another now, so that it holds the policy that counts; empty when nothing is."""
-    checked_at = agent.policy_checked_at
-    if agent.policy_number and checked_at is not None and now - checked_at < CHECKED_EVERY:
-        return {}
+    """What of the agent's row is another now, so that it holds the policy that counts."""
     wanted = policy_of(agent, now=now)
     if agent.policy_number and _content(bytes(agent.policy)) == wanted:
         return {"policy_checked_at": now}
@@ -51,7 +55,7 @@ def policy_of(agent: Agent, *, now: datetime) -> AgentPolicy:
     policy = definition.policy
     limits = read_limits(policy.agent_limits) if policy is not None else AgentLimits()
     is_open = policy is None or not policy.restricted
-    is_active = agent.server.tenant.status == Tenant.Status.ACTIVE
+    is_active = definition.tenant.status == Tenant.Status.ACTIVE
     return AgentPolicy(
         number=0,
         issued_at=_NEVER,

@@ -26,7 +26,7 @@ from agents.principals import (
     quarantine_agent,
 )
 from agents.releases import note_version, offer_for, offer_message
-from backups.agent_policies import current_policy, signed_policy
+from backups.agent_policies import current_policy, is_to_be_checked, signed_policy
 from backups.models import Job
 from backups.states import ON_A_NODE, JobState, Priority
 from backups.transitions import claimable
@@ -57,7 +57,7 @@ def poll(agent: Agent, message: PollRequest, *, asked_at_seconds: int, now: date
         policy=signed_policy(agent) if agent.policy_number and not has_policy else None,
         jobs=_offers(agent, now),
         canceled=_canceled(agent, message.jobs),
-        update=offer_message(agent.release) if agent.release is not None and not agent.release_taken else None,
+        update=offer_message(agent.release) if not agent.release_taken and agent.release is not None else None,
     )
 
 
@@ -75,10 +75,15 @@ def _note(agent: Agent, message: PollRequest, *, asked_at_seconds: int, now: dat
         "policy_seen": max(0, min(message.policy_number, 2**31 - 1)),
         **({} if agent.machine else {"machine": plain(message.host.machine)[:128]}),
         **({} if message.trees is None else {"trees": [_bounded(tree) for tree in message.trees]}),
-        **current_policy(agent, now=now),
         **note_version(agent, version=version, problem_code=code, now=now),
     }
-    _offer_release(agent, changes, version=version, now=now)
+    is_due = is_to_be_checked(agent, now=now)
+    is_offered = agent.release_id is not None and not agent.release_taken
+    changes = {name: value for name, value in changes.items() if getattr(agent, name) != value}
+    if is_due:
+        changes |= current_policy(agent, now=now)
+    if is_due or is_offered or {"release", "version"} & set(changes):
+        _offer_release(agent, changes, version=version, now=now)
     same = Agent.objects.filter(pk=agent.pk, status=Agent.Status.ENROLLED, policy_number=agent.policy_number)
     known = same.filter(Q(poll_time=0) | Q(poll_count__lt=message.count))
     is_machine = agent.machine in {"", message.host.machine}

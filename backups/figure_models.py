@@ -14,8 +14,9 @@ class TenantFigures(models.Model):
     tenant = models.OneToOneField(Tenant, on_delete=models.CASCADE, primary_key=True, related_name="figures")
     counted_at = models.DateTimeField()
     server_count = models.PositiveIntegerField()
-    # Servers with an active definition.
+    # As `backups.server_states` says it, at that moment.
     protected_count = models.PositiveIntegerField()
+    unprotected_count = models.PositiveIntegerField(default=0)
     definition_count = models.PositiveIntegerField()
     # Of the server that has the most.
     most_definitions = models.PositiveIntegerField()
@@ -40,6 +41,28 @@ class TenantFigures(models.Model):
         return self.used_bytes + self.pending_delete_bytes
 
 
+class DayFigures(models.Model):
+    """A day (UTC) of a tenant: how its backups went, and what it took up when the day ended.
+
+    A day that is not over, or only just, is counted again; `counted_at` tells. See `backups.days`.
+    """
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="day_figures")
+    day = models.DateField()
+    counted_at = models.DateTimeField()
+    good_count = models.PositiveIntegerField()
+    failed_count = models.PositiveIntegerField()
+    missed_count = models.PositiveIntegerField()
+    total_bytes = models.BigIntegerField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["tenant", "day"], name="day_figures_once")]
+        indexes = [models.Index(fields=["day"], name="day_figures_by_day")]
+
+    def __str__(self) -> str:
+        return f"figures of {self.tenant_id} on {self.day}"
+
+
 class VaultFigures(models.Model):
     """How far the locks of a vault reached when it was looked over, as in `vaults.coverage.Coverage`."""
 
@@ -49,6 +72,9 @@ class VaultFigures(models.Model):
     violation_count = models.PositiveIntegerField()
     soonest_end = models.DateTimeField(null=True, blank=True)
     ending_count = models.PositiveIntegerField()
+    # Bytes in the vault, and of them those whose lock ends on each day (UTC): a list of [ISO date, bytes], ascending.
+    stored_bytes = models.BigIntegerField(default=0)
+    lock_tail = models.JSONField(default=list, blank=True)
 
     def __str__(self) -> str:
         return f"figures of {self.vault_id}"

@@ -15,13 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db.models import Count, Exists, Min, OuterRef, QuerySet, Sum
+from django.db.models import Count, Min, QuerySet, Sum
 
 from agents.models import Server
 from backups.accounting import Usage, usage_of
+from backups.days import count_days
 from backups.figure_models import TenantFigures, VaultFigures
 from backups.lock_coverage import coverage_of
 from backups.models import Backup, BackupQuerySet
+from backups.server_states import ServerState, count_states
 from backups.states import BackupStatus
 from definitions.models import Definition
 from definitions.services import definitions_per_server
@@ -49,13 +51,14 @@ class Overview:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Servers, those with an active definition, definitions, backups that can be restored, bytes stored for them.
+    """Servers, how many of them are in each state, definitions, backups that can be restored, bytes stored for them.
 
-    `counted_at` as in Overview. A figure is None where there is too much to count and nothing was kept.
+    `counted_at` as in Overview. A figure is None, or a state is not there, where there is too much to count and nothing
+    was kept.
     """
 
     server_count: int
-    protected_count: int | None
+    states: dict[str, int]
     definition_count: int | None
     good_count: int | None
     stored_bytes: int | None
@@ -70,12 +73,14 @@ def count_everywhere(*, now: datetime) -> None:
 
 def count_tenant(tenant: Tenant, *, now: datetime) -> None:
     good_count, stored_bytes = _summed(_good(Backup.objects.filter(tenant=tenant)))
-    servers, usage = Server.objects.filter(tenant=tenant), usage_of(tenant, now=now)
+    definitions, usage = Definition.objects.filter(tenant=tenant), usage_of(tenant, now=now)
+    server_count, states = Server.objects.filter(tenant=tenant).count(), count_states(definitions)
     figures = {
         "counted_at": now,
-        "server_count": servers.count(),
-        "protected_count": _protected(servers),
-        "definition_count": Definition.objects.filter(tenant=tenant).count(),
+        "server_count": server_count,
+        "protected_count": states[ServerState.PROTECTED],
+        "unprotected_count": server_count - sum(states.values()),
+        "definition_count": definitions.count(),
         "most_definitions": definitions_per_server(tenant, None),
         "good_count": good_count,
         "stored_bytes": stored_bytes,
@@ -85,6 +90,7 @@ def count_tenant(tenant: Tenant, *, now: datetime) -> None:
         "pending_delete_bytes": usage.pending_delete_bytes,
     }
     TenantFigures.objects.update_or_create(tenant=tenant, defaults=figures)
+    count_days(tenant, now=now)
 
 
 def overview_of(vaults: Sequence[Vault], *, now: datetime) -> list[Overview]:
@@ -106,18 +112,34 @@ def _kept(vault: Vault, usage: TenantFigures | None, coverage: VaultFigures | No
 
 
 def totals_of(person: Person) -> Totals:
-    """Counted now up to MOST_EXACT servers and backups; beyond that what was kept of the tenants one administers."""
-    servers = Server.objects.for_user(person)
-    server_count = servers.order_by()[: MOST_EXACT + 1].count()
-    good = _good(Backup.objects.for_user(person))
-    good_count, stored_bytes = _summed(good.order_by()[: MOST_EXACT + 1])
+    """Counted now up to MOST_EXACT servers and backups; beyond that what was kept of the tenants one administers.
+
+    What was found against servers is rare, and always counted now.
+    """
+    definitions = Definition.objects.for_user(person)
+    server_count = Server.objects.for_user(person).order_by()[: MOST_EXACT + 1].count()
+    good_count, stored_bytes = _summed(_good(Backup.objects.for_user(person)).order_by()[: MOST_EXACT + 1])
     if max(server_count, good_count) <= MOST_EXACT:
-        definition_count = Definition.objects.for_user(person).count()
-        return Totals(server_count, _protected(servers), definition_count, good_count, stored_bytes)
+        states = count_states(definitions)
+        states[ServerState.UNPROTECTED] = server_count - sum(states.values())
+        return Totals(server_count, _named(states), definitions.count(), good_count, stored_bytes)
+    found = count_states(definitions, most=MOST_EXACT + 1)
+    del found[ServerState.PROTECTED]
+    return _kept_totals(person, _named(found)) or Totals(server_count, _named(found), None, None, None)
+
+
+def _kept_totals(person: Person, found: dict[str, int]) -> Totals | None:
     kept = TenantFigures.objects.filter(tenant__in=Tenant.objects.for_user(person).order_by().values("pk"))
-    sums = {name: Sum(name) for name in ("server_count", "protected_count", "definition_count", "good_count")}
-    found = kept.aggregate(**sums, stored_bytes=Sum("stored_bytes"), counted_at=Min("counted_at"))
-    return Totals(**found) if found["counted_at"] else Totals(server_count, None, None, None, None)
+    names = ("server_count", "protected_count", "unprotected_count", "definition_count", "good_count", "stored_bytes")
+    sums = kept.aggregate(**{name: Sum(name) for name in names}, counted_at=Min("counted_at"))
+    if not sums["counted_at"]:
+        return None
+    states = {state: sums.pop(f"{state}_count") for state in (ServerState.PROTECTED, ServerState.UNPROTECTED)}
+    return Totals(states=found | _named(states), **sums)
+
+
+def _named(states: dict[ServerState, int]) -> dict[str, int]:
+    return {str(state): count for state, count in states.items()}
 
 
 def known_uses(tenant: Tenant) -> dict[QuotaKind, int]:
@@ -130,10 +152,6 @@ def known_uses(tenant: Tenant) -> dict[QuotaKind, int]:
 
 def _good(backups: BackupQuerySet) -> BackupQuerySet:
     return backups.in_catalogue().filter(status__in=_GOOD)
-
-
-def _protected(servers: QuerySet[Server]) -> int:
-    return servers.filter(Exists(Definition.objects.filter(disk__server=OuterRef("pk"), active=True))).count()
 
 
 def _summed(backups: QuerySet[Backup]) -> tuple[int, int]:

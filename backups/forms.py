@@ -7,7 +7,7 @@ from typing import Any
 
 from django import forms
 
-from agents.models import Storage
+from agents.models import HOST_DRIVER, Disk, Storage
 from backups.file_restores import LONGEST_FOLDER, LONGEST_PATH, MOST_PATHS, WHOLE, FileWish
 from backups.serving import LONGEST_HOURS
 from common.forms import PlainForm
@@ -67,6 +67,12 @@ class FileRestoreForm(RestoreForm):
         help_text="One a line, from the root of the tree on. Empty: everything.",
         widget=forms.Textarea(attrs={"class": "form-control font-monospace", "rows": 3, "spellcheck": "false"}),
     )
+
+    def __init__(self, *args: Any, target: Disk, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if target.driver == HOST_DRIVER:
+            # On a whole server nothing is removed: what is not offered is not refused afterwards.
+            self.fields["place"].choices = [one for one in self.fields["place"].choices if one[0] != "exact"]
 
     def clean(self) -> dict[str, Any]:
         values: dict[str, Any] = super().clean() or self.cleaned_data

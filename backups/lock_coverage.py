@@ -16,7 +16,9 @@ from itertools import chain, islice
 
 from django.db.models import Exists, F, Min, OuterRef, Q, QuerySet
 
+from backups.accounting import bytes_present
 from backups.figure_models import VaultFigures
+from backups.lock_tails import lock_tail
 from backups.models import Backup, BackupQuerySet
 from common.errors import UnavailableError
 from vaults.alarms import clear_alarm, raise_alarm
@@ -63,7 +65,7 @@ def locked_until(backup: Backup) -> datetime | None:
 def check_locks(vault: Vault, *, now: datetime) -> Coverage:
     """The report with its alarms; and whether the lock-keeper can do its work now: reuse is refused while it cannot."""
     coverage = coverage_of(vault, now=now)
-    _keep(coverage)
+    _keep(coverage, vault)
     _settle(vault, SHORT_ALARM, coverage.alarm, now=now)
     _settle(vault, MARGIN_ALARM, coverage.warning, now=now)
     _settle(vault, KEEPER_ALARM, _keeper_trouble(vault), now=now)
@@ -76,14 +78,18 @@ def check_locks_everywhere(*, now: datetime) -> None:
         check_locks(vault, now=now)
 
 
-def _keep(coverage: Coverage) -> None:
+def _keep(coverage: Coverage, vault: Vault) -> None:
     """For pages that cannot wait for a report."""
+    objects = StoredObject.objects.filter(vault=vault)
+    tail = lock_tail(objects, now=coverage.at)
     figures = {
         "counted_at": coverage.at,
         "backup_count": coverage.backup_count,
         "violation_count": coverage.violation_count,
         "soonest_end": coverage.soonest_end,
         "ending_count": coverage.ending_count,
+        "stored_bytes": bytes_present(objects),
+        "lock_tail": [[day.isoformat(), size_bytes] for day, size_bytes in tail],
     }
     VaultFigures.objects.update_or_create(vault_id=coverage.vault_id, defaults=figures)
 

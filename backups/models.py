@@ -12,7 +12,7 @@ from agents.models import Disk, Node, Server, Storage
 from backups.agent_models import AskedRestore
 from backups.budget_models import Budget
 from backups.copy_models import StrayCopy
-from backups.figure_models import TenantFigures, VaultFigures
+from backups.figure_models import DayFigures, TenantFigures, VaultFigures
 from backups.reasons import in_words
 from backups.states import (
     ACTIVE,
@@ -35,6 +35,7 @@ __all__ = [
     "AskedRestore",
     "Backup",
     "Budget",
+    "DayFigures",
     "DefinitionStanding",
     "Job",
     "JobEvent",
@@ -351,7 +352,13 @@ class DefinitionStanding(models.Model):
     look_again_at = models.DateTimeField()
 
     class Meta:
-        indexes = [models.Index(fields=["look_again_at"], name="standing_due")]
+        indexes = [
+            models.Index(fields=["look_again_at"], name="standing_due"),
+            # What is found against definitions is rare and looked for.
+            models.Index(
+                fields=["state"], condition=~Q(state__in=["protected", "inactive"]), name="standing_not_fine"
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.state}: {self.definition_id}"

@@ -6,8 +6,10 @@ Nothing that exists is written to: the driver refuses a disk or a server that it
 from __future__ import annotations
 
 import os.path
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from pathlib import PurePosixPath
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Max, Q
@@ -23,7 +25,7 @@ from backups.services import ask_other_owners, is_zfs_stream, reader_of, refuse_
 from backups.states import JobKind, JobState, Priority
 from backups.transitions import note_event
 from backups.unmade import NEW_DISK
-from common.errors import ConflictError, InvalidInputError, NotAllowedError
+from common.errors import BackupsiteError, ConflictError, InvalidInputError, NotAllowedError
 from common.ids import new_id, new_name_suffix
 from engine.manifest import CONTENT_DISK, CONTENT_STREAM, CONTENT_TREE
 from tenants.models import Person
@@ -77,6 +79,28 @@ def request_new_server(*, backup: Backup, name: str, storage: Storage, actor: Pe
     return jobs
 
 
+def new_disk_choices(
+    backup: Backup, *, server: Server, storages: Iterable[Storage]
+) -> list[tuple[Storage, BackupsiteError | None]]:
+    """Each storage with what forbids a new disk of the server on it, or None; a few queries, however many storages.
+
+    `server` with its node and tenant. Raises for what forbids it everywhere.
+    """
+    refuse_source(backup)
+    refuse_copy(backup, node=server.node)
+    attached = set(server.tenant.storages.values_list("pk", flat=True))
+    found: list[tuple[Storage, BackupsiteError | None]] = []
+    for storage in storages:
+        try:
+            _refuse_kind(backup, storage)
+            _refuse_place(storage, server=server, size_bytes=backup.size_bytes, attached=attached)
+        except BackupsiteError as error:
+            found.append((storage, error))
+        else:
+            found.append((storage, None))
+    return found
+
+
 def _whole_run(backup: Backup) -> list[Backup]:
     """The good backups of one run, of all disks that the server had then, one of each.
 
@@ -110,8 +134,13 @@ def _of_run(backup: Backup, good: BackupQuerySet) -> list[Backup]:
     return sorted(chosen.values(), key=lambda one: one.disk_number)
 
 
-def _refuse_place(storage: Storage, *, server: Server, size_bytes: int) -> None:
+def _refuse_place(
+    storage: Storage, *, server: Server, size_bytes: int, attached: Collection[UUID] | None = None
+) -> None:
+    """`attached`: the storages of the server's tenant, where somebody knows them already."""
     require_active(server.tenant)
+    if attached is None:
+        attached = server.tenant.storages.filter(pk=storage.pk).values_list("pk", flat=True)
     if server.node is None:
         raise ConflictError(
             f"{server.name} has an agent and no disks of a node. Restore to its disk, or let its agent restore.",
@@ -119,7 +148,7 @@ def _refuse_place(storage: Storage, *, server: Server, size_bytes: int) -> None:
         )
     if storage.node_id != server.node_id:
         raise InvalidInputError("The storage is on another node than the server.", field="storage")
-    if not server.tenant.storages.filter(pk=storage.pk).exists():
+    if storage.pk not in attached:
         raise InvalidInputError(f"{storage} is not attached to the tenant.", code="not_attached", field="storage")
     if server.node.status == Node.Status.MAINTENANCE:
         raise ConflictError(f"The node {server.node.name} is in maintenance.", code="node_in_maintenance")

@@ -6,11 +6,13 @@ from django.urls import include, path
 
 from backupsite.health import livez, readyz
 from backupsite.health_views import health_page
+from backupsite.settings_views import settings_page
 
 urlpatterns = [
     path("livez", livez),
     path("readyz", readyz),
     path("health/", health_page, name="health"),
+    path("settings/", settings_page, name="settings"),
     path("api/v1/", include("backupsite.api_router")),
     # The es grammar, which has no version in its addresses.
     path("api/", include("tenants.es_urls")),

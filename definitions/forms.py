@@ -25,6 +25,8 @@ class StyledForm(PlainForm):
             field.widget.attrs.setdefault("class", _CLASSES.get(type(field.widget), "form-control"))
 
 
+# What most people never need; the retention rules beyond the count are among it.
+ADVANCED = ("compression", "rpo_hours", "immutable_days", "bandwidth_limit", "excludes")
 _CLASSES = {forms.CheckboxInput: "form-check-input", forms.Select: "form-select"}
 
 
@@ -113,6 +115,15 @@ class DefinitionForm(RulesForm):
         label="Active", required=False, initial=True, help_text="Without it nothing runs by schedule."
     )
     run_at_once = forms.BooleanField(label="Run the first backup at once", required=False)
+
+    @property
+    def has_advanced(self) -> bool:
+        """Whether something of the advanced part was set or is wrong: then it is open."""
+        plain = {"compression": Definition.Compression.OFF}
+        fields = [self[name] for name in ADVANCED if name in self.fields]
+        return self.has_more_rules or any(
+            field.errors or (field.value() or "") not in {"", plain.get(field.name)} for field in fields
+        )
 
     def clean_compression(self) -> str:
         return str(self.cleaned_data["compression"] or Definition.Compression.OFF)

@@ -7,17 +7,21 @@ from uuid import UUID
 from django import forms
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from agents.list_forms import OrderFilters
 from agents.models import ServerOrder
 from common.errors import BackupsiteError, NotAllowedError
 from common.forms import PlainForm
 from definitions.orders import order_server, send_delivery
+from definitions.orders_api import ShortOrderSerializer
 from tenants.access import get_for_user
+from tenants.listing import Listing, Sort
 from tenants.roles import Action
-from tenants.views import STATUS_WRONG_INPUT, back_with_error, paginate, portal_page, show_error
+from tenants.views import STATUS_WRONG_INPUT, back_with_error, portal_page, show_error
 from vaults.models import Affinity
 
 _INPUT = {"class": "form-control"}
@@ -47,12 +51,22 @@ class OrderForm(PlainForm):
         self.fields["region"].choices = [(code, f"{code}, vault in {vault}") for code, vault in rows]
 
 
+ORDERS = Listing(
+    name="orders",
+    form=OrderFilters,
+    sorts={"ordered": Sort("Ordered", ("created_at",), falls=True), "email": Sort("E-mail", ("email",))},
+    order="-ordered",
+    serializer=ShortOrderSerializer,
+    related=("server__tenant__company",),
+)
+
+
 @require_GET
 @portal_page
-def order_list(request: HttpRequest) -> HttpResponse:
+def order_list(request: HttpRequest) -> HttpResponseBase:
     _refuse_others(request)
-    orders = ServerOrder.objects.for_user(request.user).select_related("server__tenant").order_by("-created_at", "-pk")
-    return render(request, "definitions/orders.html", {"page": paginate(request, orders)})
+    orders = ServerOrder.objects.for_user(request.user).select_related("server__tenant")
+    return ORDERS.answer(request, orders, "definitions/orders.html")
 
 
 @require_http_methods(["GET", "POST"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 from django.db.models import Avg, QuerySet
 
@@ -81,6 +82,31 @@ def pile_proposal(pile: Iterable[Definition], *, node: Node, start: time, end: t
     fixed = [placed for placed in everything if placed.task.key not in movable]
     windows = {key: _policy_window(one) or Window(start, end, one.time_zone) for key, one in movable.items()}
     return _moves(movable, [task_of(one, window=windows[key]) for key, one in movable.items()], fixed, now=now)
+
+
+def hour_proposal(chosen: Iterable[Definition], *, node: Node, hour: int, now: datetime) -> list[Move]:
+    """What moving them into this hour of the UTC day changes: each gets the minute with the least load there.
+
+    All others of the node count and stay. What follows a policy may end up outside of its window: see `out_of_window`.
+    """
+    on = nearest_night(now.date())
+    movable = {str(one.pk): one for one in chosen}
+    everything = placed_of(Definition.objects.filter(disk__server__node=node), now=now)
+    fixed = [placed for placed in everything if placed.task.key not in movable]
+    tasks = [task_of(one, window=_hour_window(hour, one.time_zone, on)) for one in movable.values()]
+    return _moves(movable, tasks, fixed, now=now)
+
+
+def out_of_window(move: Move) -> bool:
+    """Whether its new time is outside of the window of the policy that it follows."""
+    found, window = _DAILY.fullmatch(move.after), _policy_window(move.definition)
+    return bool(found and window and window.offset_of(time(int(found[2]), int(found[1]))) is None)
+
+
+def _hour_window(hour: int, zone: str, on: date) -> Window:
+    """The hour of the UTC day by the wall clock of the zone, which may begin at half past."""
+    begin = datetime(on.year, on.month, on.day, hour, tzinfo=UTC).astimezone(ZoneInfo(zone))
+    return Window(begin.time(), (begin + timedelta(minutes=60)).time(), zone)
 
 
 def _moves(

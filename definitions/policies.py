@@ -16,7 +16,8 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import ProtectedError, Q
 
-from agents.models import Disk, Server
+from agents.fleet import look_again
+from agents.models import Agent, Disk, Server
 from common.errors import BackupsiteError, ConflictError, InvalidInputError, NotAllowedError
 from definitions.agent_limits import read_limits
 from definitions.keeping import remember_rules
@@ -260,6 +261,7 @@ def _hand_down(policy: Policy, definitions: list[Definition], *, now: datetime, 
                 one.next_run_at = next_run(cron=one.cron, time_zone=one.time_zone, after=now)
     fields = [*RULE_FIELDS, "immutable_days", "policy", "cron", "time_zone", "next_run_at"]
     Definition.objects.bulk_update(definitions, fields, batch_size=500)
+    look_again(Agent.objects.filter(server__disks__definitions__policy=policy))
 
 
 def _ask_for_shorter(policy: Policy, definitions: list[Definition], *, actor: Person, now: datetime) -> None:

@@ -13,7 +13,8 @@ from django.db import IntegrityError, transaction
 from django.db.models import Count
 from django.utils import timezone
 
-from agents.models import Disk, Node, Server, Storage
+from agents.fleet import look_again
+from agents.models import HOST_DRIVER, Agent, Disk, Node, Server, Storage
 from common.errors import ConflictError, InvalidInputError, NotAllowedError
 from definitions.choices import check_choices
 from definitions.models import Definition, Policy
@@ -329,3 +330,5 @@ def _save(definition: Definition) -> None:
         raise InvalidInputError(" ".join(messages), field=None if field == "__all__" else field) from error
     except IntegrityError as error:
         raise ConflictError("The definition collides with another one.", code="name_taken", field="name") from error
+    if definition.disk.driver == HOST_DRIVER:
+        look_again(Agent.objects.filter(server__disks=definition.disk_id))

@@ -6,7 +6,7 @@ follows a policy over its window, what follows none over a window that he choose
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, time
 from uuid import UUID
 
@@ -16,7 +16,7 @@ from django.db.models import QuerySet
 from agents.models import Node
 from common.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
 from definitions.models import Definition, SpreadAct
-from definitions.planner import Move, pile_of, pile_proposal, proposal
+from definitions.planner import Move, hour_proposal, out_of_window, pile_of, pile_proposal, proposal
 from definitions.schedule import next_run
 from tenants.audit import record, record_many
 from tenants.models import Person
@@ -89,6 +89,34 @@ def spread_pile(
             f"Nothing that you may change starts on {node.name} in this hour and has a better time within the window.",
             code="nothing_to_spread",
         )
+    return _carry_out(moves, actor=actor, now=now)
+
+
+@transaction.atomic
+def move_to_hour(
+    *, definitions: QuerySet[Definition], chosen: Collection[UUID], node: Node, hour: int, actor: Person, now: datetime
+) -> SpreadAct:
+    """Let these of `definitions`, which the actor may edit, start on the node in this hour (UTC); can be taken back.
+
+    Raises InvalidInputError when none was chosen, NotAllowedError for a restricted policy's, ConflictError when a
+    policy's window has no such time, or nothing would change.
+    """
+    if not 0 <= hour < 24:
+        raise InvalidInputError("An hour is a number from 0 to 23.", field="hour")
+    rows = definitions.filter(pk__in=list(chosen), disk__server__node=node, active=True)
+    found = list(rows.select_related("disk__server__node", "policy", "tenant"))
+    if not found:
+        raise InvalidInputError("Choose at least one definition that may be moved.", code="none_chosen")
+    if any(one.policy is not None and one.policy.restricted for one in found) and not actor.is_superuser:
+        raise NotAllowedError("What follows a restricted policy is moved by your provider.")
+    moves = hour_proposal(found, node=node, hour=hour, now=now)
+    if outside := [move.definition.name for move in moves if out_of_window(move)]:
+        raise ConflictError(
+            f"{', '.join(outside[:5])}: the window of the policy has no such time. Choose another hour.",
+            code="outside_of_window",
+        )
+    if not moves:
+        raise ConflictError("They start in this hour already.", code="nothing_to_spread")
     return _carry_out(moves, actor=actor, now=now)
 
 

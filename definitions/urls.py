@@ -7,7 +7,6 @@ from django.urls import path
 from definitions import hold_views, orders_views, policy_views, simulator_views, views
 
 urlpatterns = [
-    path("definitions/", views.definition_list, name="definition-list"),
     path("definitions/new/", views.definition_create, name="definition-create"),
     path("definitions/simulation/", simulator_views.simulation, name="simulation"),
     path("pauses/", hold_views.hold_list, name="hold-list"),
@@ -24,6 +23,7 @@ urlpatterns = [
     path("policies/<uuid:pk>/edit/", policy_views.policy_edit, name="policy-edit"),
     path("policies/<uuid:pk>/delete/", policy_views.policy_delete, name="policy-delete"),
     path("policies/<uuid:pk>/take-back/<int:assignment_pk>/", policy_views.policy_unassign, name="policy-unassign"),
+    path("definitions/places/", views.definition_places, name="definition-places"),
     path("definitions/preview/", views.schedule_preview, name="schedule-preview"),
     path("definitions/<uuid:pk>/edit/", views.definition_edit, name="definition-edit"),
 ]

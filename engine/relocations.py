@@ -49,6 +49,7 @@ _HEAD = struct.Struct(f">IIB{NONCE_SIZE}s{CONTENT_ID_SIZE}s")  # flags, plain le
 # Old pack (number), old offset, new pack (number), new offset, session (number), stored length, plain length,
 # compression, nonce, content id.
 _ROW = struct.Struct(f">IIIIHIIB{NONCE_SIZE}s{CONTENT_ID_SIZE}s")
+ROW_BYTES = _ROW.size
 _KEY_SIZE = 8  # old pack and old offset: the start of a row, by which rows are sorted
 _KEY = struct.Struct(">II")
 

@@ -7,7 +7,7 @@ handed out as LostPage by the walks that are asked for it, and raised otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
@@ -15,7 +15,7 @@ from engine.errors import EngineError, FormatError, IntegrityError, StoreError, 
 from engine.index import MapEntry, resolve
 from engine.manifest import ManifestInfo
 from engine.sealing import RecordType, map_sealer
-from engine.store.base import ObjectKind, ObjectSource
+from engine.store.base import ObjectKind, ObjectRef, ObjectSource
 from engine.stream_pages import (
     PAGE_PLAIN_MAX,
     Branch,
@@ -30,6 +30,11 @@ from engine.stream_pages import (
 
 _Leaf = TypeVar("_Leaf", bound=Row)
 OnPage: TypeAlias = "Callable[[PageKind, int, bytes, MapEntry], None]"
+# What one request fetches at most of the pages that follow one another: the first of a walk little, for it may be all
+# that somebody wants.
+_AHEAD_FIRST_BYTES = 64 * 1024
+_AHEAD_BYTES_MAX = 1024 * 1024
+_GAP_BYTES_MAX = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,46 @@ class Page(Generic[_Leaf]):
     leaves: Sequence[_Leaf] = ()
 
 
+class Ahead:
+    """A stretch of one segment: the page that a walk asks for, and those that it will ask for next.
+
+    A request each would be waited for each time: of a hundred thousand files there are hundreds of pages.
+    """
+
+    def __init__(self) -> None:
+        self._segment = ""
+        self._start = 0
+        self._data = b""
+        self._reach = _AHEAD_FIRST_BYTES
+
+    def get(self, source: ObjectSource, segment: ObjectRef, ref: MapEntry, following: Iterable[MapEntry]) -> bytes:
+        """The bytes of the record at `ref`, which lies inside of the segment."""
+        begin = ref.offset - self._start
+        if self._segment == segment.key and begin >= 0 and begin + ref.record_length <= len(self._data):
+            return self._data[begin : begin + ref.record_length]
+        self.forget()
+        end = self._end(segment, ref, following)
+        data = source.get(segment, offset=ref.offset, length=end - ref.offset)
+        if len(data) != end - ref.offset:
+            return data[: ref.record_length]
+        self._segment, self._start, self._data = segment.key, ref.offset, data
+        self._reach = min(self._reach * 2, _AHEAD_BYTES_MAX)
+        return data[: ref.record_length]
+
+    def forget(self) -> None:
+        self._segment, self._data = "", b""
+
+    def _end(self, segment: ObjectRef, ref: MapEntry, following: Iterable[MapEntry]) -> int:
+        name, end = resolve(ref.object_name), ref.offset + ref.record_length
+        for page in following:
+            is_next = resolve(page.object_name) == name and end <= page.offset <= end + _GAP_BYTES_MAX
+            page_end = page.offset + page.record_length
+            if not is_next or page_end > min(ref.offset + self._reach, segment.size_bytes):
+                break
+            end = page_end
+        return end
+
+
 class PageReader:
     """Fetches and opens pages of one manifest. Not thread-safe only where `on_page` is not."""
 
@@ -79,17 +124,32 @@ class PageReader:
         self._sealer = map_sealer(RecordType.TREE, tenant=body.tenant, domain=body.domain, map_key=map_key)
         self._segments = {entry.sha256: body.object_ref(ObjectKind.INDEX, entry) for entry in body.segments}
 
-    def raw_page(self, ref: MapEntry, kind: PageKind) -> RawPage:
-        """The page, after a second try; transient trouble of the store passes through."""
+    def raw_page(
+        self, ref: MapEntry, kind: PageKind, *, ahead: Ahead | None = None, following: Iterable[MapEntry] = ()
+    ) -> RawPage:
+        """The page, after a second try by itself; transient trouble of the store passes through.
+
+        `following` are pages that will be asked for next: `ahead`, of one walk, keeps those that lie beside this one.
+        """
+        ahead = ahead or Ahead()
         try:
-            return self._load(ref, kind)
+            return self._load(ref, kind, ahead, following)
         except (IntegrityError, FormatError, StoreError) as error:
             if isinstance(error, StoreError) and error.transient:
                 raise
-            return self._load(ref, kind)
+            ahead.forget()
+            return self._load(ref, kind, ahead, ())
 
-    def page(self, ref: MapEntry, kind: PageKind, decode: Callable[[RawPage], Sequence[_Leaf]]) -> Page[_Leaf]:
-        raw = self.raw_page(ref, kind)
+    def page(
+        self,
+        ref: MapEntry,
+        kind: PageKind,
+        decode: Callable[[RawPage], Sequence[_Leaf]],
+        *,
+        ahead: Ahead | None = None,
+        following: Iterable[MapEntry] = (),
+    ) -> Page[_Leaf]:
+        raw = self.raw_page(ref, kind, ahead=ahead, following=following)
         page: Page[_Leaf]
         if raw.level:
             page = Page(raw.level, branches=parse_branch_rows(raw))
@@ -101,7 +161,7 @@ class PageReader:
             self._on_page(kind, raw.level, first, ref)
         return page
 
-    def _load(self, ref: MapEntry, kind: PageKind) -> RawPage:
+    def _load(self, ref: MapEntry, kind: PageKind, ahead: Ahead, following: Iterable[MapEntry]) -> RawPage:
         segment_name = resolve(ref.object_name)
         segment = self._segments.get(segment_name)
         if segment is None or ref.offset + ref.record_length > segment.size_bytes:
@@ -110,7 +170,7 @@ class PageReader:
             raise FormatError("a page is too large")
         if segment_name in self._lost_segments:
             raise StoreNotFoundError("the segment of a page is lost")
-        payload = self._object_source.get(segment, offset=ref.offset, length=ref.record_length)
+        payload = ahead.get(self._object_source, segment, ref, following)
         if len(payload) != ref.record_length:
             raise IntegrityError("the store returned another length than asked for")
         return parse_raw_page(self._sealer.open(ref.sealed(payload)), kind=kind, own_segment=segment_name)
@@ -150,10 +210,12 @@ class TreeWalk(Generic[_Leaf]):
         start = root if isinstance(root, Branch) else Branch(root, 0, 0)
         # What is still to be visited: (branch, where its bytes begin, first key behind it, level it must have).
         to_visit: list[tuple[Branch, int, bytes | None, int | None]] = [(start, 0, None, None)]
+        ahead = Ahead()
         while to_visit:
             branch, offset, next_key, level = to_visit.pop()
             try:
-                page = self._reader.page(branch.ref, self._kind, self._decode)
+                following = (waiting[0].ref for waiting in reversed(to_visit))
+                page = self._reader.page(branch.ref, self._kind, self._decode, ahead=ahead, following=following)
                 if level is not None or is_known:
                     _check_page(page, branch, next_key, level)
             except (IntegrityError, FormatError, StoreError) as error:

@@ -6,25 +6,41 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from common.errors import BackupsiteError
 from tenants.access import get_for_user
+from tenants.list_forms import TokenFilters
+from tenants.listing import Listing, Sort
 from tenants.models import ApiToken
 from tenants.roles import Action
 from tenants.sign_in.confirming import confirmed
 from tenants.tokens import create_token, end_token, rotate_token
+from tenants.tokens_api import TokenSerializer
 from tenants.tokens_forms import TokenForm
-from tenants.views import STATUS_WRONG_INPUT, back_with_error, paginate, portal_page, show_error
+from tenants.views import STATUS_WRONG_INPUT, back_with_error, portal_page, show_error
+
+TOKENS = Listing(
+    name="tokens",
+    form=TokenFilters,
+    sorts={
+        "made": Sort("Made", ("created_at",), falls=True),
+        "label": Sort("Label", ("label",)),
+        "ends": Sort("Ends", ("expires_at",)),
+    },
+    order="-made",
+    serializer=TokenSerializer,
+)
 
 
 @require_GET
 @portal_page
-def token_list(request: HttpRequest) -> HttpResponse:
-    rows = ApiToken.objects.for_user(request.user).select_related("person", "tenant").order_by("-created_at", "-pk")
-    return render(request, "tokens/list.html", {"page": paginate(request, rows), "now": timezone.now()})
+def token_list(request: HttpRequest) -> HttpResponseBase:
+    rows = ApiToken.objects.for_user(request.user).select_related("person", "tenant")
+    return TOKENS.answer(request, rows, "tokens/list.html", {"now": timezone.now()})
 
 
 @require_http_methods(["GET", "POST"])

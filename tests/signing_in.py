@@ -25,7 +25,7 @@ def sign_in(client: Any, person: Person) -> None:
     session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
     session[HASH_SESSION_KEY] = person.get_session_auth_hash()
     session[SIGNED_IN_AT] = session[SEEN_AT] = now
-    session[GUARD] = {"at": now, "administrator": True, "factor_until": None}
+    session[GUARD] = {"at": now, "administrator": person.administers(), "factor_until": None}
     _note_proof(session, {"method": "password", "at": now})
     session.save(must_create=True)
     client.cookies[settings.SESSION_COOKIE_NAME] = session.session_key

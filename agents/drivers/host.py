@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from agents.drivers.base import (
@@ -35,7 +36,8 @@ from agents.drivers.holding import held_server
 from agents.drivers.host_layout import layout_facts
 from agents.drivers.host_mounts import Mount, chosen, is_below, parse_mounts, patterns_of
 from agents.drivers.host_snapshots import NONE, PREFIX, Place, live_place, remove_leftovers, standing_still
-from agents.drivers.host_space import bind_read_only, private_tree, unmount
+from agents.drivers.host_space import bind_read_only, mount_read_only, private_tree, unmount
+from engine.tree_source import file_system_types
 from engine.tree_walk import TreeOptions
 
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -123,7 +125,8 @@ class HostDriver:
                 left_out = patterns_of([mount.point for mount in mounts if mount.left_out], root=root)
                 yield OpenedTree(Path(root), facts, self._options(left_out, kept, moment_ns=moment_ns))
                 return
-            places, warnings = _put_together(places, tree, root=root)
+            with_mounts = held.enter_context(_mounted(places, self.settings.work / "volumes"))
+            places, warnings = _put_together(with_mounts, tree, root=root)
             facts = SourceFacts(warnings=(*_not_still(places), *warnings), configuration=configuration)
             # What is left out has its directory in the tree, with what lies under it.
             covered = [mount.point for mount in mounts if mount.left_out]
@@ -135,6 +138,7 @@ class HostDriver:
                 dataclasses.replace(
                     self._options((), [mount for mount in kept if mount.point in bound], moment_ns=moment_ns),
                     covered=tuple(_inside(covered, root=root)),
+                    file_systems=partial(_live_types, _snapshot_devices(places, tree, root=root)),
                 ),
             )
 
@@ -151,6 +155,39 @@ class HostDriver:
                 *_inside([mount.point for mount in kept], root=settings.root),
             ),
         )
+
+
+@contextmanager
+def _mounted(places: Sequence[Place], folder: Path) -> Iterator[list[Place]]:
+    """Snapshots that are devices yet, as directories; the live ones where a device cannot be mounted. They are mounted
+    in this process's own namespace, so call it inside of `private_tree`; what was made of them goes before them."""
+    found: list[Place] = []
+    with ExitStack() as held:
+        for number, place in enumerate(places):
+            if place.held is None:
+                found.append(place)
+                continue
+            target = folder / str(number)
+            try:
+                target.mkdir(mode=0o700, parents=True, exist_ok=True)
+                mount_read_only(place.held.device, target, kind=place.held.kind, options=place.held.options)
+            except OSError as error:
+                found.append(live_place(place.point, error.strerror or type(error).__name__))
+                continue
+            held.callback(unmount, target)
+            found.append(dataclasses.replace(place, source=target / str(place.source).lstrip("/")))
+        yield found
+
+
+def _snapshot_devices(places: Sequence[Place], tree: Path, *, root: str) -> frozenset[int]:
+    """Numbers of devices that there are for this backup alone."""
+    still = [place for place in places if place.snapshot != NONE and is_below(place.point, root)]
+    return frozenset((tree / os.path.relpath(place.point, root)).stat().st_dev for place in still)
+
+
+def _live_types(left_out: frozenset[int]) -> dict[int, str]:
+    """As `file_system_types`: without snapshots, whose numbers say nothing of a file from one backup to the next."""
+    return {device: kind for device, kind in file_system_types().items() if device not in left_out}
 
 
 def _inside(points: Iterable[str], *, root: str) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Snapshots of a server's file systems for the time of one backup: btrfs and ZFS. Names of ours only, removed after.
+"""Snapshots of a server's file systems for the time of one backup: btrfs, ZFS, LVM. Names of ours only, removed after.
 
 Others are read as they are, and the engine says which files changed meanwhile.
 """
@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.drivers import btrfs_calls
+from agents.drivers import btrfs_calls, host_lvm
 from agents.drivers.base import DriverError, Warned
 from agents.drivers.host_mounts import Mount
 from agents.drivers.host_space import unmount
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 PREFIX = ".backupsite-host-"
 ZFS_PREFIX = "bs-host-"
-BTRFS, ZFS, NONE = "btrfs", "zfs", "none"
+BTRFS, ZFS, LVM, NONE = "btrfs", "zfs", "lvm", "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Place:
     """A directory to put at `point` of the tree. `snapshot` is how it stands still; `warnings` why it does not.
 
     `left_out` are directories at or below `point`, absolute, on which something lies that the source does not have.
+    With `held`, `source` is a directory of its file system ("/" for all of it), which has to be mounted first.
     """
 
     point: str
@@ -38,15 +39,16 @@ class Place:
     snapshot: str
     warnings: tuple[Warned, ...] = ()
     left_out: tuple[str, ...] = ()
+    held: host_lvm.Held | None = None
 
 
 def way_of(mount: Mount) -> str:
-    """How the file system can stand still: `btrfs`, `zfs` or `none`."""
+    """How the file system can stand still: `btrfs`, `zfs`, `lvm` or `none`. No program is run."""
     if mount.kind == "btrfs" and _is_subvolume(mount.point):
         return BTRFS
     if mount.kind == "zfs" and Path(mount.point, ".zfs").is_dir():
         return ZFS
-    return NONE
+    return LVM if host_lvm.is_on_volume(mount) else NONE
 
 
 @contextmanager
@@ -59,6 +61,9 @@ def standing_still(mount: Mount, name: str) -> Iterator[Sequence[Place]]:
     elif way == ZFS:
         with _zfs(mount, name) as places:
             yield places
+    elif way == LVM:
+        with _lvm(mount, name) as places:
+            yield places
     else:
         yield [Place(mount.point, Path(mount.point), NONE)]
 
@@ -70,6 +75,8 @@ def remove_leftovers(mount: Mount) -> list[str]:
             return list(_removed_btrfs(mount.point))
         if mount.kind == "zfs":
             return list(_removed_zfs(mount.device))
+        if host_lvm.is_on_volume(mount):
+            return list(host_lvm.leftovers_removed(mount))
     except (OSError, DriverError) as error:
         logger.warning("leftovers cannot be removed", extra={"mount": mount.point, "reason": str(error)})
     return []
@@ -200,6 +207,21 @@ def _destroy_zfs(host: Host, dataset: str, snapshot: str) -> None:
         host.destroy_own(dataset, snapshot)
     except (DriverError, OSError) as error:
         logger.warning("a snapshot stays", extra={"snapshot": f"{dataset}@{snapshot}", "reason": str(error)})
+
+
+# --- LVM --------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _lvm(mount: Mount, name: str) -> Iterator[Sequence[Place]]:
+    """The errors at the end are the backup's: what was read is not what it should be."""
+    with ExitStack() as held:
+        try:
+            snapshot = held.enter_context(host_lvm.snapshot_of(mount, name))
+        except DriverError as error:
+            yield [live_place(mount.point, error.message.rstrip("."))]
+            return
+        yield [Place(mount.point, Path(mount.inner), LVM, held=snapshot)]
 
 
 def live_place(point: str, reason: str) -> Place:

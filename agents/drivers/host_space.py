@@ -38,14 +38,20 @@ def bind_read_only(source: Path, target: Path) -> None:
     _mount(b"none", os.fsencode(target), flags)
 
 
+def mount_read_only(device: Path, target: Path, *, kind: str, options: str) -> None:
+    """A file system of a kind that the kernel knows. OSError."""
+    flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    _mount(os.fsencode(device), os.fsencode(target), flags, kind=kind.encode(), options=options.encode())
+
+
 def unmount(target: Path) -> None:
     """As far as it is mounted where this process sees it; nobody else loses it."""
     with suppress(OSError):
         _check(_libc().umount2(os.fsencode(target), _MNT_DETACH), str(target))
 
 
-def _mount(source: bytes, target: bytes, flags: int) -> None:
-    _check(_libc().mount(source, target, None, ctypes.c_ulong(flags), None), os.fsdecode(target))
+def _mount(source: bytes, target: bytes, flags: int, *, kind: bytes | None = None, options: bytes = b"") -> None:
+    _check(_libc().mount(source, target, kind, ctypes.c_ulong(flags), options or None), os.fsdecode(target))
 
 
 def _check(result: int, what: str) -> None:

@@ -92,9 +92,18 @@ class Group:
     def device(self, volume: str) -> str:
         return f"{self._devices}/{self.name}/{check_name(volume)}"
 
-    def snapshot(self, origin: str, name: str) -> None:
-        """LVM suspends the volume for it, which writes out a file system that is mounted on this machine."""
-        run("lvcreate", "--yes", "--snapshot", "--name", ours(name), self._whole(origin))
+    def free_bytes(self) -> int:
+        """What no volume has yet."""
+        told = run("vgs", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", "vg_free", self.name)
+        return int(json.loads(told)["report"][0]["vg"][0]["vg_free"])
+
+    def snapshot(self, origin: str, name: str, *, size_bytes: int = 0) -> None:
+        """LVM suspends the volume for it, which writes out a file system that is mounted on this machine.
+
+        `size_bytes` is the room of a classic snapshot; a thin one has none of its own.
+        """
+        size = ["--size", f"{size_bytes}b"] if size_bytes else []
+        run("lvcreate", "--yes", "--snapshot", *size, "--name", ours(name), self._whole(origin))
 
     def activate(self, volume: str) -> None:
         """Also a snapshot, which is otherwise left out when a machine starts."""

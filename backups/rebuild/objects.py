@@ -23,7 +23,7 @@ from engine.alone.layout import ManifestPlace, find_manifests
 from engine.codec import OBJECT_SIZE_MAX
 from engine.errors import EngineError, StoreError
 from engine.manifest import CONTENT_TREE, ManifestInfo, parse_manifest
-from engine.repository import MapReader
+from engine.map_survey import mapped_records
 from engine.store.base import ObjectKind
 from vaults.marking import object_name
 from vaults.models import ObjectUse, StoredObject
@@ -211,9 +211,8 @@ def _cover(
         return Cover()
     gone = {packs[name].sha256: packs[name] for name in missing}
     try:
-        # Refuses what is no disk image: for streams and trees nothing is moved.
-        reader = MapReader(manifest=manifest.info, object_source=BucketSource(bucket), map_key=map_key)
-        return find_cover(places.vault, places.domain, reader, gone, now=now) or Cover()
+        mapped = mapped_records(manifest=manifest.info, object_source=BucketSource(bucket), map_key=map_key)
+        return find_cover(places.vault, places.domain, mapped, gone, now=now) or Cover()
     except StoreError as error:
         if error.transient:
             raise

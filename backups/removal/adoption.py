@@ -31,7 +31,7 @@ from common.errors import BackupsiteError, UnavailableError
 from engine.codec import OBJECT_SIZE_MAX
 from engine.errors import EngineError, StoreError
 from engine.manifest import ManifestInfo, parse_manifest
-from engine.repository import MapReader
+from engine.map_survey import mapped_records
 from engine.store.base import ObjectKind, object_key
 from vaults.custody import domain_keys_of
 from vaults.damage import Damage
@@ -270,9 +270,9 @@ def cover_of(vault: Vault, manifest: StoredObject, info: ManifestInfo, *, now: d
     rows = _rows_of(manifest.domain_id, [ref.key for ref in info.body.needed_refs()])
     source = KeeperSource(vault, versions=versions | {row.key: row.version_id for row in rows})
     try:
-        # Refuses what is no disk image: for streams and trees nothing is moved.
-        reader = MapReader(manifest=info, object_source=source, map_key=domain_keys_of(manifest.domain).map_key)
-        return find_cover(vault, manifest.domain, reader, missing, now=now) or Cover()
+        map_key = domain_keys_of(manifest.domain).map_key
+        mapped = mapped_records(manifest=info, object_source=source, map_key=map_key)
+        return find_cover(vault, manifest.domain, mapped, missing, now=now) or Cover()
     except EngineError as error:
         if isinstance(error, StoreError) and error.transient:
             raise StorageUnreachableError(f"The map of {manifest.key} cannot be read now: {error.message}.") from error

@@ -7,18 +7,16 @@ no trace in the bucket but the relocation objects; every record that the map nam
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from django.db.models import Q
 
 from backups.moves import open_relocations
-from engine.errors import IntegrityError
 from engine.index import MapEntry, resolve
 from engine.manifest import ObjectEntry
 from engine.relocations import Relocations, moved_places
-from engine.repository import MapReader, walk_leaves
 from engine.store.base import ObjectKind, object_key
 from vaults.damage import PRESENT, Damage
 from vaults.keeper import UnverifiedObjectError
@@ -44,14 +42,15 @@ class Cover:
 
 
 def find_cover(
-    vault: Vault, domain: Domain, reader: MapReader, missing: Mapping[bytes, ObjectEntry], *, now: datetime
+    vault: Vault, domain: Domain, mapped: Iterable[MapEntry], missing: Mapping[bytes, ObjectEntry], *, now: datetime
 ) -> Cover | None:
     """What stands in for these packs (by SHA-256); None when a record that the map names there is found nowhere.
 
-    Rows of `gone` may be new: they are not saved. Raises UnavailableError, or the engine's errors for store trouble.
+    `mapped` is every record that the map names. Rows of `gone` may be new: they are not saved. Raises UnavailableError,
+    or the engine's errors for store trouble and for a map that cannot be read.
     """
     opened = _leading_on(vault, domain, set(missing))
-    packs = _packs_at(domain, reader, missing, [relocations for _, relocations in opened])
+    packs = _packs_at(domain, mapped, missing, [relocations for _, relocations in opened])
     if packs is None:
         return None
     gone = [_row_of(vault, domain, entry, now=now) for entry in missing.values()]
@@ -82,7 +81,7 @@ def _readable(vault: Vault, rows: Iterable[StoredObject]) -> Iterator[tuple[Stor
 
 
 def _packs_at(
-    domain: Domain, reader: MapReader, missing: Mapping[bytes, ObjectEntry], relocations: list[Relocations]
+    domain: Domain, mapped: Iterable[MapEntry], missing: Mapping[bytes, ObjectEntry], relocations: list[Relocations]
 ) -> list[StoredObject] | None:
     """The packs in which every record is that the map names in the missing ones, as many as the manifest says."""
     names = {entry.sha256 for found in relocations for entry in found.packs}
@@ -90,7 +89,7 @@ def _packs_at(
     there = {bytes.fromhex(row.sha256): row for row in rows.filter(sha256__in=[name.hex() for name in names])}
     used: dict[bytes, StoredObject] = {}
     counted: Counter[bytes] = Counter()
-    for entry in _entries_in(reader, missing):
+    for entry in (entry for entry in mapped if resolve(entry.object_name) in missing):
         place = next((place for place in moved_places(relocations, entry) if place.pack in there), None)
         if place is None:
             return None
@@ -98,13 +97,6 @@ def _packs_at(
         counted[resolve(entry.object_name)] += 1
     is_whole = all(counted[name] == entry.use_count for name, entry in missing.items())
     return list(used.values()) if is_whole else None
-
-
-def _entries_in(reader: MapReader, packs: Collection[bytes]) -> Iterator[MapEntry]:
-    for span in walk_leaves(reader):
-        if span.entries is None:
-            raise IntegrityError("a page of the block map cannot be read")
-        yield from (entry for entry in span.entries.values() if resolve(entry.object_name) in packs)
 
 
 def _row_of(vault: Vault, domain: Domain, entry: ObjectEntry, *, now: datetime) -> StoredObject:

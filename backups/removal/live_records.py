@@ -1,58 +1,76 @@
 """Which records of a pack are live: read from the signed maps of all manifests that hold objects, with the map key.
 
-A pack is left out when anything about it is unclear: a manifest that names it and is no disk image, or map entries that
-are not as many as the manifest says. Then it stays where it is.
+A pack is left out when anything about it is unclear: map entries that are not as many as the manifest says, or two that
+say different things about one place. Then it stays where it is. So does, for this run, what is too much to be held in
+memory at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from backups.removal.roots import all_writers
-from engine.errors import FormatError
 from engine.index import MapEntry, resolve
-from engine.manifest import CONTENT_DISK, SessionEntry
-from engine.repository import MapReader, open_manifest, walk_leaves
+from engine.manifest import SessionEntry
+from engine.map_survey import mapped_records
+from engine.relocations import ROW_BYTES
+from engine.repository import open_manifest
 from engine.store.base import ObjectKind, ObjectRef
 from vaults.custody import domain_keys_of
 from vaults.models import Domain, ObjectUse, StoredObject
 from vaults.reading import KeeperSource
+
+# Some 450 bytes of memory each. The packs with most of them are left out beyond that: they are the costliest to move.
+RECORDS_AT_ONCE = 400_000
 
 
 @dataclass(slots=True)
 class LiveRecords:
     """Per pack (row id) its live records by offset; `needing` are the manifests that read them.
 
-    Manifests of one disk mostly read the same of a pack: equal sets of offsets are kept once.
+    Manifests of one disk mostly read the same of a pack: equal lists of offsets are kept once.
     """
 
     records: dict[int, dict[int, MapEntry]] = field(default_factory=dict)
-    needing: dict[int, dict[int, frozenset[int]]] = field(default_factory=dict)
+    needing: dict[int, dict[int, Sequence[int]]] = field(default_factory=dict)
     sessions: dict[bytes, SessionEntry] = field(default_factory=dict)
-    _kept: dict[frozenset[int], frozenset[int]] = field(default_factory=dict)
+    _count: int = 0
+    _kept: dict[bytes, Sequence[int]] = field(default_factory=dict)
 
     def live_bytes(self, pack: StoredObject) -> int:
-        return sum(entry.record_length for entry in self.records[pack.pk].values())
+        """What the store holds of them once they were moved: the live records, and the rows that lead to them."""
+        return sum(entry.record_length + ROW_BYTES for entry in self.records[pack.pk].values())
 
-    def needed_by(self, pack: StoredObject) -> dict[int, frozenset[int]]:
+    def needed_by(self, pack: StoredObject) -> dict[int, Sequence[int]]:
         """Manifest (row id) -> the offsets that it reads in the pack."""
         return self.needing.get(pack.pk, {})
 
-    def note(self, pack_id: int, manifest_id: int, entries: Collection[MapEntry]) -> None:
-        """The manifest reads these records of the pack."""
+    def add(self, pack_id: int, entry: MapEntry) -> None:
+        """A map names this record of the pack."""
         records = self.records.get(pack_id)
         if records is None:
             return
-        if any(records.setdefault(entry.offset, entry) != entry for entry in entries):
+        present = records.get(entry.offset)
+        if present is None:
+            records[entry.offset] = entry
+            self._count += 1
+            if self._count > RECORDS_AT_ONCE:
+                self.drop(max(self.records, key=lambda pack: len(self.records[pack])))
+        elif present != entry:
             # Two maps say different things about one place: at least one of them is wrong.
             self.drop(pack_id)
-            return
-        offsets = frozenset(entry.offset for entry in entries)
-        self.needing.setdefault(pack_id, {})[manifest_id] = self._kept.setdefault(offsets, offsets)
+
+    def note(self, pack_id: int, manifest_id: int, offsets: Collection[int]) -> None:
+        """The manifest reads the records at these offsets of the pack."""
+        if pack_id in self.records:
+            found = array("I", sorted(offsets))
+            self.needing.setdefault(pack_id, {})[manifest_id] = self._kept.setdefault(found.tobytes(), found)
 
     def drop(self, pack_id: int) -> None:
-        self.records.pop(pack_id, None)
+        self._count -= len(self.records.pop(pack_id, ()))
         self.needing.pop(pack_id, None)
 
 
@@ -84,28 +102,27 @@ def _add(
     source = KeeperSource(domain.vault, versions=versions)
     ref = ObjectRef(row.key, row.sha256, row.size_bytes, row.version_id)
     info = open_manifest(manifest_ref=ref, object_source=source, trusted_writers=writers, map_key=map_key)
-    told = {entry.sha256: entry.use_count for entry in info.body.packs if entry.sha256 in by_name}
-    if info.body.content != CONTENT_DISK:
-        for name in told:
-            live.drop(by_name[name])
-        return
-    found = _walk(MapReader(manifest=info, object_source=source, map_key=map_key), by_name)
-    for name in told.keys() | found.keys():
-        if told.get(name) == len(found.get(name, ())):
-            live.note(by_name[name], row.pk, found[name])
+    told = {by_name[entry.sha256]: entry.use_count for entry in info.body.packs if entry.sha256 in by_name}
+    entries = mapped_records(manifest=info, object_source=source, map_key=map_key)
+    counted, offsets = _walk(entries, by_name, live)
+    for pack_id in told.keys() | counted.keys():
+        if told.get(pack_id) == counted[pack_id]:
+            live.note(pack_id, row.pk, offsets[pack_id])
         else:
-            live.drop(by_name[name])
+            live.drop(pack_id)
     live.sessions |= {session.session_id: session for session in info.body.sessions}
 
 
-def _walk(reader: MapReader, by_name: dict[bytes, int]) -> dict[bytes, list[MapEntry]]:
-    """The entries of one map that lie in these packs."""
-    found: dict[bytes, list[MapEntry]] = {}
-    for span in walk_leaves(reader):
-        if span.entries is None:
-            raise FormatError("a page of a block map cannot be read", code="map_unreadable")
-        for entry in span.entries.values():
-            name = resolve(entry.object_name)
-            if name in by_name:
-                found.setdefault(name, []).append(entry._replace(slot=0))
-    return found
+def _walk(
+    entries: Iterable[MapEntry], by_name: dict[bytes, int], live: LiveRecords
+) -> tuple[Counter[int], dict[int, set[int]]]:
+    """Note what one map names in these packs. Per pack how many entries name something in it, and their offsets."""
+    counted: Counter[int] = Counter()
+    offsets: dict[int, set[int]] = {}
+    for entry in entries:
+        pack_id = by_name.get(resolve(entry.object_name))
+        if pack_id is not None:
+            live.add(pack_id, entry)
+            counted[pack_id] += 1
+            offsets.setdefault(pack_id, set()).add(entry.offset)
+    return counted, offsets

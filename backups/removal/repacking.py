@@ -1,6 +1,6 @@
 """Repack in the service, without data keys: what is live in mostly dead packs is copied, and the packs are let go.
 
-Only the map key is used: which records are live follows from the signed block maps. Order: new packs, relocation
+Only the map key is used: which records are live follows from the signed maps. Order: new packs, relocation
 objects, proof (both are read back from the vault, with locks as long as promised), and only then one transaction in
 which the manifests need the new in place of the old. From there the old packs go as everything goes. A run that ends
 anywhere before leaves objects that no manifest needs, which removal takes after their locks.
@@ -37,7 +37,7 @@ from vaults.storage import Credential, store_time
 
 logger = logging.getLogger(__name__)
 
-# Packs looked at in one run over a domain: their live records are in memory, some 300 bytes each.
+# Packs looked at in one run over a domain; how many records of theirs are in memory at once has a bound of its own.
 LOOKED_AT = 512
 # A restore reads all that concern it, one request each.
 MOST_RELOCATIONS = 1000

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
@@ -15,56 +16,66 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from agents.models import Server
 from backups.drills import can_be_drilled, request_drill
 from backups.forms import NoteForm
+from backups.list_forms import BackupFilters
 from backups.lock_coverage import locked_until
 from backups.models import Backup, Job
 from backups.outside import restore_command
+from backups.serializers import BackupSerializer
 from backups.services import remove_backups, set_note
-from backups.states import BACKUP_STATUS_CHOICES, BackupStatus, JobKind
+from backups.states import BackupStatus, JobKind
 from backups.verifier import request_verification
 from backups.views.jobs import STATUS_STOP_POLLING, live_context
 from common.errors import BackupsiteError
 from definitions.models import Definition
 from engine.manifest import CONTENT_DISK
 from tenants.access import get_for_user, may
+from tenants.listing import Listed, Listing, Sort
 from tenants.models import Person
 from tenants.roles import Action
-from tenants.views import STATUS_WRONG_INPUT, back_with_error, paginate, portal_page, show_error
+from tenants.views import STATUS_WRONG_INPUT, back_with_error, portal_page, show_error
 from vaults.custody import restore_needs_customer_key
 
 SHOWN_JOBS = 10
 SHOWN_RANGES = 10
 
 
+BACKUPS = Listing(
+    name="backups",
+    form=BackupFilters,
+    sorts={
+        "made": Sort("Made", ("created_at",), falls=True),
+        "size": Sort("Size", ("size_bytes",), falls=True),
+    },
+    order="-made",
+    serializer=BackupSerializer,
+    related=("manifest", "vault"),
+)
+
+
 @require_GET
 @portal_page
-def backup_list(request: HttpRequest) -> HttpResponse:
+def backup_list(request: HttpRequest) -> HttpResponseBase:
     person = request.user
-    backups = Backup.objects.for_user(person)
-    with_removed = request.GET.get("removed") == "true"
-    if not with_removed:
-        backups = backups.in_catalogue()
-    context: dict[str, Any] = {
-        "statuses": [status for status, _ in BACKUP_STATUS_CHOICES],
-        "with_removed": with_removed,
+    listed = BACKUPS.read(request, Backup.objects.for_user(person))
+    if not isinstance(listed, Listed):
+        return listed
+    keys = [backup.pk for backup in listed.rows]
+    own = Backup.objects.for_user(person, Action.DELETE)
+    context = {
+        "listed": listed,
+        "of": _named_by_link(person, listed),
+        # What can be chosen: what he may delete and is still there.
+        "deletable": set(own.in_catalogue().filter(pk__in=keys).values_list("pk", flat=True)) if keys else set(),
     }
-    if request.GET.get("server"):
-        context["server"] = get_for_user(
-            Server.objects.all(), person=person, action=Action.VIEW, pk=request.GET["server"]
-        )
-        backups = backups.filter(server=context["server"])
-    if request.GET.get("definition"):
-        context["definition"] = get_for_user(
-            Definition.objects.select_related("disk__server"),
-            person=person,
-            action=Action.VIEW,
-            pk=request.GET["definition"],
-        )
-        backups = backups.filter(definition=context["definition"])
-    if request.GET.get("status") in context["statuses"]:
-        context["status"] = request.GET["status"]
-        backups = backups.filter(status=context["status"])
-    context["page"] = paginate(request, backups.order_by("-created_at", "-pk"))
     return render(request, "backups/list.html", context)
+
+
+def _named_by_link(person: Person, listed: Listed) -> list[str]:
+    """What a link from elsewhere narrowed the list to, in words."""
+    wanted = listed.form.wanted if listed.form.is_valid() else {}
+    rows = {"server": Server.objects, "definition": Definition.objects.select_related("disk__server")}
+    found = [rows[name].for_user(person).filter(pk=wanted[name]).first() for name in rows if name in wanted]
+    return [str(one) for one in found if one is not None]
 
 
 @require_GET

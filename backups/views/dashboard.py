@@ -15,8 +15,9 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET
 
 from agents.models import Disk, Node, Server
-from backups.figures import totals_of
+from backups.figures import MOST_EXACT, Totals, totals_of
 from backups.models import Backup, Job
+from backups.server_states import ServerState
 from backups.states import ON_A_NODE, BackupHealth, BackupStatus, JobKind, JobState
 from backups.views.jobs import STATUS_STOP_POLLING, live_context
 from definitions.models import Definition
@@ -51,10 +52,11 @@ def dashboard(request: HttpRequest) -> HttpResponse:
     live = live_context(request, running[:SHOWN_JOBS])
     if request.htmx:
         return _live_answer(request, live)
-    backups = Backup.objects.for_user(person).in_catalogue()
+    backups, totals = Backup.objects.for_user(person).in_catalogue(), totals_of(person)
     context = {
         **live,
-        "totals": totals_of(person),
+        "totals": totals,
+        "tiles": [_tile(state, totals) for state in ServerState if _is_shown(state, totals)],
         "last_backups": backups.order_by("-created_at", "-pk")[:SHOWN_BACKUPS],
         "concerns": list(_concerns(person, timezone.now())),
         "sees_vaults": Vault.objects.for_user(person).exists(),
@@ -62,6 +64,42 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "may_create_definition": may_create(person, Definition),
     }
     return render(request, "backups/dashboard.html", context)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Servers in one state; the list of them is behind it. `count` is None while nobody counted."""
+
+    state: ServerState
+    meaning: str
+    count: int | None
+
+    @property
+    def is_cut(self) -> bool:
+        return self.count is not None and self.count > MOST_EXACT and self.state in _CUT
+
+
+_MEANINGS = {
+    ServerState.PROTECTED: "a good backup in time, locked and checked",
+    ServerState.HELD: "paused by somebody",
+    ServerState.WAITING: "no good backup yet",
+    ServerState.LATE: "a run has not finished in time",
+    ServerState.UNVERIFIED: "no check for too long",
+    ServerState.UNLOCKED: "a backup could be deleted too soon",
+    ServerState.FAILED: "a run was missed, or the last good backup is too old",
+    ServerState.UNPROTECTED: "no active definition",
+}
+# Shown only where there are some.
+_PASSING = frozenset({ServerState.HELD, ServerState.WAITING})
+_CUT = frozenset(ServerState) - {ServerState.PROTECTED, ServerState.UNPROTECTED}
+
+
+def _tile(state: ServerState, totals: Totals) -> Tile:
+    return Tile(state, _MEANINGS[state], totals.states.get(str(state)))
+
+
+def _is_shown(state: ServerState, totals: Totals) -> bool:
+    return state not in _PASSING or bool(totals.states.get(str(state)))
 
 
 def _live_answer(request: HttpRequest, live: dict[str, Any]) -> HttpResponse:

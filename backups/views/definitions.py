@@ -8,11 +8,13 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from backups.list_forms import DefinitionFilters
 from backups.models import Backup
 from backups.parting import delete_with_backups, parting_of
 from backups.services import request_backup
@@ -21,14 +23,46 @@ from common.errors import BackupsiteError
 from definitions.forms import DeletionForm
 from definitions.models import Definition
 from definitions.schedule import preview
+from definitions.serializers import DefinitionSerializer
 from definitions.services import Fate, delete_definition
-from tenants.access import get_for_user, may
+from tenants.access import get_for_user, may, may_create
+from tenants.listing import Listed, Listing, Sort
 from tenants.roles import Action
 from tenants.views import STATUS_WRONG_INPUT, back_with_error, portal_page, show_error
 
 SHOWN_BACKUPS = 20
 SHOWN_RUNS = 5
 _DEFINITIONS = Definition.objects.select_related("disk__server", "tenant", "vault__endpoint", "policy")
+
+
+DEFINITIONS = Listing(
+    name="definitions",
+    form=DefinitionFilters,
+    sorts={
+        "server": Sort("Disk", ("disk__server__name", "name")),
+        "name": Sort("Name", ("name",)),
+        "added": Sort("Added", ("created_at",), falls=True),
+    },
+    order="server",
+    serializer=DefinitionSerializer,
+    related=("vault", "policy"),
+)
+
+
+@require_GET
+@portal_page
+def definition_list(request: HttpRequest) -> HttpResponseBase:
+    """With what was found of each when it was looked at last, and buttons for what was chosen."""
+    person = request.user
+    seen = Definition.objects.for_user(person).select_related("disk__server", "tenant", "standing")
+    listed = DEFINITIONS.read(request, seen)
+    if not isinstance(listed, Listed):
+        return listed
+    keys = [one.pk for one in listed.rows]
+    own = Definition.objects.for_user(person, Action.EDIT).filter(pk__in=keys, retired_at=None)
+    choosable = set(own.values_list("pk", flat=True)) if keys else set()
+    context = {"listed": listed, "choosable": choosable, "may_create": may_create(person, Definition)}
+    return render(request, "definitions/list.html", context)
 
 
 @require_GET

@@ -9,21 +9,24 @@ from django import forms
 from django.contrib import messages
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods
 
 from agents.fleet import unused_agents
+from agents.list_forms import AgentFilters
 from agents.models import Agent
 from backups.asked_restores import confirm_restore, refuse_asked
-from backups.fleet_api import with_runs
+from backups.fleet_api import FleetSerializer, with_runs
 from backups.models import AskedRestore
 from common.errors import BackupsiteError
 from common.forms import PlainForm
 from tenants.access import get_for_user, may
+from tenants.listing import Listed, Listing, Sort
 from tenants.models import Quota, QuotaKind, Tenant
 from tenants.roles import Action
-from tenants.views import STATUS_WRONG_INPUT, paginate, portal_page, show_error
+from tenants.views import STATUS_WRONG_INPUT, portal_page, show_error
 
 SHOWN_WAITING = 50
 SHOWN_QUOTAS = 20
@@ -40,19 +43,35 @@ class CodeForm(PlainForm):
     )
 
 
+AGENTS = Listing(
+    name="agents",
+    form=AgentFilters,
+    sorts={
+        "name": Sort("Agent", ("name",)),
+        "version": Sort("Version", ("version",)),
+        "added": Sort("Added", ("created_at",), falls=True),
+    },
+    order="name",
+    serializer=FleetSerializer,
+)
+
+
 @require_GET
 @portal_page
-def agent_list(request: HttpRequest) -> HttpResponse:
+def agent_list(request: HttpRequest) -> HttpResponseBase:
     """Those that wait for a person are above, for who may decide."""
     person, now = request.user, timezone.now()
     seen = _AGENTS.for_user(person)
-    chosen = unused_agents(seen, now=now) if "unused" in request.GET else seen
+    listed = AGENTS.read(request, with_runs(seen))
+    if not isinstance(listed, Listed):
+        return listed
     editable = _AGENTS.for_user(person, Action.EDIT)
     context = {
-        "page": paginate(request, with_runs(chosen.order_by("name", "pk"))),
+        "listed": listed,
         "waiting": editable.filter(status__in=_WAITING).order_by("created_at", "pk")[:SHOWN_WAITING],
         "unused": unused_agents(seen, now=now).count(),
-        "only_unused": "unused" in request.GET,
+        "only_unused": listed.form.is_valid() and "unused" in listed.form.wanted,
+        "retirable": set(editable.filter(pk__in=[one.pk for one in listed.rows]).values_list("pk", flat=True)),
         "asked": _ASKED.for_user(person, Action.RESTORE)
         .filter(state="waits", expires_at__gt=now)
         .order_by("created_at"),

@@ -7,26 +7,40 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
+from backups.list_forms import JobFilters, RestoreFilters
 from backups.models import Job
+from backups.serializers import JobSerializer
 from backups.services import cancel_job
-from backups.states import JOB_STATE_CHOICES, JobKind, JobState
+from backups.states import JobKind, JobState
 from common.errors import BackupsiteError
 from tenants.access import get_for_user, may
+from tenants.listing import Listed, Listing, Sort
 from tenants.models import Person
 from tenants.roles import Action
-from tenants.views import back_with_error, paginate, portal_page
+from tenants.views import back_with_error, portal_page
 
 # htmx: swap this answer in, and ask no more.
 STATUS_STOP_POLLING = 286
 _JOBS = Job.objects.select_related("disk__server", "requested_by", "backup", "definition")
+
+
+@dataclass(frozen=True, slots=True)
+class NextStep:
+    """What a person does after a job, with the page for it."""
+
+    sentence: str
+    url: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,30 +82,36 @@ def _digest(jobs: Iterable[Job]) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
-@require_GET
-@portal_page
-def job_list(request: HttpRequest) -> HttpResponse:
-    return _list(request, Job.objects.for_user(request.user), "Jobs")
+_SORTS = {"asked": Sort("Asked for", ("created_at",), falls=True)}
+JOBS = Listing(name="jobs", form=JobFilters, sorts=_SORTS, order="-asked", serializer=JobSerializer)
+RESTORES = Listing(name="restores", form=RestoreFilters, sorts=_SORTS, order="-asked", serializer=JobSerializer)
 
 
 @require_GET
 @portal_page
-def restore_list(request: HttpRequest) -> HttpResponse:
-    return _list(request, Job.objects.for_user(request.user).filter(kind=JobKind.RESTORE), "Restores")
+def job_list(request: HttpRequest) -> HttpResponseBase:
+    return _list(request, JOBS, Job.objects.for_user(request.user), "Jobs")
 
 
-def _list(request: HttpRequest, jobs: Any, title: str) -> HttpResponse:
-    states = [state for state, _ in JOB_STATE_CHOICES]
-    state = request.GET.get("state")
-    if state in states:
-        jobs = jobs.filter(state=state)
-    page = paginate(request, jobs.select_related("disk__server").order_by("-created_at", "-pk"))
-    live = live_context(request, page.object_list)
-    if request.htmx:
+@require_GET
+@portal_page
+def restore_list(request: HttpRequest) -> HttpResponseBase:
+    restores = Job.objects.for_user(request.user).filter(kind=JobKind.RESTORE)
+    return _list(request, RESTORES, restores, "Restores")
+
+
+def _list(request: HttpRequest, listing: Listing, jobs: Any, title: str) -> HttpResponseBase:
+    listed = listing.read(request, jobs.select_related("disk__server", "requested_by"))
+    if not isinstance(listed, Listed):
+        return listed
+    live = live_context(request, listed.rows)
+    context = {**live, "listed": listed, "title": title}
+    # What renews itself asks with the digest of what it has seen; everything else is the whole page.
+    if request.htmx and not request.htmx.boosted:
         if live["unchanged"]:
             return HttpResponse(status=204)
-        return render(request, "backups/_jobs.html", live, status=200 if live["is_live"] else STATUS_STOP_POLLING)
-    context = {**live, "page": page, "title": title, "states": states, "state": state}
+        status = 200 if live["is_live"] else STATUS_STOP_POLLING
+        return render(request, "backups/_jobs.html", context, status=status)
     return render(request, "backups/jobs.html", context)
 
 
@@ -124,8 +144,34 @@ def _job_context(request: HttpRequest, pk: UUID) -> dict[str, Any]:
         "is_live": live["is_live"],
         "seen": seen,
         "unchanged": request.GET.get("seen") == seen,
+        "next_step": None if job.is_active() else _next_step(request.user, job),
         "may_cancel": job.is_active() and may(request.user, Action.CANCEL, job),
     }
+
+
+def _next_step(person: Person, job: Job) -> NextStep | None:
+    """Only what this person may do."""
+    if job.kind == JobKind.RESTORE and job.drill_storage_id is None:
+        return _after_restore(person, job)
+    backup = reverse("backup-detail", args=[job.backup_id]) if job.backup_id else ""
+    if job.state == JobState.OK and job.kind == JobKind.BACKUP and backup:
+        return NextStep("The backup can be restored now.", backup, "See the backup")
+    if job.state == JobState.FAILED and job.definition is not None and may(person, Action.RUN, job.definition):
+        definition = reverse("definition-detail", args=[job.definition_id])
+        return NextStep("When the cause is mended, back up again.", definition, "Go to the definition")
+    return None
+
+
+def _after_restore(person: Person, job: Job) -> NextStep | None:
+    if job.state == JobState.OK and job.disk is not None:
+        said = "Everything was written and checked. Start the server and look whether it works"
+        kept = "; what was there before is kept as a snapshot for seven days." if job.safety_point else "."
+        return NextStep(said + kept, reverse("server-detail", args=[job.disk.server_id]), "Go to the server")
+    if job.backup is None or job.creates_disk or not may(person, Action.RESTORE, job.backup):
+        return None
+    chosen = urlencode({"chosen": job.disk_id}) if job.disk_id else ""
+    again = f"{reverse('backup-restore', args=[job.backup_id])}?{chosen}"
+    return NextStep("The target is incomplete until a restore has ended well.", again, "Restore again")
 
 
 @require_POST

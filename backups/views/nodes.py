@@ -7,12 +7,15 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from agents.list_forms import NodeFilters
 from agents.models import Node, Storage
+from agents.serializers import NodeSerializer
 from backups.leftovers import request_sweep
 from backups.node_forms import NodeForm, StorageForm
 from backups.nodes import (
@@ -28,16 +31,28 @@ from backups.nodes import (
 )
 from common.errors import BackupsiteError, NotAllowedError
 from tenants.access import get_for_user, may, may_create
+from tenants.listing import Listing, Sort
 from tenants.roles import Action
-from tenants.views import STATUS_WRONG_INPUT, back_with_error, paginate, portal_page, show_error
+from tenants.views import STATUS_WRONG_INPUT, back_with_error, portal_page, show_error
+
+NODES = Listing(
+    name="nodes",
+    form=NodeFilters,
+    sorts={
+        "name": Sort("Node", ("name",)),
+        "status": Sort("Status", ("status",)),
+        "added": Sort("Added", ("created_at",), falls=True),
+    },
+    order="name",
+    serializer=NodeSerializer,
+)
 
 
 @require_GET
 @portal_page
-def node_list(request: HttpRequest) -> HttpResponse:
-    nodes = Node.objects.for_user(request.user).order_by("name")
-    context = {"page": paginate(request, nodes), "may_create": may_create(request.user, Node)}
-    return render(request, "backups/nodes.html", context)
+def node_list(request: HttpRequest) -> HttpResponseBase:
+    context = {"may_create": may_create(request.user, Node)}
+    return NODES.answer(request, Node.objects.for_user(request.user), "backups/nodes.html", context)
 
 
 @require_http_methods(["GET", "POST"])

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from agents.models import Node
 from backups.node_load import LOOKED_BACK, LoadMap, load_map
 from backups.overview import overview_of
 from common.errors import BackupsiteError, NotFoundError
 from definitions.models import Definition, SpreadAct
+from definitions.planner import heat_map
 from definitions.planning_forms import PileForm
-from definitions.spreading import NIGHT, find_act, movable_pile, preview_pile, spread, spread_pile, undo_spread
-from tenants.models import Tenant
+from definitions.spreading import (
+    NIGHT,
+    find_act,
+    movable_pile,
+    move_to_hour,
+    preview_pile,
+    spread,
+    spread_pile,
+    undo_spread,
+)
+from tenants.models import Person, Tenant
 from tenants.roles import Action
 from tenants.views import STATUS_WRONG_INPUT, back_with_error, paginate, portal_page, show_error
 
@@ -62,6 +74,7 @@ def load_of_nodes(request: HttpRequest) -> HttpResponse:
         "rows": _cells(found),
         "piles": [(item, row.node) for item in found.advice for row in found.rows if row.node.name == item.node],
         "hours": range(24),
+        "pile_url": reverse("definition-spread"),
         "days": LOOKED_BACK.days,
         "last_act": (acts if person.is_superuser else acts.filter(made_by=person)).order_by("-created_at").first(),
     }
@@ -107,8 +120,43 @@ def spread_of_pile(request: HttpRequest) -> HttpResponse:
         "hour": int(hour),
         "rows": [(one, moves.get(one.pk, "")) for one in movable_pile(**chosen)],
         "moves": len(moves),
+        "hours": _hours_of(node, person=person, now=now),
     }
     return render(request, "definitions/pile.html", context, status=STATUS_WRONG_INPUT if form.errors else 200)
+
+
+@require_POST
+@portal_page
+def move_of_pile(request: HttpRequest) -> HttpResponse:
+    """Let the chosen definitions of the node start in another hour: by the form, or dropped onto the hour."""
+    person, now = request.user, timezone.now()
+    node = _chosen(request, "node", Node.objects.for_user(person))
+    if node is None:
+        raise NotFoundError("Name a node.")
+    back = f"{reverse('definition-spread')}?node={node.pk}&hour={_hour(request.GET.get('hour', ''))}"
+    try:
+        made = move_to_hour(
+            definitions=Definition.objects.for_user(person, Action.EDIT),
+            chosen=[_uuid(text) for text in request.POST.getlist("definition")],
+            node=node,
+            hour=_hour(request.POST.get("to", "")),
+            actor=person,
+            now=now,
+        )
+    except NotFoundError:
+        raise
+    except BackupsiteError as error:
+        return back_with_error(request, error, otherwise=back)
+    count = len(made.moves)
+    messages.success(
+        request, f"{count} definition{'' if count == 1 else 's'} moved. You can take it back on this page."
+    )
+    return redirect("definition-load")
+
+
+def _hour(text: str) -> int:
+    """-1, which no day has, for what is no number."""
+    return int(text) if text.isdecimal() and len(text) < 3 else -1
 
 
 def _spread(request: HttpRequest, form: PileForm, chosen: dict[str, Any]) -> bool:
@@ -121,6 +169,16 @@ def _spread(request: HttpRequest, form: PileForm, chosen: dict[str, Any]) -> boo
         return False
     messages.success(request, f"{len(made.moves)} definitions were spread. You can take it back on this page.")
     return True
+
+
+def _hours_of(node: Node, *, person: Person, now: datetime) -> list[dict[str, int]]:
+    """The planned load of the node, to choose a quiet hour by."""
+    seen = Definition.objects.for_user(person).filter(disk__server__node=node)
+    hours = next((row.hours for row in heat_map(seen, now=now).rows), (0.0,) * 24)
+    most = max(hours) or 1
+    return [
+        {"hour": hour, "load": int(value), "shade": round(_SHADES * value / most)} for hour, value in enumerate(hours)
+    ]
 
 
 def _cells(found: LoadMap) -> list[dict[str, Any]]:

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from datetime import date
 from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
 from django.db.models import OuterRef, Subquery
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
 from agents.models import Agent, Disk, Server
+from agents.serializers import ServerSerializer
 from agents.services import set_source_name
 from backups.accounting import usage_of
+from backups.list_forms import ServerFilters
 from backups.models import Backup
+from backups.server_states import states_of
 from backups.services import request_server_backup
 from backups.states import BackupStatus
+from backups.timeline import DiskLine, timelines_of
 from common.errors import BackupsiteError
 from definitions.models import Definition
-from tenants.access import get_for_user, may, tenants_for_new
-from tenants.querysets import sought_first
+from tenants.access import get_for_user, may, may_create, tenants_for_new
+from tenants.listing import Listed, Listing, Sort
 from tenants.roles import Action
-from tenants.views import back_with_error, paginate, portal_page
+from tenants.views import back_with_error, portal_page
 from vaults.key_modes import key_mode_of
 
 SHOWN_BACKUPS = 20
+# More disks than that are on the page of all backups.
+SHOWN_LINES = 20
+MARKS = {
+    "verified": "verified",
+    "unverified": "not verified yet",
+    "pending": "being made",
+    "damaged": "damaged",
+    "lost": "lost",
+    "partly": "some runs missing",
+    "gap": "promised, and no backup made",
+    "removed": "made, and removed since",
+}
 # What a node's own name for a server is, by driver; the others know no servers.
 SOURCE_NAMES = {
     "libvirt": "libvirt: the UUID of its domain (virsh domuuid NAME)",
@@ -35,29 +54,35 @@ SOURCE_NAMES = {
 }
 
 
+SERVERS = Listing(
+    name="servers",
+    form=ServerFilters,
+    sorts={"name": Sort("Server", ("name",)), "added": Sort("Added", ("created_at",), falls=True)},
+    order="name",
+    serializer=ServerSerializer,
+)
+
+
 @require_GET
 @portal_page
-def server_list(request: HttpRequest) -> HttpResponse:
-    servers = Server.objects.for_user(request.user)
-    searched = request.GET.get("q", "").strip().replace("\0", "")
-    if searched:
-        servers = sought_first(servers.filter(name__icontains=searched))
-    page = paginate(request, _with_protection(servers).order_by("name", "pk"))
-    context = {"page": page, "searched": searched}
-    return render(request, "backups/servers.html", context)
+def server_list(request: HttpRequest) -> HttpResponseBase:
+    listed = SERVERS.read(request, Server.objects.for_user(request.user).select_related("tenant"))
+    if not isinstance(listed, Listed):
+        return listed
+    keys = [server.pk for server in listed.rows]
+    states = states_of(keys)
+    good = dict(_with_last_good(Server.objects.filter(pk__in=keys)).values_list("pk", "last_good_at"))
+    rows = [(server, states[server.pk], good.get(server.pk)) for server in listed.rows]
+    may_order = may_create(request.user, Server)
+    return render(request, "backups/servers.html", {"listed": listed, "rows": rows, "may_order": may_order})
 
 
-def _with_protection(servers: Any) -> Any:
-    """Whether a definition is active for the server, and when its last good backup was made."""
+def _with_last_good(servers: Any) -> Any:
+    """When the last good backup of each was made."""
     good = Backup.objects.in_catalogue().filter(
         server=OuterRef("pk"), status__in=[BackupStatus.OK, BackupStatus.RESTORE]
     )
-    active = Definition.objects.filter(disk__server=OuterRef("pk"), active=True)
-    return servers.select_related("tenant").annotate(
-        # Not EXISTS: for a page of fifty the database would collect the definitions of all servers.
-        protected_by=Subquery(active.values("pk")[:1]),
-        last_good_at=Subquery(good.order_by("-created_at").values("created_at")[:1]),
-    )
+    return servers.annotate(last_good_at=Subquery(good.order_by("-created_at").values("created_at")[:1]))
 
 
 @require_GET
@@ -70,7 +95,9 @@ def server_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     backups = Backup.objects.for_user(person).in_catalogue().filter(server=server)
     disks = list(Disk.objects.for_user(person).filter(server=server).order_by("number"))
     drivers = {disk.driver for disk in disks}
+    definitions = definitions.order_by("name", "pk")
     context = {
+        **timeline_context(request, disks, definitions),
         "server": server,
         "space": usage_of(server, now=timezone.now()),
         "key_mode": key_mode_of(server.tenant_id),
@@ -82,12 +109,38 @@ def server_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
         "may_name_source": server.node is not None and person.is_superuser,
         "source_meaning": [meaning for driver, meaning in SOURCE_NAMES.items() if driver in drivers],
         "disks": disks,
-        "definitions": definitions.order_by("name", "pk"),
+        "definitions": definitions,
+        "may_restore": may(person, Action.RESTORE, server),
         "runnable": set(runnable.values_list("pk", flat=True)),
         "backups": backups.order_by("-created_at", "-pk")[:SHOWN_BACKUPS],
         "may_create_definition": tenants_for_new(person, Definition).filter(pk=server.tenant_id).exists(),
     }
     return render(request, "backups/server.html", context)
+
+
+def timeline_context(
+    request: HttpRequest, disks: Sequence[Disk], definitions: Iterable[Definition], *, restoring: bool = False
+) -> dict[str, Any]:
+    """For `backups/_timeline.html`: a line for each disk, and the day of one of them that the address names."""
+    shown = list(disks[:SHOWN_LINES])
+    zone, now = timezone.get_current_timezone(), timezone.now()
+    lines = timelines_of(shown, definitions, person=request.user, now=now, zone=zone)
+    line = next((one for one in lines if str(one.disk.number) == request.GET.get("disk")), None)
+    return {
+        "timeline": lines,
+        "more_disks": len(disks) - len(shown),
+        "chosen_line": line,
+        "chosen_day": _chosen_day(line, request.GET.get("day", "")),
+        "point_url": "backup-restore" if restoring else "backup-detail",
+        "marks": MARKS.items(),
+    }
+
+
+def _chosen_day(line: DiskLine | None, text: str) -> Any:
+    try:
+        return line.day(date.fromisoformat(text)) if line is not None else None
+    except ValueError:
+        return None
 
 
 @require_POST

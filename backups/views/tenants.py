@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
@@ -18,21 +19,37 @@ from backups.tenant_removal import remains_of, request_tenant_deletion, undo_ten
 from common.errors import BackupsiteError
 from tenants.access import get_for_user, may
 from tenants.lifecycle import UNDO_PERIOD
+from tenants.list_forms import TenantFilters
+from tenants.listing import Listing, Sort
 from tenants.models import Person, Tenant, TenantDeletion, TenantEvent
 from tenants.quotas import set_quotas, uses_of
 from tenants.roles import Action
+from tenants.serializers import TenantSerializer
 from tenants.services import resume_tenant, suspend_tenant
 from tenants.sign_in.confirming import ask_to_confirm
-from tenants.views import STATUS_WRONG_INPUT, back_with_error, paginate, portal_page, show_error
+from tenants.views import STATUS_WRONG_INPUT, back_with_error, portal_page, show_error
 
 SHOWN = 20
 
 
+TENANTS = Listing(
+    name="tenants",
+    form=TenantFilters,
+    sorts={
+        "title": Sort("Title", ("title",)),
+        "name": Sort("Name", ("name",)),
+        "status": Sort("Status", ("status",)),
+        "added": Sort("Added", ("created_at",), falls=True),
+    },
+    order="title",
+    serializer=TenantSerializer,
+)
+
+
 @require_GET
 @portal_page
-def tenant_list(request: HttpRequest) -> HttpResponse:
-    tenants = Tenant.objects.for_user(request.user).order_by("title", "name")
-    return render(request, "backups/tenants.html", {"page": paginate(request, tenants)})
+def tenant_list(request: HttpRequest) -> HttpResponseBase:
+    return TENANTS.answer(request, Tenant.objects.for_user(request.user), "backups/tenants.html")
 
 
 @require_GET

@@ -45,7 +45,7 @@ def _tenants(shape: Shape) -> Iterator[dict[str, Any]]:
 
 
 def _vaults(shape: Shape) -> Iterator[dict[str, Any]]:
-    rows = Backup.objects.in_catalogue().order_by().values("vault_id")
+    rows = Backup.objects.in_catalogue().exclude(vault=None).order_by().values("vault_id")
     for row in rows.annotate(backup_count=Count("pk"), soonest_end=Min("manifest__retain_until")):
         yield {**row, "counted_at": shape.at, "violation_count": 0, "ending_count": 0}
 

@@ -42,13 +42,13 @@ def _any_tenant(random: Random, places: Places) -> int:
 
 def _write_audit(shape: Shape, random: Random, places: Places) -> None:
     count = max(1, shape.backups // BACKUPS_PER_RECORD)
-    span = timedelta(days=shape.rounds) / count
+    span = timedelta(days=shape.days) / count
     previous = GENESIS
 
     def rows() -> Iterator[dict[str, Any]]:
         nonlocal previous
         for number in range(1, count + 1):
-            at = shape.at - timedelta(days=shape.rounds) + span * number
+            at = shape.at - timedelta(days=shape.days) + span * number
             server = random.choice(places.servers)
             content = {
                 "id": id_at(at, random),

@@ -13,6 +13,10 @@ SERVERS_PER_NODE = 200
 SERVERS_PER_OWNER = 10
 # Of each hundred servers so many belong to somebody.
 OWNED_PERCENT = 30
+# Of as many servers one has an agent and no node; one backs up to files on its node, not to the vault.
+SERVERS_PER_AGENT, SERVERS_PER_FILE = 10, 20
+# What the backups are spread over, where there are fewer nights than that.
+DAYS = 30
 RESELLERS = 10
 TENANTS_PER_RESELLER = 20
 
@@ -31,6 +35,16 @@ class Shape:
     def rounds(self) -> int:
         """How many nights there are: each server has a backup of each, until the number is reached."""
         return -(-self.backups // self.servers)
+
+    @property
+    def days_apart(self) -> int:
+        """From one night with backups to the next."""
+        return max(1, DAYS // self.rounds)
+
+    @property
+    def days(self) -> int:
+        """From the first night to the present."""
+        return self.rounds * self.days_apart
 
     def servers_of_tenants(self) -> list[int]:
         """How many servers each tenant has, the largest first; at least one."""
@@ -53,5 +67,5 @@ def id_at(moment: datetime, random: Random) -> UUID:
 
 def slot_of(shape: Shape, night: int, offset_seconds: int) -> datetime:
     """The time of a backup: `night` counts from the oldest, the offset from 22:00 on."""
-    first = shape.at.replace(hour=22, minute=0, second=0, microsecond=0) - timedelta(days=shape.rounds + 1)
-    return first + timedelta(days=night, seconds=offset_seconds)
+    last = shape.at.replace(hour=22, minute=0, second=0, microsecond=0) - timedelta(days=2)
+    return last - timedelta(days=(shape.rounds - 1 - night) * shape.days_apart) + timedelta(seconds=offset_seconds)

@@ -9,7 +9,6 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from agents.models import Agent
 from backups.models import Backup, Job, JobEvent
 from backupsite.seeding.places import Places, SeededServer
 from backupsite.seeding.shape import Shape, id_at, slot_of
@@ -20,8 +19,8 @@ MIB = 1024**2
 MANIFEST_BYTES = 4096
 # Of a thousand: jobs that failed, restores beside the backups, backups that are lost or damaged.
 FAILED, RESTORES, LOST, DAMAGED = 20, 5, 3, 2
-# Of each hundred servers so many have an agent.
-AGENT_PERCENT = 10
+# Of a thousand backups so many were checked by a job of its own.
+CHECKED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ def write_work(shape: Shape, random: Random, places: Places) -> None:
         lot = [
             _backup(shape, random, places.servers[index], night, count + place) for place, index in enumerate(chosen)
         ]
-        tables[StoredObject].write(_manifest(places, backup) for backup in lot)
+        tables[StoredObject].write(_manifest(places, backup) for backup in lot if not backup.server.copies)
         tables[Backup].write(_backup_row(places, backup, random, oldest=night == 0) for backup in lot)
         jobs = [row for backup in lot for row in _jobs(places, backup, random)]
         tables[Job].write(jobs)
@@ -53,12 +52,6 @@ def write_work(shape: Shape, random: Random, places: Places) -> None:
         count += len(lot)
     tables[StoredObject].count_on()
     Table(Job, now=shape.at).write(_active_jobs(shape, random, places))
-    Table(Agent, now=shape.at).write(
-        {"id": id_at(shape.at, random), "server_id": server.id, "name": server.name, "status": "enrolled"}
-        | {"public_key": random.randbytes(32), "last_seen_at": shape.at, "version": "1.0"}
-        for number, server in enumerate(places.servers)
-        if number % 100 < AGENT_PERCENT
-    )
 
 
 def _backup(shape: Shape, random: Random, server: SeededServer, night: int, number: int) -> SeededBackup:
@@ -96,7 +89,6 @@ def _backup_row(places: Places, backup: SeededBackup, random: Random, *, oldest:
         "created_at": backup.at,
         "changed_at": backup.at,
         "tenant_id": places.tenants[server.tenant],
-        "vault_id": places.vaults[server.tenant],
         "server_id": server.id,
         "disk_id": server.disk,
         "definition_id": server.definition,
@@ -113,15 +105,26 @@ def _backup_row(places: Places, backup: SeededBackup, random: Random, *, oldest:
         "changed_bytes": stored,
         "stored_bytes": stored,
         "sequence": backup.sequence,
-        "manifest_id": backup.number,
-        "immutable_until": backup.at + timedelta(days=14),
+        **_where(places, backup),
         "health": "damaged" if damaged else "verified" if chance % 4 == 0 else "unverified",
         "damaged_bytes": 65536 if damaged else 0,
+        "damage": [[1024**3, 65536]] if damaged else [],
+        "verified_at": backup.at + timedelta(days=1) if chance % 4 == 0 or damaged else None,
         # Of all that it needs only the manifest has a row here.
         "unique_bytes": MANIFEST_BYTES,
         # Of the oldest night retention took some.
         "removed_at": backup.at + timedelta(days=9) if oldest and chance % 2 else None,
     }
+
+
+def _where(places: Places, backup: SeededBackup) -> dict[str, Any]:
+    server = backup.server
+    if server.copies:
+        place = f"backups/{backup.server.name}-{backup.number}.img"
+        return {"type": "file", "storage_id": server.copies, "place": place, "sha256": f"{backup.number:064x}"}
+    content = {} if server.node else {"content": "tree", "counts": {"files": 100_000, "directories": 9_000}}
+    locked = {"manifest_id": backup.number, "immutable_until": backup.at + timedelta(days=14)}
+    return {"vault_id": places.vaults[server.tenant], **locked, **content}
 
 
 def _jobs(places: Places, backup: SeededBackup, random: Random) -> Iterator[dict[str, Any]]:
@@ -145,6 +148,10 @@ def _jobs(places: Places, backup: SeededBackup, random: Random) -> Iterator[dict
         later = at + timedelta(hours=9)
         times = dict.fromkeys(("created_at", "changed_at", "started_at", "finished_at"), later)
         yield {**common, **times, "id": id_at(later, random), "kind": "restore", "state": "ok", "backup_id": backup.id}
+    elif chance < FAILED + RESTORES + CHECKED:
+        later = at + timedelta(hours=12)
+        times = dict.fromkeys(("created_at", "changed_at", "started_at", "finished_at"), later)
+        yield {**common, **times, "id": id_at(later, random), "kind": "verify", "state": "ok", "backup_id": backup.id}
 
 
 def _active_jobs(shape: Shape, random: Random, places: Places) -> Iterator[dict[str, Any]]:
@@ -162,5 +169,7 @@ def _active_jobs(shape: Shape, random: Random, places: Places) -> Iterator[dict[
             "definition_id": server.definition,
             "backup_name": f"daily-{shape.at:%Y%m%d_%H%M%S}",
             "total_bytes": server.size_bytes,
+            "phase": "copying" if runs else "",
+            "done_bytes": server.size_bytes // 3 if runs else 0,
             **lease,
         }

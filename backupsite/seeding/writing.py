@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from itertools import islice
 from typing import Any
 from uuid import UUID
@@ -83,6 +83,8 @@ def _for_sqlite(value: Any) -> Any:
     """As Django itself stores it there."""
     if isinstance(value, UUID):
         return value.hex
+    if isinstance(value, time):
+        return str(value)
     if isinstance(value, datetime):
         return str(value.astimezone(UTC).replace(tzinfo=None))
     return value

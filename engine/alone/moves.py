@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from engine.alone.bucket import Bucket, BucketSource, StoredVersion, read_fitting
 from engine.alone.catalogue import OpenDomain
@@ -11,11 +12,13 @@ from engine.alone.layout import sha256_of_key
 from engine.alone.parallel import ordered_results
 from engine.codec import OBJECT_SIZE_MAX
 from engine.errors import EngineError, StoreError, StoreNotFoundError
+from engine.index import MapEntry, resolve
 from engine.manifest import CONTENT_DISK, ObjectEntry
 from engine.ranges import ByteRange, survey_damage
-from engine.relocations import Relocations, parse_relocations
+from engine.relocations import Relocations, moved_places, parse_relocations
 from engine.repository import MapReader, open_manifest
 from engine.store.base import ObjectKind, ObjectRef, object_key
+from engine.stream_survey import affected_ranges
 
 # Relocation objects may be large, so few are on their way at once.
 _OBJECTS_AT_ONCE = 2
@@ -67,20 +70,23 @@ class Moves:
     def _lost_ranges(
         self, manifest_ref: ObjectRef, packs: Collection[bytes], bad_packs: Collection[bytes]
     ) -> Iterator[ByteRange]:
-        """What of a disk image is lost without these packs. Reads the map, no pack."""
+        """What of a backup is lost without these packs (of a tree: in its files). Reads the map, no pack."""
         source = BucketSource(self._bucket)
         map_key = self._domain.domain_keys.map_key
         writers = self._domain.description.body.writers
         manifest = open_manifest(
             manifest_ref=manifest_ref, object_source=source, trusted_writers=writers, map_key=map_key
         )
-        if manifest.body.content != CONTENT_DISK:
-            yield 0, manifest.body.size_bytes
-            return
         relocations = self.relevant(packs)
         gone = {*packs, *bad_packs, *self._gone_targets(source, relocations)}
-        reader = MapReader(manifest=manifest, object_source=source, map_key=map_key)
-        yield from survey_damage(reader, gone, relocations=relocations)
+        if manifest.body.content == CONTENT_DISK:
+            reader = MapReader(manifest=manifest, object_source=source, map_key=map_key)
+            yield from survey_damage(reader, gone, relocations=relocations)
+            return
+        affected = affected_ranges(
+            manifest=manifest, object_source=source, map_key=map_key, is_lost=partial(_is_lost, gone, relocations)
+        )
+        yield from ((found.offset, found.lost_bytes) for found in affected)
 
     def _gone_targets(self, source: BucketSource, relocations: list[Relocations]) -> Iterator[bytes]:
         for entry in {entry.sha256: entry for relocation in relocations for entry in relocation.packs}.values():
@@ -125,3 +131,8 @@ class Moves:
             return None
         except EngineError:
             return None
+
+
+def _is_lost(gone: Collection[bytes], relocations: list[Relocations], entry: MapEntry) -> bool:
+    """Whether neither the chunk's own pack is there nor one that it was moved to."""
+    return resolve(entry.object_name) in gone and all(place.pack in gone for place in moved_places(relocations, entry))

@@ -96,6 +96,7 @@ class _Source:
             "object_source": BucketSource(self.bucket),
             "keys": self.keys,
             "trusted_writers": self.domain.description.body.writers,
+            "relocations": self.relocations,
         }
 
 
@@ -157,9 +158,7 @@ def _is_in_place(content: str, order: RestoreOrder) -> bool:
 
 
 def _source(bucket: Bucket, domain: OpenDomain, body: ManifestBody, ref: ObjectRef) -> _Source:
-    relocations: Sequence[Relocations] = ()
-    if body.content == CONTENT_DISK:
-        relocations = Moves(bucket, domain).relevant([entry.sha256 for entry in body.packs])
+    relocations = Moves(bucket, domain).relevant([entry.sha256 for entry in body.packs])
     moved_sessions = [session for relocation in relocations for session in relocation.sessions]
     data_keys = domain.keyring.data_keys([*body.sessions, *moved_sessions])
     return _Source(bucket, domain, body, ref, RestoreKeys(domain.domain_keys, data_keys), relocations)
@@ -173,7 +172,6 @@ def _restore_disk(source: _Source, order: RestoreOrder, progress: ProgressReport
                 target=target,
                 differential=order.resume,
                 fill_damaged=order.fill_damaged,
-                relocations=source.relocations,
                 progress=progress,
                 cancel=cancel,
             )

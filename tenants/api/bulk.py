@@ -81,31 +81,39 @@ class BulkResultSerializer(serializers.Serializer[Any]):
 def bulk_response(view: Any, verbs: Mapping[str, Verb], order: Mapping[str, Any]) -> Response:
     """Do the order's action on its ids. Raises NotAllowedError when the caller may do it with nothing at all."""
     verb = verbs[order["action"]]
-    person = view.request.user
-    if not view.queryset.all().for_user(person, verb.role_action).exists():
-        raise NotAllowedError(f"Your role does not {verb.role_action} {view.queryset.model._meta.verbose_name_plural}.")
-    with transaction.atomic():
-        results = [_one(view, verb, order, key) for key in order["ids"]]
+    route = f"{view.basename}-bulk"
+    results = carry_out(view.queryset.all(), verb, order, person=view.request.user, route=route)
     return Response(BulkResultSerializer({"results": results}).data)
 
 
-def _one(view: Any, verb: Verb, order: Mapping[str, Any], key: UUID) -> dict[str, Any]:
+def carry_out(rows: Any, verb: Verb, order: Mapping[str, Any], *, person: Person, route: str) -> list[dict[str, Any]]:
+    """The same for whoever asks: one result for each of the order's `ids`, as BulkItemSerializer has them.
+
+    `rows` are of a scoped model, not yet narrowed to the person; `route` goes into the record of what was refused.
+    """
+    if not rows.for_user(person, verb.role_action).exists():
+        raise NotAllowedError(f"Your role does not {verb.role_action} {rows.model._meta.verbose_name_plural}.")
+    with transaction.atomic():
+        return [_one(rows, verb, order, key, person=person, route=route) for key in order["ids"]]
+
+
+def _one(rows: Any, verb: Verb, order: Mapping[str, Any], key: UUID, *, person: Person, route: str) -> dict[str, Any]:
     try:
         with transaction.atomic():
-            found = get_for_user(view.queryset.all(), person=view.request.user, action=verb.role_action, pk=key)
-            location = verb.run(found, order, view.request.user)
+            found = get_for_user(rows, person=person, action=verb.role_action, pk=key)
+            location = verb.run(found, order, person)
     except ModelValidationError as error:
-        return _refused(view, key, InvalidInputError(" ".join(error.messages)))
+        return _refused(route, key, InvalidInputError(" ".join(error.messages)))
     except BackupsiteError as error:
         if error.http_status == 500:
             raise
-        return _refused(view, key, error)
+        return _refused(route, key, error)
     return {"id": key, "status": verb.status, "code": "ok", "detail": "", "location": location}
 
 
-def _refused(view: Any, key: UUID, error: BackupsiteError) -> dict[str, Any]:
+def _refused(route: str, key: UUID, error: BackupsiteError) -> dict[str, Any]:
     if error.http_status in {403, 404}:
         # The answer as a whole is 200, so the middleware does not see it.
-        facts = {"method": "POST", "route": f"{view.basename}-bulk", "object": str(key), "status": error.http_status}
+        facts = {"method": "POST", "route": route, "object": str(key), "status": error.http_status}
         note_refusal(action=REFUSED, facts=facts, now=timezone.now())
     return {"id": key, "status": error.http_status, "code": error.code, "detail": error.message, "location": None}

@@ -80,6 +80,36 @@ class Position:
     reverse: bool
 
 
+@dataclass(frozen=True, slots=True)
+class KeysetPage:
+    """Some rows of a list; `next` and `previous` are cursors, None at the ends."""
+
+    rows: list[Any]
+    next: str | None
+    previous: str | None
+
+
+def read_page(queryset: Any, *, cursor: str | None, limit: int) -> KeysetPage:
+    """At most `limit` rows from the cursor on, in the queryset's own order; in one statement.
+
+    Raises ValidationError for a cursor that is not one of this list in this order.
+    """
+    columns = columns_of(queryset)
+    position = _decoded(cursor, columns, queryset.model)
+    rows = list(_from(queryset, columns, position)[: limit + 1])
+    more, rows = len(rows) > limit, rows[:limit]
+    reverse = position is not None and position.reverse
+    if reverse:
+        rows.reverse()
+    has_next = bool(rows) and (more or reverse)
+    has_previous = bool(rows) and (more if reverse else position is not None)
+    return KeysetPage(
+        rows=rows,
+        next=_encoded(rows[-1], columns, reverse=False) if has_next else None,
+        previous=_encoded(rows[0], columns, reverse=True) if has_previous else None,
+    )
+
+
 class KeysetPaging(BasePagination):
     """`cursor` and `limit`; the total only with `count=true`, and only up to COUNT_CAP.
 
@@ -97,18 +127,9 @@ class KeysetPaging(BasePagination):
         self._address = request.build_absolute_uri()
         limit = _number(request, "limit", least=1, most=LARGEST_LIMIT, default=DEFAULT_LIMIT)
         self._count = _count(queryset) if _wants_count(request) else None
-        columns = columns_of(queryset)
-        position = _decoded(request.query_params.get("cursor"), columns, queryset.model)
-        rows = list(_from(queryset, columns, position)[: limit + 1])
-        more, rows = len(rows) > limit, rows[:limit]
-        reverse = position is not None and position.reverse
-        if reverse:
-            rows.reverse()
-        self._next = rows and (more or reverse) and _encoded(rows[-1], columns, reverse=False)
-        self._previous = (
-            rows and (more if reverse else position is not None) and _encoded(rows[0], columns, reverse=True)
-        )
-        return rows
+        page = read_page(queryset, cursor=request.query_params.get("cursor"), limit=limit)
+        self._next, self._previous = page.next, page.previous
+        return page.rows
 
     def get_paginated_response(self, data: Any) -> Response:
         return Response({"next": self._link(self._next), "previous": self._link(self._previous)} | self._total(data))

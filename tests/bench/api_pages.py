@@ -6,62 +6,47 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from django.urls import NoReverseMatch, reverse
 from rest_framework.pagination import BasePagination
 
 from backupsite.api_router import router
 from tenants.api.paging import KeysetPaging
 from tenants.models import Person, Tenant
+from tests.portal.test_pages import COLLECTIONS, READ_PAGES
 
-# Pages of the portal that look at everything there is, forms that choose from it, and their suggestions.
-PORTAL_PAGES = {
-    "dashboard": "",
-    "vault-overview": "",
-    "people-invite": "",
-    "definition-create": "",
-    "webhook-new": "",
-    "tenant-choices": "",
-    "tenant-choices?q": "q=00012",
-    "server-choices": "",
-    "server-choices?q": "q=web-01",
-    "server-choices?none": "q=nothing",
-    "disk-choices": "",
-    "disk-choices?q": "q=web-01",
-    "disk-choices?none": "q=nothing",
+# Pages of the portal as people search and open them; all others are asked for plainly.
+PORTAL_VARIANTS = {
+    "servers/": ("q=web-01", "q=nothing"),
+    "definitions/": ("q=web-01", "q=nothing"),
+    "audit/": ("actor=admin-00001", "actor=nobody"),
+    "agents/": ("unused",),
+    "choices/tenants/": ("q=00012",),
+    "choices/servers/": ("q=web-01", "q=nothing"),
+    "choices/disks/": ("q=web-01", "q=nothing"),
 }
-# Lists of the portal, by their names; each is for everybody.
-PORTAL_LISTS = (
-    "server-list",
-    "definition-list",
-    "backup-list",
-    "job-list",
-    "restore-list",
-    "tenant-list",
-    "people-list",
-    "key-list",
-    "notice-list",
-    "audit-list",
-    "approval-list",
-    "token-list",
-)
-# The same lists as somebody searches them.
-PORTAL_SEARCHES = {
-    "server-list": ("q=web-01", "q=nothing"),
-    "definition-list": ("q=web-01", "q=nothing"),
-    "audit-list": ("actor=admin-00001", "actor=nobody"),
-}
-# Details of the portal, with the API's list that an object is taken from.
-PORTAL_DETAILS = {
-    "server-detail": "servers",
-    "definition-detail": "definitions",
-    "backup-detail": "backups",
-    "job-detail": "jobs",
-    "tenant-detail": "tenants",
-    "person-detail": "people",
-    "key-detail": "keys",
-    "vault-detail": "vaults",
-    "webhook-detail": "webhooks",
-    "backup-restore": "backups",
+# Where the API's list of a page's objects is called otherwise.
+OBJECTS = {"copies": "stray-copies"}
+# GET of the es grammar below /api/, of a row of the API's list; whole lists are asked for by the page.
+WHOLE = "full=true&extended=true&page=1&limit=100"
+ES = {
+    f"vm?{WHOLE}": "",
+    "vm?page=1": "",
+    "vm/%(name)s": "servers",
+    f"vm/define/backup?{WHOLE}": "",
+    f"vm/%(name)s/define/backup?{WHOLE}": "servers",
+    "vm/%(server_name)s/define/backup/%(name)s": "definitions",
+    f"vm/%(name)s/backup?{WHOLE}": "servers",
+    "vm/%(server_name)s/backup/%(name)s": "backups",
+    f"dc?{WHOLE}": "",
+    "dc/%(name)s": "tenants",
+    f"node?{WHOLE}": "",
+    "node/%(name)s": "nodes",
+    f"node/%(name)s/define/backup?{WHOLE}": "nodes",
+    f"node/%(name)s/backup?{WHOLE}": "nodes",
+    f"node/%(name)s/storage?{WHOLE}": "nodes",
+    "task": "",
+    "task/log": "",
+    "task/log/stats": "",
+    "task/%(id)s": "jobs",
 }
 # Other ways to ask for a list: orders that it offers, and what people filter by.
 VARIANTS = {
@@ -86,12 +71,15 @@ VARIANTS = {
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`kind`: list, next (the page after the first), page, or detail. A detail is that of the first row of `of`."""
+    """`kind`: list, next (the page after the first), page, detail, es. A detail is that of the first row of `of`."""
 
     name: str
     kind: str
     address: str
     of: str = ""
+
+    def filled(self, row: dict[str, Any]) -> str:
+        return self.address % {**row, "key": row.get("id") or row.get("code")}
 
 
 def people() -> dict[str, Person]:
@@ -108,7 +96,14 @@ def people() -> dict[str, Person]:
 
 
 def pages() -> Iterator[Page]:
-    """Every list of the API, from its router, and of the portal, with their details."""
+    """Every list of the API, from its router, every page of the portal, from the tables of its tests, and es."""
+    yield from _of_api()
+    yield from _of_portal()
+    for path, of in ES.items():
+        yield Page(f"es {path.partition('?full')[0]}", "es", f"/api/{path}", of=of)
+
+
+def _of_api() -> Iterator[Page]:
     for prefix, viewset, _ in router.registry:
         yield Page(f"api {prefix}", "list", f"/api/v1/{prefix}/")
         yield from (
@@ -116,20 +111,18 @@ def pages() -> Iterator[Page]:
         )
         if issubclass(viewset.pagination_class or BasePagination, KeysetPaging):
             yield Page(f"api {prefix}, 2nd page", "next", f"/api/v1/{prefix}/")
-        yield Page(f"api {prefix}/<id>", "detail", f"/api/v1/{prefix}/%s/", of=prefix)
-    for name in PORTAL_LISTS:
-        yield Page(f"portal {name}", "list", reverse(name))
-        for query in PORTAL_SEARCHES.get(name, ()):
-            yield Page(f"portal {name}?{query}", "list", f"{reverse(name)}?{query}")
-    for name, query in PORTAL_PAGES.items():
-        yield Page(f"portal {name}", "page", f"{reverse(name.partition('?')[0])}?{query}".rstrip("?"))
-    for name, of in PORTAL_DETAILS.items():
-        yield Page(f"portal {name}", "detail", _pattern(name), of=of)
+        yield Page(f"api {prefix}/<id>", "detail", f"/api/v1/{prefix}/%(key)s/", of=prefix)
 
 
-def _pattern(name: str) -> str:
-    some: Any = "00000000-0000-0000-0000-000000000000"
-    try:
-        return reverse(name, args=[some]).replace(some, "%s")
-    except NoReverseMatch:
-        return reverse(name, args=[0]).replace("0", "%s")
+def _of_portal() -> Iterator[Page]:
+    """A list is what has a list of the same name in the API, or was always one."""
+    lists = {prefix for prefix, _, _ in router.registry}
+    for path in COLLECTIONS:
+        kind = "list" if path.removesuffix("/") in lists else "page"
+        yield Page(f"portal /{path}", kind, f"/{path}")
+        for query in PORTAL_VARIANTS.get(path, ()):
+            yield Page(f"portal /{path}?{query}", kind, f"/{path}?{query}")
+    for path in READ_PAGES:
+        first = path.split("/")[0]
+        of = OBJECTS.get(first, first)
+        yield Page(f"portal /{path}", "detail", f"/{path.replace('<pk>', '%(key)s')}", of=of)

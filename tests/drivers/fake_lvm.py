@@ -13,7 +13,7 @@ import os
 import sys
 
 BLOCK = 65536
-PROGRAMS = ("lvs", "lvcreate", "lvchange", "lvremove", "dmsetup", "thin_delta", "thin_dump")
+PROGRAMS = ("lvs", "vgs", "lvcreate", "lvchange", "lvremove", "dmsetup", "thin_delta", "thin_dump")
 
 
 class Refused(Exception):
@@ -57,7 +57,21 @@ class Fake:
             raise Refused(f"Failed to find logical volume {whole!r}")
         return self.volumes[name]
 
+    def vgs(self, args: list[str]) -> str:
+        return json.dumps({"report": [{"vg": [{"vg_free": str(self.state["free"])}]}]})
+
     def lvs(self, args: list[str]) -> str:
+        if args[-1] == "vg_name,lv_name,lv_kernel_major,lv_kernel_minor":
+            rows = [
+                {
+                    "vg_name": self.state["group"],
+                    "lv_name": name,
+                    "lv_kernel_major": "253",
+                    "lv_kernel_minor": str(number),
+                }
+                for number, name in enumerate(self.volumes)
+            ]
+            return json.dumps({"report": [{"lv": rows}]})
         if args[-1] != self.state["group"]:
             raise Refused(f'Volume group "{args[-1]}" not found')
         rows = []
@@ -78,6 +92,7 @@ class Fake:
                     "data_percent": "",
                     "metadata_percent": "",
                     **(pool if one["is_pool"] else volume),
+                    **one.get("told", {}),
                 }
             )
         return json.dumps({"report": [{"lv": rows}]})
@@ -91,6 +106,10 @@ class Fake:
         if "--snapshot" in args:
             origin = args[-1].partition("/")[2]
             self.write(name, self.read(origin))
+            if ("--size" in args) == bool(target["pool"]):
+                raise Refused("Snapshots of thin volumes have no size of their own, others need one")
+            if "--size" in args:
+                self.state["free"] -= int(args[args.index("--size") + 1].rstrip("b"))
             one |= {"pool": target["pool"], "origin": origin, "size": target["size"], "active": False}
             self.volumes[name] = one
         else:
@@ -172,7 +191,7 @@ def make(folder: str, *, group: str) -> None:
         os.makedirs(f"{folder}/{name}")
     pool = {"uuid": "u0", "id": 0, "pool": "", "origin": "", "size": 1 << 30, "active": True, "open": False}
     volumes = {"pool": {**pool, "is_pool": True}}
-    state = {"group": group, "next": 0, "held": "", "data_percent": 10.0, "volumes": volumes}
+    state = {"group": group, "next": 0, "held": "", "data_percent": 10.0, "free": 1 << 30, "volumes": volumes}
     with open(f"{folder}/state.json", "w") as file:
         json.dump(state, file)
     for name in PROGRAMS:

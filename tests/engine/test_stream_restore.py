@@ -9,11 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import CanceledError, DamagedError, KeyMismatchError, StoreError
-from engine.index import resolve
+from engine.index import MapEntry, resolve
 from engine.restore import RestoreKeys
+from engine.store.base import ObjectSource
 from engine.store.memory import Fault
 from engine.stream_pages import ChunkRow, PageKind
-from engine.stream_reader import PageReader, chunk_walk
+from engine.stream_reader import LostPage, PageReader, chunk_walk
 from engine.stream_restore import OutputError
 from engine.writer import WriteResult
 from tests.engine.chunk_support import read_stream, write_stream
@@ -51,6 +52,33 @@ def test_nothing_behind_the_first_damage_is_written() -> None:
 
     assert caught.value.ranges == ((offset, row.entry.plain_length),)
     assert output.getvalue() == data[:offset]
+
+
+def test_pages_that_lie_side_by_side_are_asked_for_together_and_lost_one_by_one() -> None:
+    vault = Vault()
+    result = write_stream(vault, noise(1_500_000))
+    info = vault.open(result.manifest)
+    pages: list[MapEntry] = []
+
+    def walked(source: ObjectSource) -> list[tuple[int, ChunkRow | LostPage]]:
+        pages.clear()
+        reader = PageReader(
+            manifest=info,
+            object_source=source,
+            map_key=vault.domain_keys.map_key,
+            on_page=lambda kind, level, first, ref: pages.append(ref),
+        )
+        return list(chunk_walk(reader, report_lost=True).from_offset(info.root))
+
+    before = vault.store.operation_count
+    whole = walked(vault.store)
+    assert len(pages) > 15 and vault.store.operation_count - before <= 5
+
+    hit = pages[7]
+    damaged = walked(_flipped(vault, resolve(hit.object_name), hit.offset))
+    [lost] = [row for _, row in damaged if isinstance(row, LostPage)]
+    kept = [one for one in whole if not lost.offset <= one[0] < lost.offset + lost.total_bytes]
+    assert [one for one in damaged if one[1] is not lost] == kept and len(whole) - len(kept) == lost.leaf_count
 
 
 def test_damage_is_filled_with_zeros_only_when_asked_and_still_told() -> None:

@@ -228,14 +228,14 @@ def test_searched_lists_are_in_order_whether_few_or_many_are_found(
     make_definition(make_server(world.theirs.tenant, name="part-foreign"))
     client = world.client("admin_a")
 
-    servers = [row.name for row in client.get("/servers/?q=PART").context["page"]]
-    definitions = [row.disk.server.name for row in client.get("/definitions/?q=part").context["page"]]
+    servers = [row.name for row in client.get("/servers/?q=PART").context["listed"].rows]
+    definitions = [row.disk.server.name for row in client.get("/definitions/?q=part").context["listed"].rows]
 
     assert sorted(servers) == sorted(definitions) == ["Part-b", "part-a", "part-c"]
     assert [name for name in servers if name != "Part-b"] == ["part-a", "part-c"]
     assert len(suggested(world, "admin_a", "servers", "part")) == 3
     # A name of definitions finds where no server is called so.
-    named = client.get(f"/definitions/?q={world.ours.definition.name[:4]}").context["page"]
+    named = client.get(f"/definitions/?q={world.ours.definition.name[:4]}").context["listed"].rows
     assert world.ours.definition in list(named)
 
 

@@ -24,6 +24,7 @@ READ_PAGES = {
     "asked-restores/<pk>/": (200, 200, 403),
     "servers/<pk>/": (200, 200, 200),
     "servers/<pk>/enrol/": (200, 200, 403),
+    "servers/<pk>/restore/": (200, 200, 403),
     "definitions/<pk>/": (200, 200, 200),
     "definitions/<pk>/edit/": (200, 200, 403),
     "definitions/<pk>/delete/": (200, 200, 403),
@@ -129,6 +130,7 @@ COLLECTIONS = {
     "definitions/": (200, 200, 200),
     "definitions/new/": (200, 200, 403),
     "definitions/preview/": (200, 200, 200),
+    "definitions/places/": (200, 200, 403),
     "definitions/overview/": (200, 200, 200),
     "definitions/load/": (200, 200, 200),
     # Without a node and an hour there is nothing.
@@ -142,10 +144,14 @@ COLLECTIONS = {
     "copies/": (200, 200, 200),
     "budgets/": (200, 200, 200),
     "health/": (200, 403, 403),
+    "settings/": (200, 403, 403),
+    "regions/": (200, 200, 200),
+    "regions/new/": (200, 403, 403),
     "budgets/new/": (200, 403, 403),
     "choices/tenants/": (200, 200, 200),
     "choices/servers/": (200, 200, 200),
     "choices/disks/": (200, 200, 200),
+    "choices/nodes/": (200, 200, 200),
     "backups/": (200, 200, 200),
     "nodes/": (200, 200, 200),
     "nodes/new/": (200, 403, 403),
@@ -153,6 +159,8 @@ COLLECTIONS = {
     "restores/": (200, 200, 200),
     "keys/": (200, 200, 200),
     "vaults/overview/": (200, 200, 200),
+    "overview/days/": (200, 200, 200),
+    "overview/places/": (200, 200, 200),
     "notifications/": (200, 200, 200),
     "webhooks/new/": (200, 200, 403),
     "people/": (200, 200, 200),
@@ -164,9 +172,16 @@ COLLECTIONS = {
     "tokens/new/": (200, 200, 200),
 }
 OTHERS = {
+    # test_lists_bulk.py
+    "backups/bulk/",
+    "definitions/bulk/",
     # Everybody's own: test_tokens.py here.
     "tokens/<pk>/end/",
     "tokens/<pk>/rotate/",
+    # Takes a POST of a node's definitions: test_wizards.py here.
+    "definitions/load/move/",
+    # By code, not by id: test_settings_pages.py
+    "regions/<str:code>/edit/",
     # test_planning_pages.py
     "policies/<pk>/take-back/<int:assignment_pk>/",
     # No pages, and for everybody: tests/agents/test_program_install.py.
@@ -355,7 +370,7 @@ def test_the_counts_of_the_dashboard_are_of_what_is_visible(world: World) -> Non
         context = world.client(name).get("/").context
         return (
             context["totals"].server_count,
-            context["totals"].protected_count,
+            context["totals"].states["waiting"],
             context["totals"].definition_count,
             context["totals"].good_count,
         )
@@ -364,6 +379,8 @@ def test_the_counts_of_the_dashboard_are_of_what_is_visible(world: World) -> Non
     assert counts("admin_a") == (2, 1, 1, 1)
     assert counts("owner_a1") == (1, 1, 1, 1)
     assert counts("owner_a2") == (1, 0, 0, 0)
+    # What nobody looked at yet waits; without an active definition it is unprotected.
+    assert world.client("super").get("/").context["totals"].states["unprotected"] == 2
 
 
 def test_a_foreign_filter_is_404(world: World) -> None:
@@ -480,7 +497,7 @@ def test_the_error_pages_say_what_and_nothing_of_the_inside(world: World, monkey
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("secret inside")
 
-    monkeypatch.setattr("backups.views.servers.paginate", fail)
+    monkeypatch.setattr("backups.views.servers.states_of", fail)
     broken = client.get("/servers/")
     assert (missing.status_code, refused.status_code, broken.status_code) == (404, 403, 500)
     assert "Ask an administrator of the tenant" in refused.content.decode()

@@ -11,7 +11,7 @@ NAMES = ["super", "admin_a", "admin_b", "owner_a1", "owner_a2"]
 
 def test_the_list_shows_ones_own_and_a_superadmin_all(world: World) -> None:
     for name in NAMES:
-        shown = {row.person_id for row in world.client(name).get("/tokens/").context["page"]}
+        shown = {row.person_id for row in world.client(name).get("/tokens/").context["listed"].rows}
         own = {world.people[name].pk} & {token.person_id for token in (world.ours.token, world.theirs.token)}
         everybodys = {world.ours.token.person_id, world.theirs.token.person_id}
         assert shown == (everybodys if name == "super" else own)

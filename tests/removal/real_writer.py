@@ -8,10 +8,12 @@ import hashlib
 import threading
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 from django.db.models import Q
 
+from agents.models import Disk
 from agents.program.healing import HealedBlocks
 from agents.protocol import CommitRequest, ObjectMessage
 from backups import committer, opening
@@ -21,6 +23,7 @@ from backups.queue import create_backup_job
 from backups.resuming import resumable_sessions
 from backups.states import JobState
 from backups.transitions import claim_job, end_session_job, request_commit
+from definitions.models import Definition
 from engine.envelope import unwrap_envelope
 from engine.errors import StoreError
 from engine.relocations import Relocations, parse_relocations
@@ -76,6 +79,12 @@ class Mover:
     world: World
     image: bytearray
     sent: list[str] = field(default_factory=list)
+    # Of a disk of its own; None: the world's.
+    definition: Definition | None = None
+
+    @property
+    def _disk(self) -> Disk:
+        return self.definition.disk if self.definition is not None else self.world.disk
 
     def back_up(self) -> Backup:
         """One backup, whatever it takes: a killed worker is replaced, a failed job is asked for again."""
@@ -95,7 +104,8 @@ class Mover:
         raise AssertionError(f"no backup came of it: {job.state} {job.message}")
 
     def _new_job(self) -> Job:
-        return create_backup_job(definition=self.world.definition, now=now(), slot_at=None, requested_by=None)
+        definition = self.definition or self.world.definition
+        return create_backup_job(definition=definition, now=now(), slot_at=None, requested_by=None)
 
     def _attempt(self, job: Job) -> None:
         job.refresh_from_db()
@@ -136,10 +146,11 @@ class Mover:
             return hashlib.shake_128(seed + next(counter).to_bytes(8, "big")).digest(size)
 
         healed = HealedBlocks()
+        disk = self._disk
         context = WriteContext(
             tenant=str(world.vault.tenant_id),
             domain=str(world.domain.pk),
-            source_id=str(world.disk.pk),
+            source_id=str(disk.pk),
             sequence=session.sequence or 1,
             created_at=now(),
             domain_keys=world.domain_keys,
@@ -153,8 +164,7 @@ class Mover:
             distrusted_packs=frozenset(opening._distrusted(session.base)),
             on_moved=healed.add,
         )
-        result = write_disk_backup(
-            source=ImageSource(bytes(self.image)),
+        result = self._send(
             sink=sink,
             base=base,
             context=context,
@@ -184,15 +194,20 @@ class Mover:
                 domain=str(world.domain.pk),
             )
             data_keys[opened.session.session_id] = opened.session.data_key
-        target = ImageTarget(len(self.image))
-        restore_disk(
+        return self._read(
             manifest_ref=_ref(backup.manifest),
             object_source=_Reader(world),
             keys=RestoreKeys(domain=world.domain_keys, data_keys=data_keys),
             trusted_writers=[world.writer_key.public],
-            target=target,
             relocations=self.relocations() if relocations is None else relocations,
         )
+
+    def _send(self, **arguments: Any) -> WriteResult:
+        return write_disk_backup(source=ImageSource(bytes(self.image)), **arguments)
+
+    def _read(self, **arguments: Any) -> bytes:
+        target = ImageTarget(len(self.image))
+        restore_disk(target=target, **arguments)
         return bytes(target.data)
 
     def relocations(self) -> list[Relocations]:

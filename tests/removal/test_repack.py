@@ -19,6 +19,7 @@ from backups.moves import moves_for
 from backups.removal import live_records, rounds, switching
 from backups.states import JobKind, JobState
 from tests import factories
+from tests.removal.chunk_movers import mover_of
 from tests.removal.real_writer import BLOCK, IMAGE_BLOCKS, KillableStore, Mover
 from tests.removal.world import World, advance, now, running
 from vaults.models import Envelope, MovedPack, ObjectUse, RelocatedPack, Removal, StoredObject
@@ -31,12 +32,12 @@ MOSTLY = [number for number in range(30) if number % 3]
 
 
 @contextmanager
-def disk() -> Iterator[tuple[World, Mover]]:
-    with running(KillableStore(now=now)) as (world, clock):
+def disk(content: str = "disk") -> Iterator[tuple[World, Mover]]:
+    image = b"".join(bytes([number + 1]) * BLOCK for number in range(IMAGE_BLOCKS))
+    with running(KillableStore(now=now)) as (world, clock), mover_of(world, content, bytearray(image)) as mover:
         world.wait = lambda by: advance(clock, world, by)
-        image = b"".join(bytes([number + 1]) * BLOCK for number in range(IMAGE_BLOCKS))
         world.reconcile()
-        yield world, Mover(world, bytearray(image))
+        yield world, mover
 
 
 def change(mover: Mover, *blocks: int, text: bytes = b"new!") -> None:
@@ -336,14 +337,14 @@ def test_a_pack_that_is_not_what_its_name_says_is_passed_over() -> None:
 def test_a_manifest_whose_counts_are_not_those_of_its_map_keeps_its_packs() -> None:
     with disk() as (world, mover):
         second = mostly_dead(world, mover)
-        real = live_records._walk
+        real = live_records.mapped_records
 
-        def one_less(reader, by_name):
-            found = real(reader, by_name)
-            next(iter(found.values())).pop()
+        def one_less(**arguments):
+            found = real(**arguments)
+            next(found)
             return found
 
-        with mock.patch.object(live_records, "_walk", one_less):
+        with mock.patch.object(live_records, "mapped_records", one_less):
             world.repack()
         count = len(moved(second))
         world.repack()

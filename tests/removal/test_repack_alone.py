@@ -69,12 +69,16 @@ def bucket_alone(world: World, *, without: str = "") -> tuple[ModelBucket, OpenD
     return bucket, open_domain(bucket, place, RecoveryKey(world.tenant_key.private, fingerprint))
 
 
-def restored_alone(bucket: ModelBucket, domain: OpenDomain, backup: Backup, target: Path) -> bytes:
+def restored_to(bucket: ModelBucket, domain: OpenDomain, backup: Backup, target: Path) -> None:
     found = next(item for item in read_manifests(bucket, domain) if item.ref.sha256 == backup.manifest.sha256)
     outcome = restore_backup(
         bucket, domain, found, RestoreOrder(to=str(target)), progress=lambda _: None, cancel=lambda: False
     )
     assert outcome.is_complete
+
+
+def restored_alone(bucket: ModelBucket, domain: OpenDomain, backup: Backup, target: Path) -> bytes:
+    restored_to(bucket, domain, backup, target)
     return target.read_bytes()
 
 

@@ -18,7 +18,7 @@ from backups.lock_coverage import coverage_of
 from backups.models import Backup
 from backups.removal import live_records, rounds, switching
 from backups.states import BackupHealth
-from engine.manifest import CONTENT_STREAM, CONTENT_TREE
+from engine.manifest import CONTENT_TREE
 from tests.removal.forging import forge
 from tests.removal.real_writer import BLOCK, KilledError
 from tests.removal.test_repack import DAY, change, days, disk, forget_all, mostly_dead, moved
@@ -295,22 +295,20 @@ def test_a_longer_promise_after_the_move_locks_the_copies_as_long() -> None:
 # --- other contents in the domain -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [CONTENT_STREAM, CONTENT_TREE])
-def test_a_pack_that_a_stream_or_tree_needs_is_never_moved(kind: str) -> None:
-    """Their maps are others, and the tool of the last resort follows no relocations for them."""
+def test_a_pack_that_a_tree_names_and_its_map_does_not_is_never_moved() -> None:
+    """What it reads there is not known, and it may be the only one who needs it."""
     with disk() as (world, mover):
         second = mostly_dead(world, mover)
         body = world.body_of(second)
         shared = body.packs[0]
-        feature = {CONTENT_STREAM: "chunk-stream", CONTENT_TREE: "file-tree"}[kind]
         key = forge(
             world,
             body,
-            content=kind,
+            content=CONTENT_TREE,
             sequence=body.sequence + 7,
             block_size=0,
             fan_out=0,
-            required_features=[feature],
+            required_features=["file-tree"],
             packs=[msgspec.structs.replace(shared, use_count=1)],
         )
         world.wait(timedelta(hours=21))
@@ -343,20 +341,18 @@ def test_two_maps_that_contradict_each_other_keep_the_pack_where_it_is() -> None
         change(mover, 60)
         mover.back_up()
         days(world, 3)
-        real, calls = live_records._walk, []
+        real, named = live_records.mapped_records, []
 
-        def contradicting(reader, by_name):
-            found = real(reader, by_name)
-            calls.append(found)
-            if len(calls) == 2:
-                name = next(iter(found))
-                found[name] = [entry._replace(nonce=bytes(12)) for entry in found[name]]
-            return found
+        def contradicting(**arguments):
+            entries = list(real(**arguments))
+            named.append(entries[0].object_name)
+            wrong = named[1:] and named[1]
+            return [entry._replace(nonce=bytes(12)) if entry.object_name == wrong else entry for entry in entries]
 
-        with mock.patch.object(live_records, "_walk", contradicting):
+        with mock.patch.object(live_records, "mapped_records", contradicting):
             world.repack()
 
-        kept = StoredObject.objects.get(sha256=next(iter(calls[1])).hex())
+        kept = StoredObject.objects.get(sha256=named[1].hex())
         assert moved(second) and kept not in moved(second)
 
 

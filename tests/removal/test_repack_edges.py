@@ -8,8 +8,9 @@ from unittest import mock
 import pytest
 
 from backups.models import Backup
-from backups.removal import covering, disowning, live_records, repacking, switching
+from backups.removal import covering, disowning, repacking, switching
 from backups.removal.repacking import repack_vault
+from engine import map_survey
 from engine.errors import EngineError, StoreError
 from engine.manifest import CONTENT_STREAM
 from engine.repository import LeafSpan
@@ -110,7 +111,7 @@ def test_a_map_page_that_cannot_be_read_stops_the_repack() -> None:
         before = uses()
 
         with (
-            mock.patch.object(live_records, "walk_leaves", lambda _: [LeafSpan(0, 512, None)]),
+            mock.patch.object(map_survey, "walk_leaves", lambda _: [LeafSpan(0, 512, None)]),
             pytest.raises(EngineError, match="page of a block map"),
         ):
             world.repack()
@@ -121,7 +122,7 @@ def test_a_map_page_that_cannot_be_read_stops_the_repack() -> None:
 # --- catalogues that are made again -----------------------------------------------------------------------------------
 
 
-def test_a_stream_is_not_taken_in_on_the_word_of_relocations() -> None:
+def test_a_stream_without_a_map_is_not_taken_in_on_the_word_of_relocations() -> None:
     with disk() as (world, mover):
         second = mostly_dead(world, mover)
         world.repack()
@@ -183,7 +184,7 @@ def test_a_page_of_the_map_that_is_lost_covers_nothing() -> None:
         key = second.manifest.key
         forget_all()
 
-        with mock.patch.object(covering, "walk_leaves", lambda _: [LeafSpan(0, 512, None)]):
+        with mock.patch.object(map_survey, "walk_leaves", lambda _: [LeafSpan(0, 512, None)]):
             days(world, 1)
         assert not Backup.objects.filter(manifest__key=key).exists()
         days(world, 1)

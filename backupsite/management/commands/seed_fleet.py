@@ -14,10 +14,12 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection, models
 from django.utils import timezone
 
+from backupsite.seeding.agents import write_agents
 from backupsite.seeding.figures import write_figures
 from backupsite.seeding.people import write_people
 from backupsite.seeding.places import write_places
 from backupsite.seeding.records import write_records
+from backupsite.seeding.rules import write_rules
 from backupsite.seeding.shape import Shape
 from backupsite.seeding.work import write_work
 
@@ -51,6 +53,9 @@ class Command(BaseCommand):
         write_people(shape, random, places)
         self._tell("backups and jobs", began)
         write_work(shape, random, places)
+        self._tell("agents and rules", began)
+        write_agents(shape, random, places)
+        write_rules(shape, random, places)
         self._tell("records", began)
         write_records(shape, random, places)
         self._tell("figures", began)

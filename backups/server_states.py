@@ -1,0 +1,110 @@
+"""How well a server is protected: the worst of what was found of its active definitions, of many servers at once.
+
+The findings are those that `alerting` keeps (`DefinitionStanding`), so that a list of many servers can be filtered by
+them. Each server is in exactly one state.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Case, IntegerField, Max, When
+
+from backups.models import DefinitionStanding
+from definitions.honest_states import State
+from definitions.models import Definition
+
+
+class ServerState(StrEnum):
+    """From harmless to worst; `waiting`: nothing was found yet, or there is no good backup yet."""
+
+    PROTECTED = "protected"
+    HELD = "held"
+    WAITING = "waiting"
+    LATE = "late"
+    UNVERIFIED = "unverified"
+    UNLOCKED = "unlocked"
+    FAILED = "failed"
+    # No definition is active.
+    UNPROTECTED = "unprotected"
+
+
+# What of a definition makes what of its server. `missed` and `stale`: there is no good backup where one should be.
+_OF_DEFINITION = {
+    State.PROTECTED: ServerState.PROTECTED,
+    State.HELD: ServerState.HELD,
+    State.WAITING: ServerState.WAITING,
+    # Not looked at again since it was made active.
+    State.INACTIVE: ServerState.WAITING,
+    State.LATE: ServerState.LATE,
+    State.UNVERIFIED: ServerState.UNVERIFIED,
+    State.UNLOCKED: ServerState.UNLOCKED,
+    State.MISSED: ServerState.FAILED,
+    State.STALE: ServerState.FAILED,
+}
+_SEVERITY = {state: number for number, state in enumerate(ServerState)}
+
+
+def states_of(servers: Iterable[UUID]) -> dict[UUID, ServerState]:
+    """The state of each of the servers, by key; in one query."""
+    keys = list(servers)
+    found = dict.fromkeys(keys, ServerState.UNPROTECTED)
+    rows = _active().filter(disk__server__in=keys).order_by().values_list("disk__server", "standing__state")
+    for server, standing in rows:
+        state = _state(standing)
+        before = found[server]
+        if before == ServerState.UNPROTECTED or _SEVERITY[state] > _SEVERITY[before]:
+            found[server] = state
+    return found
+
+
+def in_state(servers: Any, state: str) -> Any:
+    """Those of the servers that are in the state."""
+    wanted = ServerState(state)
+    if wanted == ServerState.UNPROTECTED:
+        return servers.exclude(pk__in=_active().values("disk__server"))
+    worse = [other for other in ServerState if _SEVERITY[other] > _SEVERITY[wanted]]
+    return servers.filter(pk__in=_with(wanted)).exclude(pk__in=_with(*worse))
+
+
+def count_state(servers: Any, state: str) -> int:
+    """How many of the servers are in the state."""
+    found: int = in_state(servers, state).order_by().count()
+    return found
+
+
+def _with(*states: ServerState) -> Any:
+    """The servers of active definitions of which any of this was found."""
+    meant = [str(found) for found, state in _OF_DEFINITION.items() if state in states]
+    looked_at = DefinitionStanding.objects.filter(state__in=meant).values("definition")
+    chosen = _active().filter(pk__in=looked_at)
+    if ServerState.WAITING in states:
+        chosen = chosen | _active().filter(standing=None)
+    return chosen.order_by().values("disk__server")
+
+
+def _state(standing: str | None) -> ServerState:
+    return ServerState.WAITING if standing is None else _OF_DEFINITION[State(standing)]
+
+
+def _active() -> Any:
+    return Definition.objects.filter(active=True, retired_at=None)
+
+
+def count_states(definitions: Any, *, most: int | None = None) -> dict[ServerState, int]:
+    """How many servers of these definitions are in which state; those without an active one are not among them.
+
+    With `most`, only of what was found, without `protected`, and of that many servers: an index leads to them.
+    """
+    rows = definitions.filter(active=True, retired_at=None)
+    if most is not None:
+        rows = rows.exclude(standing=None).exclude(standing__state__in=[State.PROTECTED, State.INACTIVE])
+    whens = [When(standing__state=str(found), then=_SEVERITY[state]) for found, state in _OF_DEFINITION.items()]
+    worst = Max(Case(*whens, default=_SEVERITY[ServerState.WAITING], output_field=IntegerField()))
+    found = rows.order_by().values("disk__server").annotate(worst=worst).values_list("worst", flat=True)[:most]
+    by_number = Counter(found)
+    return {state: by_number[number] for state, number in _SEVERITY.items() if state != ServerState.UNPROTECTED}

@@ -1,0 +1,301 @@
+"""`make bench-agent-polls`: what polls of agents cost the session gate, on PostgreSQL and the stack's own gunicorn.
+
+200 agents that ask at the same moment, and 5,000 that ask each minute, all by the agent program's own client: requests
+are signed and answers verified. The clients take processor time of the same machine, so the server's own is told
+beside what the clients saw. Written to var/bench/agent-polls.json.
+`python -m tests.bench.agent_polls [agents at once] [agents each minute] [seconds]`
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import multiprocessing
+import os
+import random
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tests.bench import polling_fleet
+from tests.bench.measured import cpu_seconds_of
+from tests.bench.polling_fleet import MACHINE, Key
+
+AT_ONCE, EACH_MINUTE, SECONDS = 200, 5000, 200
+ROUNDS, CLIENT_PROCESSES = 8, 2
+AIM_P95_MS, AIM_MIB_OF_AN_AGENT = 250.0, 2.5
+REPORT = Path(__file__).resolve().parents[2] / "var" / "bench" / "agent-polls.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Where the gate is, and the key that it answers with."""
+
+    url: str
+    control_key: bytes
+
+
+class Caller:
+    """One agent, by the program's own client."""
+
+    def __init__(self, plane: Plane, key: Key) -> None:
+        from agents.agent_messages import HostFacts
+        from agents.program.agent.control import client_of
+        from agents.program.agent.identity import Identity
+        from agents.program.agent.memory import ControlClock
+        from engine.crypto import WriterKey
+
+        identity = Identity(plane.url, key.agent_id, "metal", "bench", "enrolled", plane.control_key)
+        self._client = client_of(identity, WriterKey(key.private, b""), ControlClock(None))
+        self._host = HostFacts("metal", MACHINE, "boot", "Debian 12", "6.1", "x86_64")
+        self._policy = self._count = 0
+
+    def poll(self) -> int:
+        """Seconds until the next one."""
+        from agents.agent_messages import AgentPolicy, PollRequest
+        import msgspec
+
+        # As the program does it: the number only grows, here over the runs of this bench, too.
+        self._count = max(self._count + 1, int(time.time() * 1000) - 1_700_000_000_000)
+        answer = self._client.poll(PollRequest(self._host, "1.0", self._count, policy_number=self._policy))
+        if answer.policy is not None:
+            self._policy = msgspec.json.decode(answer.policy.policy, type=AgentPolicy).number
+        return answer.next_poll_seconds
+
+
+def main(at_once: int, each_minute: int, seconds: int) -> int:
+    from tests.fleet.parts import running_parts
+
+    with running_parts(cluster={"shared_buffers": "256MB"}) as parts:
+        polling_fleet.set_up(parts.database_url)
+        keys = polling_fleet.make_agents(each_minute)
+        polling_fleet.analyse()
+        signer = parts.start("signer")
+        plane = _plane(parts)
+        watch = Watch(signer.pid, parts.database_url)
+        statements, shown = polling_fleet.statements_of_a_poll(keys[-1], count=1)
+        figures = {
+            "load_average_before": os.getloadavg()[0],
+            "statements_of_a_poll": statements,
+            "at_once": _at_once(plane, keys[:at_once], watch),
+            "each_minute": _each_minute(plane, keys[:-1], watch, seconds=seconds),
+            "load_average_after": os.getloadavg()[0],
+        }
+    print("\n".join(shown))
+    print(json.dumps(figures, indent=1))
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
+    REPORT.write_text(json.dumps(figures, indent=1) + "\n")
+    return 0
+
+
+def _plane(parts: Any) -> Plane:
+    import base64
+
+    from backupsite.stack.secret_files import public_half
+
+    return Plane(parts.programs.settings.gate_url, base64.b64decode(public_half(parts.programs.secrets.control_key)))
+
+
+# --- at once ----------------------------------------------------------------------------------------------------------
+
+
+def _at_once(plane: Plane, keys: Sequence[Key], watch: Watch) -> dict[str, Any]:
+    """Each of the agents asks once, all at the same moment; again and again, as if a minute lay between."""
+    context = multiprocessing.get_context("spawn")
+    gate, told = context.Barrier(CLIENT_PROCESSES + 1), context.Queue()
+    parts = [keys[number::CLIENT_PROCESSES] for number in range(CLIENT_PROCESSES)]
+    callers = [context.Process(target=_ask_together, args=(plane, part, gate, told)) for part in parts]
+    for process in callers:
+        process.start()
+    rounds: list[dict[str, float]] = []
+    latencies: list[float] = []
+    try:
+        for number in range(ROUNDS):
+            gate.wait(120)
+            polling_fleet.forget_checks()
+            before = watch.cpu()
+            begun = time.monotonic()
+            gate.wait(120)
+            answers = [one for _ in callers for one in told.get(timeout=120)]
+            took = time.monotonic() - begun
+            # The first one brings the policy and opens connections.
+            if number:
+                latencies += answers
+                rounds.append({"seconds": took, **_per_poll(before, watch.cpu(), len(answers))})
+    finally:
+        for process in callers:
+            process.join(30)
+            if process.is_alive():
+                process.terminate()
+    each = {name: statistics.fmean(one[name] for one in rounds) for name in rounds[0]}
+    return {"agents": len(keys), **_shown(latencies), **each}
+
+
+def _ask_together(plane: Plane, keys: Sequence[Key], gate: Any, told: Any) -> None:
+    """A thread for each agent; they start when the gate opens, and each says how many seconds its poll took."""
+    callers = [Caller(plane, key) for key in keys]
+    for _ in range(ROUNDS):
+        inner, took = threading.Barrier(len(keys) + 1), []
+        threads = [threading.Thread(target=_once, args=(caller, inner, took)) for caller in callers]
+        for thread in threads:
+            thread.start()
+        gate.wait(120)
+        gate.wait(120)
+        inner.wait()
+        for thread in threads:
+            thread.join()
+        told.put(took)
+
+
+def _once(caller: Caller, begin: threading.Barrier, took: list[float]) -> None:
+    begin.wait()
+    begun = time.monotonic()
+    try:
+        caller.poll()
+    except Exception as error:  # whatever it is: a poll that failed makes the figure worthless
+        print(f"a poll failed: {error}", file=sys.stderr, flush=True)
+        took.append(float("inf"))
+        return
+    took.append(time.monotonic() - begun)
+
+
+# --- each minute ------------------------------------------------------------------------------------------------------
+
+
+def _each_minute(plane: Plane, keys: Sequence[Key], watch: Watch, *, seconds: int) -> dict[str, Any]:
+    """All agents, each when the control plane told it to ask again. Beginnings are spread over a minute."""
+    context = multiprocessing.get_context("spawn")
+    told = context.Queue()
+    process = context.Process(target=_ask_in_turn, args=(plane, keys, told, seconds))
+    memory_before, before = watch.memory(), watch.cpu()
+    process.start()
+    begun, peak = time.monotonic(), dict(memory_before)
+    while process.is_alive() and told.empty():
+        time.sleep(1)
+        peak = {name: max(value, watch.memory()[name]) for name, value in peak.items()}
+    took, latencies, late = told.get(timeout=60)
+    process.join(60)
+    whole = sum(peak.values())
+    return {
+        "agents": len(keys),
+        "seconds": round(time.monotonic() - begun, 1),
+        "polls_per_second": len(latencies) / took,
+        **_shown(latencies),
+        "began_late_p95_ms": _share(late, 0.95) * 1000,
+        **_per_poll(before, watch.cpu(), len(latencies)),
+        "memory_mib_before": {name: value / 2**20 for name, value in memory_before.items()},
+        "memory_mib_peak": {name: value / 2**20 for name, value in peak.items()},
+        "memory_mib_of_an_agent": whole / 2**20 / len(keys),
+        "memory_growth_kib_of_an_agent": (whole - sum(memory_before.values())) / 2**10 / len(keys),
+        "connections_to_the_database": polling_fleet.connections(),
+    }
+
+
+def _ask_in_turn(plane: Plane, keys: Sequence[Key], told: Any, seconds: int) -> None:
+    """A few threads take whichever agent is due next."""
+    start = time.monotonic()
+    due = [(start + random.random() * 60, number) for number in range(len(keys))]  # noqa: S311  # no secret
+    heapq.heapify(due)
+    callers = [Caller(plane, key) for key in keys]
+    lock, latencies, late = threading.Lock(), [], []
+    start, end = time.monotonic(), time.monotonic() + seconds
+
+    def work() -> None:
+        while True:
+            with lock:
+                at, number = heapq.heappop(due)
+            if at > end:
+                return
+            time.sleep(max(0.0, at - time.monotonic()))
+            begun = time.monotonic()
+            wait = callers[number].poll()
+            now = time.monotonic()
+            with lock:
+                heapq.heappush(due, (now + wait, number))
+                latencies.append(now - begun)
+                late.append(begun - at)
+
+    threads = [threading.Thread(target=work) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    told.put((time.monotonic() - start, latencies, late))
+
+
+# --- what it costs ----------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """Processor time (seconds) and memory (bytes) of the gate and of the database's server."""
+
+    def __init__(self, gate: int, database_url: str) -> None:
+        self._gate, self._port = gate, f"\0-p\0{urlsplit(database_url).port}\0".encode()
+
+    def cpu(self) -> dict[str, float]:
+        """Of those that run and, of ended ones, what their parents know."""
+        found = self._pids()
+        return {name: sum(_of_all(_cpu, pids)) for name, pids in found.items()}
+
+    def memory(self) -> dict[str, float]:
+        """Shared pages are counted once (PSS)."""
+        found = self._pids()
+        return {name: sum(_of_all(_pss, pids)) for name, pids in found.items()}
+
+    def _pids(self) -> dict[str, list[int]]:
+        parents, servers = {}, []
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError, IndexError):
+                pid = int(path.name)
+                parents[pid] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                if self._port in (path / "cmdline").read_bytes():
+                    servers.append(pid)
+        return {"gate": _family([self._gate], parents), "database": _family(servers, parents)}
+
+
+def _family(roots: list[int], parents: dict[int, int]) -> list[int]:
+    found = set(roots)
+    while new := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= new
+    return sorted(found)
+
+
+def _of_all(question: Callable[[int], float], pids: list[int]) -> list[float]:
+    answers = []
+    for pid in pids:
+        with suppress(OSError, IndexError):
+            answers.append(question(pid))
+    return answers
+
+
+def _cpu(pid: int) -> float:
+    return cpu_seconds_of(pid)
+
+
+def _pss(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(float(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def _per_poll(before: dict[str, float], after: dict[str, float], polls: int) -> dict[str, float]:
+    return {f"{name}_cpu_ms_of_a_poll": (after[name] - before[name]) * 1000 / polls for name in before}
+
+
+def _shown(latencies: Sequence[float]) -> dict[str, float]:
+    return {"polls": len(latencies), **{f"p{part}_ms": _share(latencies, part / 100) * 1000 for part in (50, 95, 99)}}
+
+
+def _share(values: Sequence[float], part: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * part))]
+
+
+if __name__ == "__main__":
+    given = [int(word) for word in sys.argv[1:]]
+    sys.exit(main(*given, *(AT_ONCE, EACH_MINUTE, SECONDS)[len(given) :]))

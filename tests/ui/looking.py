@@ -1,0 +1,136 @@
+"""What is looked for on a page that a real browser shows: axe-core's faults, the console, its width, the keyboard."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.base import AXE_FILE_PATH
+from playwright.sync_api import Browser, Page
+
+CHROMIUM = Path("/usr/bin/chromium")
+OUTPUT = Path(__file__).resolve().parents[1] / "output"
+WIDE = {"width": 1280, "height": 800}
+PHONE = {"width": 360, "height": 740}
+needs_chromium = pytest.mark.skipif(not CHROMIUM.exists(), reason="chromium is not installed: apt-get install chromium")
+# What the browser itself notes of an answer that is no success; the status is checked elsewhere.
+_NOTE = "Failed to load resource: the server responded with a status of 4"
+_AXE = Path(AXE_FILE_PATH).read_text()
+_RUN_AXE = """async rules => {
+  const options = { resultTypes: ["violations"], elementRef: false };
+  if (rules.length) options.runOnly = { type: "rule", values: rules };
+  const found = await axe.run(document, options);
+  return found.violations
+    .filter(fault => ["serious", "critical"].includes(fault.impact))
+    .map(fault => `${fault.impact} ${fault.id}: ` + fault.nodes.slice(0, 3).map(node =>
+      node.html.slice(0, 160) + " " + [...node.any, ...node.all, ...node.none].map(check => check.message).join("; ")
+    ).join(" | "));
+}"""
+# Two pages of the same elements, classes and attributes have the same faults.
+_SHAPE = """selector => Array.from(document.querySelectorAll(selector), element => [
+  element.tagName, element.getAttribute("class"), element.hasAttribute("id"),
+  ...element.getAttributeNames().filter(name => !["class", "href", "value", "id", "title", "datetime"].includes(name))
+  ].join(" "))
+  .filter((line, at, all) => all.indexOf(line) === at).join("\\n")"""
+_TOO_WIDE = """() => Array.from(document.querySelectorAll("main *"))
+  .filter(element => element.getBoundingClientRect().right > innerWidth + 1)
+  .slice(0, 3).map(element => element.outerHTML.slice(0, 120)).join(" | ")"""
+_SEEN_FOCUS = """() => { const style = getComputedStyle(document.activeElement);
+  return style.outlineStyle !== "none" || style.boxShadow !== "none"; }"""
+MOST_TABS = 80
+
+
+class Looker:
+    """A page of a browser; everything that is wrong there is in `faults`, with the address."""
+
+    def __init__(self, page: Page, *, shapes: set[str]) -> None:
+        self.page = page
+        self.faults: list[str] = []
+        self.page_count = 0
+        self._shapes = shapes
+        page.on("console", lambda message: self._note_console(message.type, message.text))
+        page.on("pageerror", lambda error: self.fault(f"script: {error}"))
+        page.set_default_timeout(20_000)
+
+    def fault(self, what: str) -> None:
+        self.faults.append(f"{self.page.url}: {what}")
+
+    def visit(self, url: str) -> None:
+        answer = self.page.goto(url)
+        if answer is None or answer.status != 200:
+            self.fault(f"status {answer and answer.status}")
+        self.look()
+
+    def look(self) -> None:
+        """Everything that holds for any page, of the page that is shown; axe only where its elements are new."""
+        self.page_count += 1
+        self._look_at_headings()
+        if not self._is_new():
+            self._look_at_width()
+            return
+        self.page.evaluate(_AXE)
+        self._run_axe("light")
+        self._look_at_keyboard()
+        self.page.emulate_media(color_scheme="dark")
+        self._run_axe("dark", "color-contrast", "link-in-text-block")
+        self.page.emulate_media(color_scheme="light")
+        self._look_at_width("scrollable-region-focusable", "label", "button-name", "link-name")
+
+    def _look_at_headings(self) -> None:
+        if not self.page.title().split("·")[0].strip():
+            self.fault("it has no title")
+        if (count := self.page.locator("h1").count()) != 1:
+            self.fault(f"it has {count} h1")
+
+    def _is_new(self) -> bool:
+        shapes = {self.page.evaluate(_SHAPE, selector) for selector in ("main, main *", "body > :not(main) *")}
+        known = shapes <= self._shapes
+        self._shapes |= shapes
+        return not known
+
+    def _run_axe(self, how: str, *rules: str) -> None:
+        for fault in self.page.evaluate(_RUN_AXE, list(rules)):
+            self.fault(f"axe ({how}): {fault}")
+
+    def _look_at_width(self, *rules: str) -> None:
+        self.page.set_viewport_size(PHONE)
+        if (width := self.page.evaluate("document.documentElement.scrollWidth")) > PHONE["width"]:
+            self.fault(f"it is {width} wide on a phone: {self.page.evaluate(_TOO_WIDE)}")
+        if rules:
+            self._run_axe("phone", *rules)
+        self.page.set_viewport_size(WIDE)
+
+    def _look_at_keyboard(self) -> None:
+        """Tab comes from the content's beginning to its first main button, and shows it."""
+        if self.page.locator("main .btn-primary:visible").count() == 0:
+            return
+        self.page.locator("main").first.evaluate("main => { main.tabIndex = -1; main.focus(); }")
+        for _ in range(MOST_TABS):
+            self.page.keyboard.press("Tab")
+            if self.page.evaluate("document.activeElement.matches('main .btn-primary')"):
+                if not self.page.evaluate(_SEEN_FOCUS):
+                    self.fault("nobody sees that the main button has the focus")
+                return
+        self.fault(f"{MOST_TABS} times Tab do not reach the main button")
+
+    def _note_console(self, kind: str, text: str) -> None:
+        if kind == "error" and not text.startswith(_NOTE):
+            self.fault(f"console: {text}")
+
+
+@contextmanager
+def looking(browser: Browser, *, shapes: set[str] | None = None, **options: Any) -> Iterator[Looker]:
+    """A fresh profile; at the end every fault fails the test. `shapes` is what has been looked at before."""
+    context = browser.new_context(viewport=WIDE, color_scheme="light", reduced_motion="reduce", **options)
+    looker = Looker(context.new_page(), shapes=set() if shapes is None else shapes)
+    yield looker
+    context.close()
+    assert not looker.faults, f"{len(looker.faults)} faults:\n" + "\n".join(looker.faults)
+
+
+# The browser's driver runs an event loop in this thread, where Django refuses the database otherwise.
+os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
