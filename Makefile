@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 STACK := exec $(PYTHON) -m backupsite.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke up test check format bench-catalogue bench-grants bench-api bench-oracle bench-schedule bench bench-stack bench-peers bench-engine bench-block-size bench-changed-blocks lab-zfs agent-build bench-agent lock clean venv venv-dev
+.PHONY: help demo smoke up test tests check format bench-catalogue bench-grants bench-api bench-oracle bench-schedule bench bench-stack bench-peers bench-engine bench-block-size bench-changed-blocks lab-zfs agent-build bench-agent lock clean venv venv-dev
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,9 +24,11 @@ up: venv ## Start the service empty, stay up until Ctrl-C
 test: venv-dev ## Run the checks and every test this machine can run
 	@bash tools/apt-packages.sh
 	@bash tools/test-guest.sh
-	@$(MAKE) --no-print-directory check
-	@# Three for two cores: many tests wait for servers that they have started.
-	@$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(MAKE) --no-print-directory --jobs=2 check tests
+
+tests: venv-dev
+	@# Two more than cores: many tests wait for servers that they have started.
+	@$(PYTHON) -m pytest -n $$(($$(nproc) + 2)) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: venv-dev ## Format, lint, types, import rules, Django's own checks, missing migrations
 	@$(PYTHON) -m ruff format --check .

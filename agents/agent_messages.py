@@ -132,7 +132,8 @@ class TreeFacts(msgspec.Struct, frozen=True):
 class PollRequest(msgspec.Struct, frozen=True):
     """Asked every `poll_seconds`. `count` grows with each poll, may jump, and is kept on disk: a machine that was
     cloned shows itself by a number that was there before. `jobs` are those it works on. `problem` is the agent's own
-    last error, empty when all is well. `trees` is sent when it changed."""
+    last error, empty when all is well. `trees` is sent when it changed. `waits`: why a job that it was offered is not
+    begun yet, by the job's id."""
 
     host: HostFacts
     version: str
@@ -142,6 +143,7 @@ class PollRequest(msgspec.Struct, frozen=True):
     problem_code: str = ""
     problem: str = ""
     trees: list[TreeFacts] | None = None
+    waits: dict[str, str] = {}
 
 
 class JobOffer(msgspec.Struct, frozen=True):
@@ -175,7 +177,10 @@ class ReleaseManifest(msgspec.Struct, frozen=True):
 
 
 class PollAnswer(msgspec.Struct, frozen=True):
-    """`policy` is there when the agent has another number. `canceled` are jobs it works on and is to end."""
+    """`policy` is there when the agent has another number. `canceled` are jobs it works on and is to end.
+
+    `waiting` says in a sentence why a job of this server is not among `jobs` yet; empty when none waits.
+    """
 
     time: datetime
     next_poll_seconds: int
@@ -183,10 +188,14 @@ class PollAnswer(msgspec.Struct, frozen=True):
     jobs: list[JobOffer] = []
     canceled: list[str] = []
     update: UpdateOffer | None = None
+    waiting: str = ""
 
 
 class ClaimRequest(msgspec.Struct, frozen=True):
+    """`count` is the next number of the polls': who has the key and claims without polling is noticed, too."""
+
     job: str
+    count: int
 
 
 class ClaimAnswer(msgspec.Struct, frozen=True):

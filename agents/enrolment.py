@@ -25,6 +25,8 @@ from tenants.services import require_active
 USUAL_MINUTES = 30
 LONGEST_MINUTES = 60
 LONGEST_HOST = 255
+# On the server's page, for who wonders what became of one.
+KEPT_AFTER_END = timedelta(days=7)
 _LONGEST_FACT = 200
 
 
@@ -76,6 +78,11 @@ def revoke_token(*, token: EnrolmentToken, actor: Person, now: datetime) -> None
         record(action="enrolment.revoke", subject=token, actor=actor, tenant=token.server.tenant)
     elif EnrolmentToken.objects.filter(pk=token.pk, used_at__isnull=False).exists():
         raise ConflictError("The token was used. Revoke the agent instead.", code="token_used")
+
+
+def forget_tokens(*, now: datetime) -> int:
+    """Remove tokens that nobody can enrol with for long; the audit keeps who made them and who came. Returns how many."""
+    return EnrolmentToken.objects.filter(expires_at__lte=now - KEPT_AFTER_END).delete()[0]
 
 
 def enrol(request: EnrolRequest, *, now: datetime) -> Agent:

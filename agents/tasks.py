@@ -5,13 +5,18 @@ from __future__ import annotations
 from celery import shared_task
 from django.utils import timezone
 
-from agents import principals, services
+from agents import enrolment, principals, services
 from common.database_time import database_now
 
 
 @shared_task(expires=60)
 def forget_nonces(**_: object) -> None:
     principals.forget_nonces(now=timezone.now())
+
+
+@shared_task(expires=300)
+def forget_tokens(**_: object) -> None:
+    enrolment.forget_tokens(now=timezone.now())
 
 
 @shared_task(expires=60)

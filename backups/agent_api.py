@@ -18,7 +18,7 @@ from agents.agent_messages import (
     RestoreRequest,
     StartRequest,
 )
-from backups.agent_polls import poll
+from backups.agent_polls import note_count, poll
 from backups.agent_work import backups_for_agent, claim_for_agent, start_for_agent
 from backups.asked_restores import ask_restore, asked_message, asked_of
 
@@ -30,6 +30,7 @@ def poll_view(call: Call) -> PollAnswer:
 
 @agent_endpoint(body=ClaimRequest)
 def claim_view(call: Call) -> ClaimAnswer:
+    note_count(call.agent, call.message.count, asked_at_seconds=call.time_seconds)
     return claim_for_agent(call.agent, call.message.job, now=timezone.now())
 
 

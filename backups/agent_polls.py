@@ -1,14 +1,15 @@
 """One poll of an agent: what it told is kept, and it is told what there is for it to do. A few statements, no more.
 
-A key that two machines have is noticed here: each poll has a number that only grows and is kept on the machine's disk,
-and tells a hash of the machine.
+A key that two machines have is noticed here: each poll and each claim has a number that only grows and is kept on the
+machine's disk, and a poll tells a hash of the machine. Without a claim nothing is to be had at the session gate.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
+from typing import NoReturn
 from uuid import UUID
 
 import msgspec
@@ -26,23 +27,33 @@ from agents.principals import (
     quarantine_agent,
 )
 from agents.releases import note_version, offer_for, offer_message
+from backups.agent_jobs import NOT_HEARD
 from backups.agent_policies import current_policy, is_to_be_checked, signed_policy
 from backups.models import Job
 from backups.states import ON_A_NODE, JobState, Priority
 from backups.transitions import claimable
-from common.errors import InvalidInputError
+from common.errors import ConflictError, InvalidInputError
 
 MOST_OFFERS = 10
 MOST_TREES = 1000
 LONGEST_TEXT = 300
 LONGEST_CODE = 64
+LONGEST_WAITS = 200
 POLL_SECONDS, POLL_SPREAD = 60, 6
+AGENT_SAYS = "the agent says: "
+
+
+class OvertakenError(ConflictError):
+    """Two requests of one machine came in the other order; nothing was done."""
+
+    code = "overtaken"
 
 
 def poll(agent: Agent, message: PollRequest, *, asked_at_seconds: int, now: datetime) -> PollAnswer:
     """Raises AgentQuarantinedError for a machine that is another, or an earlier state of one; InvalidInputError."""
-    if len(message.trees or ()) > MOST_TREES or not 0 <= message.count < 2**62:
-        raise InvalidInputError(f"At most {MOST_TREES} file systems, and a count that fits.", code="invalid_message")
+    _check_count(message.count)
+    if len(message.trees or ()) > MOST_TREES:
+        raise InvalidInputError(f"At most {MOST_TREES} file systems.", code="invalid_message")
     if not _note(agent, message, asked_at_seconds=asked_at_seconds, now=now):
         _refuse_copy(agent, message, asked_at_seconds=asked_at_seconds)
     if agent.silent_since is not None:
@@ -55,10 +66,27 @@ def poll(agent: Agent, message: PollRequest, *, asked_at_seconds: int, now: date
         # Those that began together do not stay together.
         next_poll_seconds=POLL_SECONDS + random.randint(-POLL_SPREAD, POLL_SPREAD),  # noqa: S311  # no secret
         policy=signed_policy(agent) if agent.policy_number and not has_policy else None,
-        jobs=_offers(agent, now),
+        jobs=_offers(agent, message.waits, now),
         canceled=_canceled(agent, message.jobs),
         update=offer_message(agent.release) if not agent.release_taken and agent.release is not None else None,
     )
+
+
+def note_count(agent: Agent, count: int, *, asked_at_seconds: int) -> None:
+    """That of a claim. Raises AgentQuarantinedError for one that was there before, OvertakenError, InvalidInputError."""
+    _check_count(count)
+    same = Agent.objects.filter(pk=agent.pk, status=Agent.Status.ENROLLED)
+    if same.filter(Q(poll_time=0) | Q(poll_count__lt=count)).update(poll_count=count, poll_time=asked_at_seconds):
+        return
+    current = Agent.objects.get(pk=agent.pk)
+    if count < current.poll_count and asked_at_seconds < current.poll_time:
+        raise OvertakenError("A later request of this agent was here first. Ask again.")
+    _quarantine(agent, f"A job was claimed with its key, and its count went back from {current.poll_count} to {count}.")
+
+
+def _check_count(count: int) -> None:
+    if not 0 <= count < 2**62:
+        raise InvalidInputError("The count has to fit.", code="invalid_message")
 
 
 def _note(agent: Agent, message: PollRequest, *, asked_at_seconds: int, now: datetime) -> bool:
@@ -130,11 +158,15 @@ def _refuse_copy(agent: Agent, message: PollRequest, *, asked_at_seconds: int) -
     what = (
         f"its count went back from {current.poll_count} to {message.count}" if is_machine else "it is another machine"
     )
-    quarantine_agent(agent=agent, reason=f"{host} polled with its key, and {what}.")
+    _quarantine(agent, f"{host} polled with its key, and {what}.")
+
+
+def _quarantine(agent: Agent, reason: str) -> NoReturn:
+    quarantine_agent(agent=agent, reason=reason)
     raise AgentQuarantinedError("This agent is in quarantine: its key is on two machines. An administrator decides.")
 
 
-def _offers(agent: Agent, now: datetime) -> list[JobOffer]:
+def _offers(agent: Agent, waits: Mapping[str, str], now: datetime) -> list[JobOffer]:
     """What waits for it, and what it lost hold of; the first to be served first. One at a time on a disk."""
     there = Job.objects.active().filter(node=None, kind__in=ON_A_NODE, disk__server=agent.server_id)
     # Nearly every poll ends here, for less.
@@ -144,10 +176,19 @@ def _offers(agent: Agent, now: datetime) -> list[JobOffer]:
         disk_id=OuterRef("disk_id"), state=JobState.RUNNING, kind__in=ON_A_NODE, lease_until__gt=now
     )
     own = claimable(now).filter(~Exists(busy), node=None, kind__in=ON_A_NODE, disk__server=agent.server_id)
-    rows = own.order_by("-priority", "created_at", "pk").values_list("pk", "kind", "priority")[:MOST_OFFERS]
+    rows = own.order_by("-priority", "created_at", "pk").values_list("pk", "kind", "priority", "waits")[:MOST_OFFERS]
+    for pk, _, _, known in rows:
+        _say_why(pk, known, waits.get(str(pk), ""))
     return [
-        JobOffer(id=str(pk), kind=kind, begins_at_once=priority > Priority.SCHEDULED) for pk, kind, priority in rows
+        JobOffer(id=str(pk), kind=kind, begins_at_once=priority > Priority.SCHEDULED) for pk, kind, priority, _ in rows
     ]
+
+
+def _say_why(job_id: UUID, known: str, told: str) -> None:
+    """What the agent says of a job that it does not begin. What the control plane itself knows better stays."""
+    says = f"{AGENT_SAYS}{plain(told)}"[:LONGEST_WAITS] if told else ""
+    if says != known and (not known or known.startswith((AGENT_SAYS, NOT_HEARD))):
+        Job.objects.filter(pk=job_id, state=JobState.PENDING, waits=known).update(waits=says)
 
 
 def _canceled(agent: Agent, jobs: Collection[str]) -> list[str]:

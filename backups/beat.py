@@ -35,6 +35,8 @@ STORAGES_INTERVAL = timedelta(hours=1)
 # Within the hour of drills; each tenant is due once a week.
 DRILLS_INTERVAL = timedelta(minutes=30)
 LOCKS_INTERVAL = timedelta(hours=1)
+# A page of nodes with 25,000 definitions costs some seconds of CPU.
+LOADS_INTERVAL = timedelta(minutes=15)
 
 
 def write_periodic_tasks() -> None:
@@ -60,6 +62,7 @@ def write_periodic_tasks() -> None:
     _every("compare storages with the catalogue", "backups.tasks.tend_storages", STORAGES_INTERVAL)
     _every("restore drills", "backups.tasks.drill_due", DRILLS_INTERVAL)
     _every("forget old requests", "tenants.tasks.forget_old_requests", FORGET_INTERVAL)
+    _every("forget tokens of agents", "agents.tasks.forget_tokens", FORGET_INTERVAL)
     _every("forget requests of agents", "agents.tasks.forget_nonces", TIDY_INTERVAL)
     _every("remove leftovers on nodes", "backups.tasks.sweep_nodes", SWEEP_NODES_INTERVAL)
     _every("notice silent nodes", "agents.tasks.notice_silent_nodes", NODES_INTERVAL)
@@ -72,6 +75,7 @@ def _write_checks(nightly: CrontabSchedule) -> None:
     """What reads for long has a queue and a worker of its own: commits must not wait behind it."""
     _every("scrub", "backups.tasks.scrub", SCRUB_INTERVAL, queue=CHECKS_QUEUE)
     _every("locks beside promises", "backups.tasks.check_locks", LOCKS_INTERVAL, queue=CHECKS_QUEUE)
+    _every("load of nodes", "backups.tasks.count_loads", LOADS_INTERVAL, queue=CHECKS_QUEUE)
     for name, task in (
         ("daily look over the audit", "tenants.tasks.check_audit"),
         ("daily review of damage", "backups.tasks.review_damage"),

@@ -1,6 +1,6 @@
 """How backups went day by day, and what they took up: the calendar and the growth of the first page.
 
-    count_days(tenant, now=...)      keeps the figures of each day that is not settled; run twice or late it does no harm
+    count_days(tenant, now=...)      keeps the figures of each day that is not settled; twice or late does no harm
     days_of(person, now=...)         the last SHOWN_DAYS days of all that the person sees, the oldest first
 
 Days are those of UTC. Of a day's jobs the good and the failed ones are those that were asked for on it; a failure that

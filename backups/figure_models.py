@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.db import models
 
+from agents.models import Node
 from tenants.models import Tenant
 from vaults.models import Vault
 
@@ -82,3 +83,20 @@ class VaultFigures(models.Model):
     @property
     def is_kept(self) -> bool:
         return not self.violation_count
+
+
+class NodeFigures(models.Model):
+    """The load of a node as it was counted last, by all definitions and jobs: bytes per second in each hour (UTC).
+
+    `piles` are its hours in which definitions pile up, as `definitions.spread.PileUp` has them.
+    """
+
+    node = models.OneToOneField(Node, on_delete=models.CASCADE, primary_key=True, related_name="figures")
+    counted_at = models.DateTimeField()
+    on = models.DateField()
+    planned = models.JSONField(default=list)
+    actual = models.JSONField(default=list)
+    piles = models.JSONField(default=list)
+
+    def __str__(self) -> str:
+        return f"figures of {self.node_id}"

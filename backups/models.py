@@ -12,7 +12,7 @@ from agents.models import Disk, Node, Server, Storage
 from backups.agent_models import AskedRestore
 from backups.budget_models import Budget
 from backups.copy_models import StrayCopy
-from backups.figure_models import DayFigures, TenantFigures, VaultFigures
+from backups.figure_models import DayFigures, NodeFigures, TenantFigures, VaultFigures
 from backups.reasons import in_words
 from backups.states import (
     ACTIVE,
@@ -40,6 +40,7 @@ __all__ = [
     "Job",
     "JobEvent",
     "JobQuerySet",
+    "NodeFigures",
     "Session",
     "StrayCopy",
     "TenantFigures",

@@ -32,6 +32,8 @@ class Placement:
 def placements_of(person: Person) -> list[Placement]:
     """In five queries."""
     regions = {region.code: region for region in Region.objects.for_user(person)}
+    if not regions:
+        return []
     meant = dict(Affinity.objects.values_list("region", "vault_region"))
     vaults = Vault.objects.for_user(person).order_by().values("endpoint__region")
     rows: dict[str | None, Placement] = {}
@@ -43,7 +45,7 @@ def placements_of(person: Person) -> list[Placement]:
         target = meant.get(code)
         # Where the region of a new vault would be is told by whoever orders it.
         row = rows.setdefault(target if target in regions else None, Placement(regions.get(target or "")))
-        row.sources.append(regions[code])
+        row.sources += [regions[code]] if code in regions else []
         row.server_count += count
     alarms = Alarm.objects.for_user(person).needing_a_person().order_by().values_list("vault__endpoint__region")
     for code, count in alarms.annotate(count=Count("vault", distinct=True)):

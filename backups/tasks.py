@@ -21,6 +21,7 @@ from backups import (
     figures,
     leftovers,
     lock_coverage,
+    node_load,
     queue,
     retainer,
     runner,
@@ -168,6 +169,11 @@ def verify_due(**_: object) -> None:
 def check_locks(**_: object) -> None:
     lock_coverage.check_locks_everywhere(now=timezone.now())
     figures.count_everywhere(now=timezone.now())
+
+
+@shared_task(expires=1800)
+def count_loads(**_: object) -> None:
+    node_load.count_loads(now=timezone.now())
 
 
 @shared_task

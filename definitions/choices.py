@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from uuid import UUID
 
 from agents.drivers.registry import content_of
 from agents.models import Disk, Node, Storage
@@ -34,20 +35,36 @@ class Choice:
     why_not: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Attached:
+    """Ids of what is attached to the tenant of a disk."""
+
+    nodes: frozenset[UUID]
+    storages: frozenset[UUID]
+
+    @classmethod
+    def to(cls, disk: Disk) -> _Attached:
+        tenant = disk.tenant
+        nodes, storages = (rows.values_list("pk", flat=True) for rows in (tenant.nodes, tenant.storages))
+        return cls(frozenset(nodes), frozenset(storages))
+
+
 def choices_for(disk: Disk, *, person: Person) -> dict[str, list[Choice]]:
     """By field, all that the person may know of; what he cannot choose comes with the reason.
 
     Node, storage and compression are those of a File or Dataset backup; a Vault backup has none of them.
     """
+    attached = _Attached.to(disk)
     nodes = Node.objects.for_user(person).order_by("name")
     storages = Storage.objects.for_user(person).select_related("node").order_by("node__name", "name")
     return {
         "type": [Choice(one.value, one.label, _why_not_type(one, disk)) for one in Definition.Type],
         "backup_node": [
-            Choice(str(node.pk), node.name, _why_not_now(node, disk) or _why_not_node(node, disk)) for node in nodes
+            Choice(str(node.pk), node.name, _why_not_now(node, disk) or _why_not_node(node, disk, attached))
+            for node in nodes
         ],
         "storage": [
-            Choice(str(one.pk), _with_room(one), _why_not_here(one, disk) or _why_not_storage(one, disk))
+            Choice(str(one.pk), _with_room(one), _why_not_here(one, disk) or _why_not_storage(one, disk, attached))
             for one in storages
         ],
         "compression": [Choice(one.value, one.label) for one in Definition.Compression],
@@ -82,7 +99,11 @@ def _why_not_place(definition: Definition) -> dict[str, str]:
     if storage.path.startswith("/") == (definition.type == Definition.Type.DATASET):
         wanted = "a pool, or a dataset of one" if definition.type == Definition.Type.DATASET else "a directory"
         return {"storage": f"A {definition.get_type_display()} backup goes to {wanted}; {storage} is {storage.path}."}
-    return {"backup_node": _why_not_node(node, disk), "storage": _why_not_storage(storage, disk)}
+    attached = _Attached.to(disk)
+    return {
+        "backup_node": _why_not_node(node, disk, attached),
+        "storage": _why_not_storage(storage, disk, attached),
+    }
 
 
 def _why_not_type(value: str, disk: Disk) -> str:
@@ -120,10 +141,10 @@ def _with_room(storage: Storage) -> str:
     return f"{storage}, {storage.free_bytes / 1024**3:.1f} GiB free{f' ({storage.kind})' if storage.kind else ''}"
 
 
-def _why_not_node(node: Node, disk: Disk) -> str:
+def _why_not_node(node: Node, disk: Disk, attached: _Attached) -> str:
     if not node.is_backup:
         return f"{node} is not a backup node."
-    if not node.tenants.filter(pk=disk.tenant_id).exists():
+    if node.pk not in attached.nodes:
         return f"{node} is not attached to the tenant."
     if disk.server.node is None:
         return f"{disk.server} is backed up by its agent, straight into a vault. Choose the type Vault."
@@ -135,10 +156,10 @@ def _why_not_node(node: Node, disk: Disk) -> str:
     return ""
 
 
-def _why_not_storage(storage: Storage, disk: Disk) -> str:
-    if reason := _why_not_node(storage.node, disk):
+def _why_not_storage(storage: Storage, disk: Disk, attached: _Attached) -> str:
+    if reason := _why_not_node(storage.node, disk, attached):
         return reason
-    if not storage.tenants.filter(pk=disk.tenant_id).exists():
+    if storage.pk not in attached.storages:
         return f"{storage} is not attached to the tenant."
     if storage.pk == disk.storage_id:
         return "The disk lies on it: a backup there is lost together with the disk."

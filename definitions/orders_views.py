@@ -47,8 +47,16 @@ class OrderForm(PlainForm):
 
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)
-        rows = Affinity.objects.order_by("region_id").values_list("region_id", "vault_region_id")
-        self.fields["region"].choices = [(code, f"{code}, vault in {vault}") for code, vault in rows]
+        columns = ("region_id", "region__title", "vault_region_id", "vault_region__title")
+        rows = Affinity.objects.order_by("region_id").values_list(*columns)
+        self.fields["region"].choices = [
+            (code, f"{_place(code, title)} → vault in {_place(vault, vault_title)}")
+            for code, title, vault, vault_title in rows
+        ]
+
+
+def _place(code: str, title: str) -> str:
+    return f"{code} ({title})" if title and title != code else code
 
 
 ORDERS = Listing(

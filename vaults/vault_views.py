@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
@@ -20,6 +21,7 @@ from vaults.alarms import acknowledge_alarm
 from vaults.capabilities import lacking
 from vaults.forms import AcceptSettingsForm
 from vaults.key_modes import key_mode_of
+from vaults.lock_ends import lock_weeks
 from vaults.models import Alarm, SettingsAcceptance, Vault
 
 SHOWN_ALARMS = 50
@@ -62,9 +64,18 @@ def alarm_acknowledge(request: HttpRequest, pk: UUID) -> HttpResponse:
 
 
 def _vault(request: HttpRequest, pk: UUID, action: Action) -> Vault:
-    vaults = Vault.objects.select_related("endpoint", "tenant")
+    vaults = Vault.objects.select_related("endpoint", "tenant", "figures", "tenant__figures")
     found: Vault = get_for_user(vaults, person=request.user, action=action, pk=pk)
     return found
+
+
+def _figures(vault: Vault) -> dict[str, Any]:
+    """As they were counted last: a vault is too large to be summed for a page. None where nobody counted yet."""
+    counted, space = getattr(vault, "figures", None), getattr(vault.tenant, "figures", None)
+    weeks = lock_weeks(counted.lock_tail, today=timezone.now().date()) if counted else []
+    failed = [check for check in vault.probe_report if check["result"] != "ok"]
+    most = max((week.ending_bytes for week in weeks), default=0)
+    return {"counted": counted, "space": space, "weeks": weeks, "most": most, "failed_checks": failed}
 
 
 def _show(request: HttpRequest, vault: Vault, form: AcceptSettingsForm, *, status: int = 200) -> HttpResponse:
@@ -84,5 +95,6 @@ def _show(request: HttpRequest, vault: Vault, form: AcceptSettingsForm, *, statu
             :SHOWN_ACCEPTANCES
         ],
         "key_mode": key_mode_of(vault.tenant_id),
+        **_figures(vault),
     }
     return render(request, "vaults/vault.html", context, status=status)

@@ -1,4 +1,4 @@
-"""Snapshots of logical volumes for the time of one backup of a server: thin ones, or classic ones with room of their own.
+"""Snapshots of logical volumes for the time of one backup of a server: thin ones, or classic ones with own room.
 
 A classic one that grows full is worth nothing any more, and the backup that reads it fails. Names of ours only.
 """

@@ -73,6 +73,7 @@ GROUPS = (
         "Places",
         (
             Page("Nodes", "node-list", _ADMINISTRATOR, of=("node", "storage")),
+            Page("Regions", "region-list", _ADMINISTRATOR, of=("region",)),
             Page("Budgets", "budget-list", _SUPER_ADMIN, of=("budget",)),
             Page("Copies without a backup", "stray-list", _SUPER_ADMIN, of=("stray",)),
         ),
@@ -88,6 +89,7 @@ GROUPS = (
             Page("Audit", "audit-list", _ADMINISTRATOR, of=("audit",)),
             Page("Agent releases", "release-list", _SUPER_ADMIN, of=("release",)),
             Page("Health", "health", _SUPER_ADMIN),
+            Page("Settings", "settings", _SUPER_ADMIN, of=("settings",)),
         ),
     ),
 )

@@ -11,7 +11,7 @@ import msgspec
 from django.conf import settings
 from rest_framework.test import APIClient
 
-from agents.agent_messages import HostFacts, PollAnswer, PollRequest
+from agents.agent_messages import ClaimRequest, HostFacts, PollAnswer, PollRequest
 from agents.answer_signing import HEADER, is_answer_signed, refused_name
 from agents.models import Agent
 from agents.signing import read_header, sign_request
@@ -53,6 +53,11 @@ class AgentClient:
         self.count = more.pop("count", self.count + 1)
         changes = more.pop("signed", {})
         return self.ask("poll/", PollRequest(host=host, version=version, count=self.count, **more), **changes)
+
+    def claim(self, job: object, *, count: int | None = None, **changes: Any) -> Any:
+        """The raw answer; it counts on as polls do."""
+        self.count = self.count + 1 if count is None else count
+        return self.ask("claim/", ClaimRequest(str(job), self.count), **changes)
 
     def polled(self, **more: Any) -> PollAnswer:
         answer = self.poll(**more)

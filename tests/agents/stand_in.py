@@ -47,6 +47,7 @@ class ControlPlane:
     poll_seconds: int = 3600
     ahead: timedelta = timedelta()
     status: str = "enrolled"
+    waiting: str = ""
     tls_pins: list[bytes] = field(default_factory=list)
     tamper: Callable[[bytes], bytes] | None = None
     # Who sits before the session gate, and what comes of its answers: status, body, signature.
@@ -183,6 +184,7 @@ class ControlPlane:
             jobs=list(self.offers),
             canceled=[job for job in request.jobs if job in self.canceled],
             update=self.update,
+            waiting=self.waiting,
         )
 
 

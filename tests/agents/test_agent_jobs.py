@@ -46,7 +46,7 @@ def claimed(estate: Estate) -> tuple[Job, str]:
     """A running backup, and the token of its session."""
     dispatch_due(now=timezone.now())
     job = Job.objects.get(disk=estate.disk)
-    claim = estate.client.ask("claim/", _Claim(str(job.pk))).json()
+    claim = estate.client.claim(job.pk).json()
     return job, claim["session_token"]
 
 
@@ -130,11 +130,11 @@ def test_budgets_of_nodes_count_each_server_with_an_agent_by_itself(estate: Esta
 
     assert claim_job(job_id=first.pk, now=timezone.now()) is not None
     waits = other.client if second.disk_id == other.disk.pk else estate.client
-    refused = waits.ask("claim/", _Claim(str(second.pk)))
+    refused = waits.claim(second.pk)
     assert (refused.status_code, refused.json()["code"]) == (409, "not_to_be_had")
 
     tenant_wide.delete()
-    assert waits.ask("claim/", _Claim(str(second.pk))).status_code == 200
+    assert waits.claim(second.pk).status_code == 200
 
 
 def test_lists_and_plans_with_and_without_a_node(estate: Estate) -> None:
@@ -273,9 +273,6 @@ def test_an_agent_lists_its_own_backups_a_page_at_a_time(estate: Estate, monkeyp
     assert (set(seen), len(seen)) == (own, 5)
     assert estate.client.ask("backups/?after=nonsense", method="GET").status_code == 400
 
-
-class _Claim(msgspec.Struct):
-    job: str
 
 
 class _Failure(msgspec.Struct):

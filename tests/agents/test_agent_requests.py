@@ -44,7 +44,7 @@ TABLE: dict[tuple[str, str], tuple[int, Any]] = {
     ("POST", "rotate/"): (200, {"public_key": KEY}),
     ("POST", "unenrol/"): (200, {}),
     ("GET", "releases/<str:file>"): (404, None),
-    ("POST", "claim/"): (404, {"job": NO_ID}),
+    ("POST", "claim/"): (404, {"job": NO_ID, "count": 9}),
     # The world's server has no disk of an agent.
     ("POST", "start/"): (409, {}),
     ("GET", "backups/"): (200, None),

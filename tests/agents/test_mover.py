@@ -150,6 +150,7 @@ def test_a_good_base_is_used(world: World) -> None:
     assert set(world.phases) == {"copying"}
 
 
+@pytest.mark.case("AG-02")
 @pytest.mark.parametrize("damage", ["missing", "flipped", "cut"])
 def test_a_base_that_cannot_be_read_becomes_a_full_backup_that_says_so(world: World, damage: str) -> None:
     first = world.back_up(_IMAGE)

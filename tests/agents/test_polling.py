@@ -88,8 +88,8 @@ def test_a_copied_machine_is_stopped_with_the_other_until_a_person_decides(
     estate: Estate, changes: dict[str, Any], words: str
 ) -> None:
     job_id = Job.objects.get(pk=msgspec.json.decode(estate.client.ask("start/", _Empty()).content)["id"]).pk
+    assert estate.client.claim(job_id).status_code == 200
     estate.client.polled(count=7)
-    assert estate.client.ask("claim/", _Claim(str(job_id))).status_code == 200
 
     answer = estate.client.poll(**changes)
 
@@ -97,7 +97,7 @@ def test_a_copied_machine_is_stopped_with_the_other_until_a_person_decides(
     agent = Agent.objects.get()
     assert words in agent.quarantine_reason
     assert estate.client.poll(count=9).json()["code"] == "agent_quarantined"
-    assert estate.client.ask("claim/", _Claim(str(job_id))).status_code == 403
+    assert estate.client.claim(job_id).status_code == 403
     sweep(now=timezone.now())
     assert Job.objects.get().state == JobState.CANCELED
     assert AuditEvent.objects.filter(action="agent.quarantine").count() == 1
@@ -110,6 +110,30 @@ def test_a_copied_machine_is_stopped_with_the_other_until_a_person_decides(
     # It learns the machine anew, and the other one is noticed again.
     assert estate.client.poll(count=1).status_code == 200
     assert estate.client.poll(count=2, host=HostFacts("copy", "another", "b")).status_code == 403
+
+
+@pytest.mark.case("AG-09", "AG-15")
+def test_who_only_claims_with_a_stolen_key_is_noticed_too(estate: Estate) -> None:
+    dispatch_due(now=estate.definition.next_run_at)
+    job, now = Job.objects.get(), int(time.time())
+    estate.client.polled(count=7, signed={"time_seconds": now})
+
+    # One that was long on its way does nothing; one that knows the number, or guesses, wins and gives itself away.
+    late = estate.client.claim(job.pk, count=6, time_seconds=now - 20)
+    thief = estate.client.claim(job.pk, count=50)
+    machine = estate.client.poll(count=8)
+
+    assert (late.status_code, late.json()["code"]) == (409, "overtaken")
+    assert thief.status_code == 200
+    assert (machine.status_code, machine.json()["code"]) == (403, "agent_quarantined")
+    sweep(now=timezone.now())
+    job.refresh_from_db()
+    assert (job.state, job.code) == (JobState.CANCELED, "agent_stopped")
+    # One that says a number of before is stopped itself.
+    Agent.objects.update(status=Agent.Status.ENROLLED)
+    again = estate.client.claim(job.pk, count=8)
+    assert (again.status_code, again.json()["code"]) == (403, "agent_quarantined")
+    assert "went back from 50 to 8" in Agent.objects.get().quarantine_reason
 
 
 def test_a_poll_that_was_overtaken_is_no_copy(estate: Estate) -> None:
@@ -195,11 +219,11 @@ def test_a_due_backup_waits_for_its_agent_and_is_offered_to_no_other() -> None:
     assert (job.node, job.state, job.hinted_at) == (None, JobState.PENDING, None)
     [offer] = ours.client.polled().jobs
     assert (offer.id, offer.kind, offer.begins_at_once) == (str(job.pk), "backup", False)
-    stolen = theirs.client.ask("claim/", _Claim(str(job.pk)))
+    stolen = theirs.client.claim(job.pk)
     assert (stolen.status_code, stolen.json()["code"]) == (404, "not_found")
-    claim = ours.client.ask("claim/", _Claim(str(job.pk))).json()
+    claim = ours.client.claim(job.pk).json()
     assert (claim["kind"], claim["backup"]) == ("backup", job.backup_name)
-    again = ours.client.ask("claim/", _Claim(str(job.pk)))
+    again = ours.client.claim(job.pk)
     assert (again.status_code, again.json()["code"]) == (409, "not_to_be_had")
     assert again["Retry-After"] == "60"
     # What it works on is not offered again; what was canceled, or is no job of its own, it is told.
@@ -207,6 +231,21 @@ def test_a_due_backup_waits_for_its_agent_and_is_offered_to_no_other() -> None:
     told = ours.client.polled(jobs=[str(job.pk), "nonsense", str(Job.objects.get(disk=theirs.disk).pk)])
     assert told.jobs == []
     assert {UUID(key) for key in told.canceled} == set(Job.objects.values_list("pk", flat=True))
+
+
+def test_why_a_job_waits_is_what_the_agent_says_unless_the_control_plane_knows_better(estate: Estate) -> None:
+    dispatch_due(now=estate.definition.next_run_at)
+    [offer] = estate.client.polled().jobs
+
+    def waits(told: str) -> str:
+        estate.client.polled(waits={offer.id: told, "nonsense": "x"})
+        return str(Job.objects.get().waits)
+
+    assert waits("On \x1b[31mbattery." + "x" * 300) == "the agent says: On battery." + "x" * 173
+    assert waits("Outside of the window.") == "the agent says: Outside of the window."
+    assert waits("") == ""
+    Job.objects.update(waits="tenant Demo runs 4 of 4")
+    assert waits("On battery.") == "tenant Demo runs 4 of 4"
 
 
 def test_nothing_is_dispatched_for_a_stopped_agent_and_one_run_when_it_is_back() -> None:
@@ -241,7 +280,7 @@ def test_a_job_whose_agent_never_came_back_begins_anew_and_its_former_claim_is_w
     estate = enrolled(next_run_at=now)
     dispatch_due(now=now)
     job = Job.objects.get()
-    assert estate.client.ask("claim/", _Claim(str(job.pk))).status_code == 200
+    assert estate.client.claim(job.pk).status_code == 200
 
     # Within the hour it may take it up again.
     with travel(now + timedelta(minutes=30)):
@@ -270,7 +309,3 @@ def test_a_backup_now_is_one_however_often_it_is_asked_for(estate: Estate) -> No
 
 class _Empty(msgspec.Struct):
     pass
-
-
-class _Claim(msgspec.Struct):
-    job: str

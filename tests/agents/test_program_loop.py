@@ -170,11 +170,15 @@ def test_window_pause_and_a_person_who_does_not_wait(world: World) -> None:
     assert len(world.movers) == 1
     assert world.agent.waiting["job-1"].why == "Outside of the window; it opens at 22:00 Europe/Berlin."
     world.why_paused = "The machine runs on battery."
+    world.plane.waiting = "As many backups as the vault's region allows are under way."
     world.pass_time(3600)
     assert len(world.movers) == 1 and world.agent.waiting["job-1"].why == world.why_paused
-    world.why_paused = ""
-    world.pass_time(60)
-    assert len(world.movers) == 2
+    told = [("job-1", "backup", world.why_paused), ("", "", world.plane.waiting)]
+    kept = load_memory(world.agent.places).waiting
+    assert [(one.job, one.kind, one.why) for one in kept] == told
+    world.why_paused, world.plane.waiting = "", ""
+    world.pass_time(3600)
+    assert len(world.movers) == 2 and load_memory(world.agent.places).waiting == []
 
 
 def test_a_cancel_reaches_the_mover_and_a_job_that_was_taken_back_never_begins(world: World) -> None:

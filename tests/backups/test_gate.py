@@ -86,7 +86,7 @@ def test_a_grant_binds_everything_and_is_in_the_ledger_before(opened: Opened) ->
     assert send(grant, b"pack" * 100)[0] == 412
 
 
-@pytest.mark.case("AZ-13")
+@pytest.mark.case("AG-15", "AZ-13")
 def test_no_tampering_with_a_grant_is_accepted(opened: Opened) -> None:
     data = os.urandom(1000)
     grant = opened.client.grant_puts([opened.spec(data)])[0]
@@ -125,7 +125,7 @@ def test_no_tampering_with_a_grant_is_accepted(opened: Opened) -> None:
     assert send(grant, data)[0] == 200
 
 
-@pytest.mark.case("AZ-11")
+@pytest.mark.case("AG-15", "AZ-11")
 @pytest.mark.parametrize(
     ("change", "code"),
     [
@@ -189,7 +189,7 @@ def test_a_backup_gets_no_key_that_opens_earlier_ones(opened: Opened) -> None:
     assert told == {"id_key", "map_key", "tenant_public_key"}
 
 
-@pytest.mark.case("AZ-12")
+@pytest.mark.case("AG-15", "AZ-12")
 def test_a_read_of_another_servers_objects_looks_like_a_missing_one(opened: Opened) -> None:
     other = opened.site.back_up(opened.site.definition(opened.site.server("other", content=b"y" * MIB))).backup.manifest
 

@@ -9,7 +9,8 @@ import pytest
 
 from agents.models import Node
 from backups.models import Job
-from backups.node_load import actual_load, load_map
+from backups.node_load import FRESH, actual_load, count_loads, load_map
+from definitions.models import Definition, SpreadAct
 from tests.factories import make_definition, make_job, make_person, make_server
 
 pytestmark = pytest.mark.django_db
@@ -95,3 +96,30 @@ def test_planned_and_actual_stand_beside_each_other_for_idle_nodes_too(
     assert {*found.rows[0].planned, *found.rows[0].actual} == {0.0}
     assert [hour for hour, value in enumerate(found.rows[1].planned) if value] == [3]
     assert min(found.rows[1].actual) > 0
+
+
+def test_kept_figures_are_shown_to_who_sees_everything_until_they_are_old_or_something_was_moved(
+    server: Any, django_assert_max_num_queries: Any
+) -> None:
+    for number in range(4):
+        make_definition(server, name=f"d{number}", cron="0 22 * * *")
+    ran(server, NOW - timedelta(days=1), HOUR / 2, 500)
+    everybody, administrator = make_person(superadmin=True), make_person(administers=[server.tenant])
+    live = load_map([server.node], person=everybody, now=NOW)
+    count_loads(now=NOW)
+    Definition.objects.all().delete()
+
+    def shown(person: Any, at: datetime) -> Any:
+        return load_map([server.node], person=person, now=at)
+
+    with django_assert_max_num_queries(3):
+        kept = shown(everybody, NOW + FRESH / 2)
+    old, own = shown(everybody, NOW + FRESH), shown(administrator, NOW)
+    act = SpreadAct.objects.create(made_by=everybody, moves=[])
+    SpreadAct.objects.filter(pk=act.pk).update(created_at=NOW + HOUR / 4)
+    moved = shown(everybody, NOW + HOUR / 3)
+
+    assert (kept.rows, kept.advice, kept.counted_at) == (live.rows, live.advice, NOW)
+    assert live.advice and any(live.rows[0].planned) and any(live.rows[0].actual)
+    for again in (old, own, moved):
+        assert again.counted_at is None and not again.advice and not any(again.rows[0].planned)

@@ -12,7 +12,8 @@ import pytest
 
 from agents.drivers import host_snapshots, host_space
 from agents.drivers.base import DiskAddress, DiskWish, DriverError, ReadWish, WriteWish
-from agents.drivers.host import HostDriver, HostSettings, _bound
+from agents.drivers.host import HostDriver, HostSettings, _bound, _mounted
+from agents.drivers.host_lvm import Held
 from agents.drivers.host_mounts import Mount, chosen, parse_mounts
 from agents.drivers.host_snapshots import Place, standing_still
 from agents.drivers.host_space import private_tree
@@ -145,6 +146,15 @@ def put_together(folder: Path) -> None:
             assert live.source == point and [warning.code for warning in live.warnings] == ["no_snapshot"]
             assert (tree / ".zfs").exists()
     assert Zfs.destroyed == ["pool/data@bs-host-x"] and not (snapshot / "mounted").exists()
+
+    # A snapshot of LVM is a device: mounted here, and one that cannot be gives way to the live directory.
+    good, bad = Held(Path("none"), "tmpfs", "size=1m"), Held(folder / "nothing", "ext4", "")
+    places = [Place("/srv", Path("/"), "lvm", held=good), Place("/var", Path("/"), "lvm", held=bad)]
+    with private_tree(tree), _mounted(places, folder / "volumes") as [mounted, live]:
+        assert mounted.source.samefile(folder / "volumes/0") and mounted.source.is_mount()
+        assert os.statvfs(mounted.source).f_flag & os.ST_RDONLY
+        assert (live.source, live.snapshot) == (Path("/var"), "none")
+    assert not (folder / "volumes/0").is_mount()
 
     root = folder / "server"
     (root / "nas").mkdir(parents=True)

@@ -354,6 +354,7 @@ def test_an_envelope_renamed_to_another_tenant_does_not_open() -> None:
         unwrap_envelope(renamed, tenant_private_key=vault.tenant_key.private, tenant="evil", domain=DOMAIN)
 
 
+@pytest.mark.case("AG-07")
 def test_an_unknown_required_feature_is_refused() -> None:
     import msgspec
 

@@ -13,7 +13,6 @@ from vaults.models import Region
 from vaults.regions import vault_region_of
 
 
-
 def test_every_setting_is_shown_or_left_out_on_purpose_and_no_secret_is_among_them() -> None:
     shown = {name for _, fields in GROUPS for name, _ in fields}
     secrets = {name for name, field in Config.model_fields.items() if "SecretStr" in str(field.annotation)}

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 from django.utils import timezone
 
-from backups.models import Backup, Job
+from backups.models import Backup, Job, VaultFigures
 from backups.states import JobKind, JobState
 from backups.timeline import Point, days_of, missed_slots
 from definitions.models import Definition, SpreadAct
-from tests.factories import disk_of, make_backup, make_definition, make_job
+from tests.factories import disk_of, make_backup, make_definition, make_job, make_region
 from tests.worlds import World
+from vaults.lock_ends import lock_weeks
+from vaults.models import Region
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -209,3 +211,53 @@ def test_what_may_not_be_moved_stays(world: World) -> None:
     assert "window of the policy" in json.dumps([str(one) for one in outside.wsgi_request._messages])
     assert list(Definition.objects.order_by("pk").values_list("cron", flat=True)) == before
     assert not SpreadAct.objects.exists()
+
+
+def test_the_end_of_locks_by_week_and_what_stays_locked() -> None:
+    today = date(2026, 11, 18)
+    tail = [("2026-11-17", 9), ("2026-11-18", 1), ("2026-11-22", 2), ("2026-11-23", 4), ("2027-02-01", 8)]
+    many = [((today + timedelta(weeks=week)).isoformat(), 1) for week in range(60)]
+
+    found = lock_weeks(tail, today=today)
+    weeks = lock_weeks(many, today=today)
+
+    assert [(week.first.isoformat(), week.ending_bytes, week.left_bytes) for week in found] == [
+        ("2026-11-16", 3, 12),
+        ("2026-11-23", 4, 8),
+        ("2027-02-01", 8, 0),
+    ]
+    assert len(weeks) == 26 and (weeks[-1].ending_bytes, weeks[-1].left_bytes) == (35, 0)
+    assert weeks[-1].until == today + timedelta(weeks=59)
+
+
+def test_a_vault_shows_each_call_of_its_probe_what_it_holds_and_the_ends_of_its_locks(world: World) -> None:
+    vault, now = world.ours.vault, timezone.now()
+    calls = [
+        {"check": "lock kept", "result": "ok", "note": ""},
+        {"check": "ranges", "result": "failed", "note": "no 206"},
+    ]
+    type(vault).objects.filter(pk=vault.pk).update(probe_report=calls, probed_at=now)
+    tail = [[f"{now + timedelta(days=9):%Y-%m-%d}", 3 << 30]]
+    VaultFigures.objects.create(
+        vault=vault,
+        counted_at=now,
+        backup_count=2,
+        violation_count=0,
+        ending_count=0,
+        stored_bytes=5 << 30,
+        lock_tail=tail,
+    )
+
+    page = text_of(world, "admin_a", f"/vaults/{vault.pk}/")
+    bare = text_of(world, "super", f"/vaults/{world.theirs.vault.pk}/")
+
+    assert "ranges: no 206" in page and "lock kept" in page
+    assert all(f'title="{size << 30:,} bytes"' in page for size in (3, 5))
+    assert "It was not probed yet." in bare and bare.count("Not counted yet") == 2
+
+
+def test_an_order_says_where_the_vault_will_be(world: World) -> None:
+    make_region("RBX", vault_code="GRA")
+    Region.objects.filter(pk="GRA").update(title="Gravelines")
+
+    assert "RBX → vault in GRA (Gravelines)" in text_of(world, "super", "/orders/new/").replace("RBX (RBX)", "RBX")

@@ -16,46 +16,38 @@ import pytest
 from tests.postgres.cluster import PROGRAMS, scratch_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
-# Each group is one run of pytest; the first makes the tables, the others use them again.
-AGAIN = {
-    # Plans need a database that holds nothing yet; the other file sees to it that there are tables.
-    "wall": ["tests/postgres/test_second_wall.py", "tests/postgres/test_list_plans.py"],
-    "backups": [
-        "tests/backups/test_dispatch.py",
-        "tests/backups/test_server_moves.py",
-        "tests/backups/test_node_load.py",
-        "tests/backups/test_vault_removal.py",
-    ],
-    "tenants": [
-        "tests/tenants/test_deletion.py",
-        "tests/tenants/test_people.py",
-        "tests/tenants/test_quota_races.py",
-        "tests/tenants/test_suspension.py",
-        "tests/tenants/test_approvals.py",
-        "tests/tenants/test_approvals_order.py",
-        "tests/tenants/test_approvals_persons.py",
-        "tests/tenants/test_audit_chain.py",
-        "tests/tenants/test_audit_seal.py",
-        "tests/tenants/test_joining.py",
-        "tests/tenants/test_notices_outbox.py",
-    ],
-    "api": [
-        "tests/api/test_paging.py",
-        "tests/api/test_idempotency.py",
-        "tests/api/test_etags.py",
-        "tests/api/test_concurrent_requests.py",
-    ],
-    "sign-in": [
-        "tests/portal/test_sign_in_factors.py",
-        "tests/portal/test_sign_in_sessions.py",
-        "tests/tenants/test_tokens.py",
-        "tests/agents/test_replay_race.py",
-    ],
-}
+# One run of pytest. The two of this folder first: plans need a database that holds nothing yet.
+AGAIN = [
+    "tests/postgres/test_second_wall.py",
+    "tests/postgres/test_list_plans.py",
+    "tests/backups/test_dispatch.py",
+    "tests/backups/test_server_moves.py",
+    "tests/backups/test_node_load.py",
+    "tests/backups/test_vault_removal.py",
+    "tests/tenants/test_deletion.py",
+    "tests/tenants/test_people.py",
+    "tests/tenants/test_quota_races.py",
+    "tests/tenants/test_suspension.py",
+    "tests/tenants/test_approvals.py",
+    "tests/tenants/test_approvals_order.py",
+    "tests/tenants/test_approvals_persons.py",
+    "tests/tenants/test_audit_chain.py",
+    "tests/tenants/test_audit_seal.py",
+    "tests/tenants/test_joining.py",
+    "tests/tenants/test_notices_outbox.py",
+    "tests/api/test_paging.py",
+    "tests/api/test_idempotency.py",
+    "tests/api/test_etags.py",
+    "tests/api/test_concurrent_requests.py",
+    "tests/portal/test_sign_in_factors.py",
+    "tests/portal/test_sign_in_sessions.py",
+    "tests/tenants/test_tokens.py",
+    "tests/agents/test_replay_race.py",
+]
 pytestmark = [
     pytest.mark.postgres,
     pytest.mark.long,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(not PROGRAMS, reason="no PostgreSQL server: apt-get install postgresql"),
 ]
 
@@ -66,10 +58,9 @@ def postgresql_url() -> Iterator[str]:
         yield url
 
 
-@pytest.mark.parametrize("group", AGAIN)
-def test_the_rules_of_the_database_hold_on_postgresql_too(postgresql_url: str, group: str) -> None:
+def test_the_rules_of_the_database_hold_on_postgresql_too(postgresql_url: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--reuse-db", *AGAIN[group]],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *AGAIN],
         cwd=ROOT,
         env={**os.environ, "TEST_DATABASE_URL": postgresql_url, "NO_PROXY": "127.0.0.1"},
         capture_output=True,
@@ -81,7 +72,5 @@ def test_the_rules_of_the_database_hold_on_postgresql_too(postgresql_url: str, g
 
 
 def test_every_file_is_there_once() -> None:
-    files = [path for group in AGAIN.values() for path in group]
-
-    assert len(files) == len(set(files))
-    assert all((ROOT / path).is_file() for path in files)
+    assert len(AGAIN) == len(set(AGAIN))
+    assert all((ROOT / path).is_file() for path in AGAIN)

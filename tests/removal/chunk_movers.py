@@ -1,7 +1,7 @@
 """Streams and file trees in the small world: the same blocks as of a disk, sent by the writers of chunks.
 
 A block of the image stands for 512 bytes of noise that follow from it, so that a change of a few bytes changes all of
-it. A tree has one file per block, but for the first 16: those are two files with a map of chunks of their own.
+it. A tree has one file per block, but for the first eight: they are one file with a map of chunks of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from tests.removal.world import World
 
 _DRIVERS = {"disk": "image", "stream": "postgresql", "tree": "filesystem"}
 _BLOCKS_OF_LARGE = 8
-_LARGE = 2
 
 
 class StreamMover(Mover):
@@ -94,7 +93,7 @@ class TreeMover(StreamMover):
     def _named(self) -> Iterator[tuple[str, bytes]]:
         content, at = self._content(), 0
         while at < len(content):
-            size = BLOCK * (_BLOCKS_OF_LARGE if at < _LARGE * _BLOCKS_OF_LARGE * BLOCK else 1)
+            size = BLOCK * (1 if at else _BLOCKS_OF_LARGE)
             yield f"{at:06d}", content[at : at + size]
             at += size
 

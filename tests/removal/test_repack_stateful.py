@@ -1,4 +1,5 @@
-"""Backups, retention, repack, removal, restores and faults in any order, with the engine's own writer: all bytes stay.
+"""Backups of a disk, a stream and a tree in one domain, retention, repack, removal, restores and faults in any order,
+with the engine's own writers: all bytes stay.
 
 Each mutant leaves out one wall of the repack; the machine must see through it.
 """
@@ -11,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from unittest import mock
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -25,7 +27,8 @@ from engine.errors import EngineError
 from engine.relocations import Relocations
 from engine.store.memory import Fault
 from tests import factories
-from tests.removal.real_writer import BLOCK, KillableStore, Mover
+from tests.removal.chunk_movers import mover_of
+from tests.removal.real_writer import BLOCK, KillableStore
 from tests.removal.world import advance, now, running
 from vaults.models import MovedPack, StoredObject
 
@@ -41,6 +44,7 @@ SETTINGS = settings(
     suppress_health_check=list(HealthCheck),
 )
 BLOCKS = 12
+CONTENTS = ("disk", "stream", "tree")
 FAULTS = st.dictionaries(st.integers(0, 25), st.sampled_from([Fault.BEFORE, Fault.AFTER]), max_size=1)
 
 
@@ -51,8 +55,12 @@ class RepackMachine(RuleBasedStateMachine):
         self.stack = ExitStack()
         self.world, self.clock = self.stack.enter_context(running(KillableStore(now=now)))
         self.world.wait = lambda by: advance(self.clock, self.world, by)
-        self.mover = Mover(self.world, bytearray(b"".join(bytes([n + 1]) * BLOCK for n in range(BLOCKS))))
-        self.contents: dict[int, bytes] = {}
+        image = b"".join(bytes([n + 1]) * BLOCK for n in range(BLOCKS))
+        self.movers = {
+            content: self.stack.enter_context(mover_of(self.world, content, bytearray(image), own_disk=True))
+            for content in CONTENTS
+        }
+        self.contents: dict[UUID, bytes] = {}
         self.restores: list[tuple[Job, list[Relocations]]] = []
         self.count = 0
         self.world.reconcile()
@@ -61,19 +69,24 @@ class RepackMachine(RuleBasedStateMachine):
         self.stack.close()
         logging.disable(logging.NOTSET)
 
-    @rule(blocks=st.sets(st.integers(0, BLOCKS - 1), max_size=8), repacks=st.booleans())
-    def back_up(self, blocks: set[int], repacks: bool) -> None:
+    @rule(
+        content=st.sampled_from(CONTENTS),
+        blocks=st.sets(st.integers(0, BLOCKS - 1), max_size=8),
+        repacks=st.booleans(),
+    )
+    def back_up(self, content: str, blocks: set[int], repacks: bool) -> None:
         """Blocks change and are backed up, perhaps while a repack runs."""
+        mover = self.movers[content]
         for number in blocks:
             self.count += 1
-            self.mover.image[number * BLOCK : number * BLOCK + 8] = b"%08d" % self.count
+            mover.image[number * BLOCK : number * BLOCK + 8] = b"%08d" % self.count
         with ExitStack() as stack:
             if repacks:
-                write = self.mover._write
-                late = mock.patch.object(self.mover, "_write", lambda *args: (write(*args), self._repack())[0])
+                write = mover._write
+                late = mock.patch.object(mover, "_write", lambda *args: (write(*args), self._repack())[0])
                 stack.enter_context(late)
-            backup = self.mover.back_up()
-        self.contents[backup.sequence] = bytes(self.mover.image)
+            backup = mover.back_up()
+        self.contents[backup.pk] = bytes(mover.image)
 
     @rule(number=st.integers(0, 3))
     def retention(self, number: int) -> None:
@@ -107,7 +120,7 @@ class RepackMachine(RuleBasedStateMachine):
         backup = Backup.objects.in_catalogue().filter(status=BackupStatus.OK).order_by("sequence").first()
         if backup is not None:
             job = factories.make_job(backup.server, kind=JobKind.RESTORE, backup=backup)
-            self.restores.append((job, self.mover.relocations()))
+            self.restores.append((job, self.movers[backup.content].relocations()))
 
     @precondition(lambda self: self.restores)
     @rule()
@@ -118,10 +131,10 @@ class RepackMachine(RuleBasedStateMachine):
     def every_backup_has_its_bytes(self) -> None:
         self.world.check()
         for backup in Backup.objects.in_catalogue().exclude(manifest=None).select_related("manifest"):
-            assert self.mover.restored(backup) == self.contents[backup.sequence]
+            assert self.movers[backup.content].restored(backup) == self.contents[backup.pk]
         for job, relocations in self.restores:
-            found = self.mover.restored(job.backup, relocations=relocations)
-            assert found == self.contents[job.backup.sequence]
+            found = self.movers[job.backup.content].restored(job.backup, relocations=relocations)
+            assert found == self.contents[job.backup.pk]
 
 
 def test_all_bytes_stay_in_any_order_of_events() -> None:

@@ -68,13 +68,13 @@ libraries() { # FILE...: copies what they are linked with
     done
 }
 cp /bin/busybox "$root/bin/"
-for applet in sh env mount umount sync fstrim; do ln -s busybox "$root/bin/$applet"; done
+for applet in sh env mkdir mount umount sync fstrim; do ln -s busybox "$root/bin/$applet"; done
 ln -s ../../bin/busybox "$root/usr/bin/env"
 for program in /usr/sbin/lvm /usr/sbin/dmsetup /usr/sbin/pdata_tools /usr/sbin/mke2fs /usr/sbin/e2fsck; do
     cp -L "$program" "$root/usr/sbin/"
     libraries "$program"
 done
-for name in lvs lvcreate lvchange lvremove lvextend pvcreate vgcreate; do ln -s lvm "$root/usr/sbin/$name"; done
+for name in lvs vgs lvcreate lvchange lvremove lvextend pvcreate vgcreate; do ln -s lvm "$root/usr/sbin/$name"; done
 for name in thin_delta thin_dump thin_check; do ln -s pdata_tools "$root/usr/sbin/$name"; done
 cat > "$root/etc/lvm/lvm.conf" <<'CONF'
 activation { udev_sync = 0 udev_rules = 0 monitoring = 0 }
@@ -93,9 +93,10 @@ find "$prefix/lib" -maxdepth 1 -name 'libpython3*.so*' -exec cp -L {} "$root/lib
 libraries "$prefix/bin/python3" $(find "$root"/python/lib/python3.*/lib-dynload -name '*.so')
 cp -r agents common engine "$root/project/"
 cp tools/lab/lvm_steps.py "$root/project/tools/lab/"
-# Packages that the driver imports, and no others.
+# Packages that the drivers import, and no others.
 "$python" - <<'PYTHON' | sort -u | while read -r place; do cp -r "$place" "$root/packages/"; done
 import sys
+import agents.drivers.host
 import agents.drivers.lvm
 for module in list(sys.modules.values()):
     file = getattr(module, "__file__", None) or ""

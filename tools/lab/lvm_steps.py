@@ -17,6 +17,7 @@ from pathlib import Path
 os.environ["PATH"] = "/usr/sbin:/sbin:/usr/bin:/bin"
 
 from agents.drivers.base import DiskAddress, DiskWish, DriverError, OpenedDisk, ReadWish, WriteWish
+from agents.drivers.host import HostDriver, HostSettings
 from agents.drivers.lvm import LvmDriver
 from agents.drivers.lvm_commands import Group
 from agents.drivers.lvm_maps import reading_pool
@@ -178,6 +179,43 @@ def restore() -> None:
     sh("mount -t ext4 /dev/lab/new /mnt; ls /mnt; umount /mnt")
 
 
+def whole_server() -> None:
+    """The agent's driver: a server with a file system on a thin volume and one on a classic volume."""
+    sh("mkdir -p /tmp/srv/thin /tmp/srv/thick; mke2fs -q -F -t ext4 /dev/lab/thick")
+    sh("mount -t ext4 /dev/lab/new /tmp/srv/thin; mount -t ext4 /dev/lab/thick /tmp/srv/thick")
+    for name in ("thin", "thick"):
+        Path(f"/tmp/srv/{name}/file").write_text("before")
+    HostDriver.configured = HostSettings(root="/tmp/srv", work=Path("/tmp/work"))
+    # What opens it stays in the mount namespace that it made.
+    for number in range(2):
+        child = os.fork()
+        if child == 0:
+            _read_server(kill=bool(number))
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == (signal.SIGKILL if number else 0)
+    left = {name for name in GROUP.volumes() if name.startswith("backupsite-host-")}
+    assert len(left) == 2, left
+    removed = HostDriver().forget(())
+    assert {f"lab/{name}" for name in left} == set(removed), removed
+    assert not [name for name in GROUP.volumes() if name.startswith("backupsite-host-")]
+    sh("umount /tmp/srv/thin; umount /tmp/srv/thick")
+
+
+def _read_server(*, kill: bool) -> None:
+    with HostDriver().open_trees(ReadWish([DiskWish(DiskAddress("", "/", 1))], "point")) as [opened]:
+        print(f"      {[warning.message for warning in opened.facts.warnings]}")
+        for name in ("thin", "thick"):
+            Path(f"/tmp/srv/{name}/file").write_text("after")
+            assert (opened.root / name / "file").read_text() == "before", name
+            number = (opened.root / name).stat().st_dev
+            assert number not in opened.options.file_systems() and number != Path(f"/tmp/srv/{name}").stat().st_dev
+            Path(f"/tmp/srv/{name}/file").write_text("before")
+            os.sync()
+        if kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert not [name for name in GROUP.volumes() if name.startswith("backupsite-host-")]
+
+
 def resized() -> None:
     sh("lvextend -q -L +4M lab/web")
     disk, _ = read(wish(FOUR, FOUR, SAFE), ONE)
@@ -200,7 +238,7 @@ def pool_full() -> None:
 
 
 STEPS: tuple[Callable[[], None], ...] = (
-    *(group, full, changes, nothing_changed, killed, refused_targets, restore, resized, pool_full),
+    *(group, full, changes, nothing_changed, killed, refused_targets, restore, whole_server, resized, pool_full),
 )
 
 if __name__ == "__main__":

@@ -79,6 +79,7 @@ def run_status(options: argparse.Namespace) -> int:
         "last_backup": _outcome(memory.last_backup),
         "last_restore": _outcome(memory.last_restore),
         "running": [{"job": one.job, "kind": one.kind, "phase": one.event.phase} for one in running if process],
+        "waiting": [{"job": one.job, "kind": one.kind, "why": one.why} for one in memory.waiting if process],
         "problem": {"code": memory.problem_code, "message": memory.problem} if memory.problem_code else None,
     }
     if options.json:
@@ -269,6 +270,10 @@ def _say_status(document: dict[str, Any], last: datetime | None) -> None:
         if isinstance(outcome, dict):
             how = f"{outcome['code']}: {outcome['message']}" if outcome["code"] else "well"
             say(f"{name.replace('_', ' '):<14} {moment(outcome['ended_at'])}, {how}")
+    for one in document["running"]:
+        say(f"{'running':<14} {one['kind']}: {one['phase']}")
+    for one in document["waiting"]:
+        say(f"{'waiting':<14} {one['kind'] or 'a job'}: {one['why']}")
     problem = document["problem"]
     if isinstance(problem, dict):
         say(f"{'trouble':<14} {problem['message']} ({problem['code']})")

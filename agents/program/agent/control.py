@@ -63,8 +63,8 @@ class ControlClient:
         self._clock.learn(answer.time)
         return answer
 
-    def claim(self, job: str) -> messages.ClaimAnswer:
-        return self._call("claim/", messages.ClaimRequest(job), messages.ClaimAnswer)
+    def claim(self, job: str, *, count: int) -> messages.ClaimAnswer:
+        return self._call("claim/", messages.ClaimRequest(job, count), messages.ClaimAnswer)
 
     def start(self) -> messages.JobOffer:
         return self._call("start/", messages.StartRequest(), messages.JobOffer)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import msgspec
 
@@ -18,7 +20,7 @@ from agents.program.agent.conditions import why_paused
 from agents.program.agent.control import ControlClient
 from agents.program.agent.errors import AgentError, NotTrustedError, PolicyRefusedError, RefusedError, UnreachableError
 from agents.program.agent.identity import Identity, save_identity
-from agents.program.agent.memory import ControlClock, Memory
+from agents.program.agent.memory import ControlClock, Memory, Waits
 from agents.program.agent.moving import MoveOrder
 from agents.program.agent.noting import Notes
 from agents.program.agent.pacing import (
@@ -41,6 +43,7 @@ STOPPED = frozenset({"agent_revoked", "agent_quarantined"})
 _WATCH_SECONDS = 1.0
 # Numbers of polls that are kept ahead: none is used twice, whenever the agent is killed, and few are written.
 _RESERVED = 100
+_LONGEST_REASON = 500
 
 
 @dataclass(slots=True)
@@ -90,6 +93,8 @@ class Agent:
     _failures: int = 0
     _away_seconds: float = 0.0
     _trees: list[TreeFacts] = field(default_factory=list)
+    # Why the control plane does not offer a job yet.
+    _held_back: str = ""
 
     def __post_init__(self) -> None:
         self.notes = Notes(self.places, self.clock, self.memory)
@@ -132,13 +137,18 @@ class Agent:
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
-    def _poll(self) -> None:
+    def _next_count(self) -> int:
+        """A number that was never told before, whenever the machine loses its power."""
         self._count += 1
         if self._count > self.memory.count:
             self.memory.count = self._count + _RESERVED - 1
             self.notes.save()
+        return self._count
+
+    def _poll(self) -> None:
+        count = self._next_count()
         try:
-            answer = self.control.poll(self._request())
+            answer = self.control.poll(self._request(count))
         except (UnreachableError, NotTrustedError) as error:
             self._failures += 1
             pause = after_failure_seconds(self._failures, self._poll_seconds, self.world.chance)
@@ -154,19 +164,27 @@ class Agent:
         else:
             self._take(answer)
 
-    def _request(self) -> messages.PollRequest:
+    def _request(self, count: int) -> messages.PollRequest:
         self._trees = list(self.world.trees())
         digest = _digest(self._trees)
         return messages.PollRequest(
             host=self.world.host(),
             version=self.world.version,
-            count=self._count,
+            count=count,
             policy_number=self.policy.number if self.policy is not None else 0,
             jobs=[self.running[0].id] if self.running is not None else [],
             problem_code=self.memory.problem_code,
             problem=self.memory.problem,
             trees=self._trees if digest != self.memory.trees_told else None,
+            waits={key: self._why_still(waiting) for key, waiting in self.waiting.items()},
         )
+
+    def _why_still(self, waiting: Waiting) -> str:
+        """Empty when it begins with the next step."""
+        seconds = waiting.begins_at - self.world.monotonic()
+        if waiting.why or seconds <= 0:
+            return waiting.why
+        return f"Put off by chance; it begins within {math.ceil(seconds / 60)} min."
 
     def _take(self, answer: messages.PollAnswer) -> None:
         now = self.clock.now()
@@ -182,6 +200,7 @@ class Agent:
         self.notes.told()
         if answer.policy is not None:
             self._take_policy(answer.policy)
+        self._held_back = answer.waiting[:_LONGEST_REASON]
         self._offered(answer.jobs)
         self._canceled(answer.canceled)
         self.update = answer.update
@@ -237,6 +256,16 @@ class Agent:
             if self.running is None and now >= waiting.begins_at and not waiting.why:
                 del self.waiting[waiting.offer.id]
                 self._begin(waiting.offer)
+        self.notes.waits([*self._waits(), *([Waits("", "", self._held_back)] if self._held_back else [])])
+
+    def _waits(self) -> Iterator[Waits]:
+        """What a person is told, who wonders why nothing happens."""
+        for job, waiting in self.waiting.items():
+            left = waiting.begins_at - self.world.monotonic()
+            begins = self.clock.now() + timedelta(seconds=left)
+            late = f"It begins at {begins:%H:%M} UTC: not all servers at one moment." if left > 0 else ""
+            busy = "Another job is under way." if self.running is not None else ""
+            yield Waits(job, waiting.offer.kind, waiting.why or busy or late or "It begins now.")
 
     def _why_not(self, offer: JobOffer) -> str:
         if offer.begins_at_once or self.policy is None:
@@ -248,7 +277,7 @@ class Agent:
 
     def _begin(self, offer: JobOffer) -> None:
         try:
-            right = self.control.claim(offer.id)
+            right = self.control.claim(offer.id, count=self._next_count())
         except AgentError as error:
             # The next poll offers it again where it is still to be done.
             if not isinstance(error, RefusedError) or error.code != "not_found":

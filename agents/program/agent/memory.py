@@ -37,6 +37,14 @@ class Outcome(msgspec.Struct, frozen=True):
     read_bytes: int = 0
 
 
+class Waits(msgspec.Struct, frozen=True):
+    """A job that has not begun, and why, in words. `job` is empty for what only the control plane knows of."""
+
+    job: str
+    kind: str
+    why: str
+
+
 class Memory(msgspec.Struct):
     """`count`: polls up to this number may have been made. It only grows: a copy of this machine gives itself away."""
 
@@ -52,6 +60,7 @@ class Memory(msgspec.Struct):
     release: int = 0
     failed_release: int = 0
     status: str = ""
+    waiting: list[Waits] = []
 
 
 def load_memory(places: Places) -> Memory:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agents.agent_messages import JobOffer
 from agents.program.agent import memory as remembering
 from agents.program.agent.errors import AgentError
-from agents.program.agent.memory import ControlClock, Memory, Outcome
+from agents.program.agent.memory import ControlClock, Memory, Outcome, Waits
 from agents.program.agent.moving import MoveEvent
 from agents.program.agent.places import Places
 from agents.program.running import CANCELED
@@ -39,6 +39,12 @@ class Notes:
         jobs = (self.memory.last_backup, self.memory.last_restore)
         if not any(job is not None and job.code and job.code == self.memory.problem_code for job in jobs):
             self.memory.problem_code = self.memory.problem = ""
+
+    def waits(self, waiting: list[Waits]) -> None:
+        """What has not begun: written only when it changed."""
+        if waiting != self.memory.waiting:
+            self.memory.waiting = waiting
+            self.save()
 
     def outcome(self, offer: JobOffer, event: MoveEvent) -> None:
         outcome = Outcome(

