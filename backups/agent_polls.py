@@ -61,12 +61,14 @@ def poll(agent: Agent, message: PollRequest, *, asked_at_seconds: int, now: date
     if message.trees is not None:
         note_trees(agent, message.trees)
     has_policy = message.policy_number == agent.policy_number
+    jobs, waiting = _offers(agent, message.waits, now)
     return PollAnswer(
         time=now,
         # Those that began together do not stay together.
         next_poll_seconds=POLL_SECONDS + random.randint(-POLL_SPREAD, POLL_SPREAD),  # noqa: S311  # no secret
         policy=signed_policy(agent) if agent.policy_number and not has_policy else None,
-        jobs=_offers(agent, message.waits, now),
+        jobs=jobs,
+        waiting=waiting,
         canceled=_canceled(agent, message.jobs),
         update=offer_message(agent.release) if not agent.release_taken and agent.release is not None else None,
     )
@@ -166,12 +168,13 @@ def _quarantine(agent: Agent, reason: str) -> NoReturn:
     raise AgentQuarantinedError("This agent is in quarantine: its key is on two machines. An administrator decides.")
 
 
-def _offers(agent: Agent, waits: Mapping[str, str], now: datetime) -> list[JobOffer]:
-    """What waits for it, and what it lost hold of; the first to be served first. One at a time on a disk."""
+def _offers(agent: Agent, waits: Mapping[str, str], now: datetime) -> tuple[list[JobOffer], str]:
+    """What waits for it, and what it lost hold of, the first to be served first and one at a time on a disk; and why
+    something waits that it is not offered."""
     there = Job.objects.active().filter(node=None, kind__in=ON_A_NODE, disk__server=agent.server_id)
     # Nearly every poll ends here, for less.
     if not there.exists():
-        return []
+        return [], ""
     busy = Job.objects.filter(
         disk_id=OuterRef("disk_id"), state=JobState.RUNNING, kind__in=ON_A_NODE, lease_until__gt=now
     )
@@ -179,9 +182,19 @@ def _offers(agent: Agent, waits: Mapping[str, str], now: datetime) -> list[JobOf
     rows = own.order_by("-priority", "created_at", "pk").values_list("pk", "kind", "priority", "waits")[:MOST_OFFERS]
     for pk, _, _, known in rows:
         _say_why(pk, known, waits.get(str(pk), ""))
-    return [
+    offers = [
         JobOffer(id=str(pk), kind=kind, begins_at_once=priority > Priority.SCHEDULED) for pk, kind, priority, _ in rows
     ]
+    held = there.filter(state=JobState.PENDING).exclude(pk__in=[row[0] for row in rows])
+    first = held.order_by("created_at", "pk").first()
+    return offers, _sentence(first) if first is not None else ""
+
+
+def _sentence(job: Job) -> str:
+    if job.waits:
+        return f"A {job.kind} waits: {job.waits}."
+    at = f" not before {job.not_before:%Y-%m-%d %H:%M} UTC" if job.not_before is not None else " when the disk is free"
+    return f"A {job.kind} begins{at}."
 
 
 def _say_why(job_id: UUID, known: str, told: str) -> None:

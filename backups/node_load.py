@@ -59,7 +59,12 @@ def load_map(nodes: Sequence[Node], *, person: Person, now: datetime) -> LoadMap
     found = _counted([node for node in nodes if node.pk not in kept], person=person, now=now)
     counted = {row.node.pk: row for row in found.rows}
     rows = tuple(counted.get(node.pk) or _row(node, kept[node.pk]) for node in nodes)
-    piles = [PileUp(node.name, *pile) for node in nodes if node.pk in kept for pile in kept[node.pk].piles]
+    piles = [
+        PileUp(node.name, hour, times, tuple(keys))
+        for node in nodes
+        if node.pk in kept
+        for hour, times, keys in kept[node.pk].piles
+    ]
     advice = sorted([*found.advice, *piles], key=lambda pile: (-pile.times_mean, pile.node, pile.hour))
     return LoadMap(found.on, rows, tuple(advice), min((one.counted_at for one in kept.values()), default=None))
 

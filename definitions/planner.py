@@ -6,13 +6,25 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.db.models import Avg, QuerySet
 
 from agents.models import Node, Server
-from definitions.models import Definition
-from definitions.spread import Load, PileUp, Placed, Task, Window, by_hour, nearest_night, pile_ups, rebalance
+from definitions.models import Definition, Policy
+from definitions.spread import (
+    DAY_MINUTES,
+    STEP_MINUTES,
+    Load,
+    PileUp,
+    Placed,
+    PlannedDay,
+    Task,
+    Window,
+    nearest_night,
+    rebalance,
+)
 
 _DAILY = re.compile(r"(\d{1,2}) (\d{1,2}) \* \* \*")
 _MIDNIGHT = time(0)
@@ -48,13 +60,49 @@ class Move:
 
 
 def heat_map(definitions: QuerySet[Definition], *, now: datetime) -> HeatMap:
-    """The planned day of the active definitions, of those that run once a day at a time."""
+    """The planned day of nodes: of the active definitions, of those that run once a day at a time.
+
+    As `placed_of` would say it, without an object for each definition: there may be tens of thousands.
+    """
     on = nearest_night(now.date())
-    placed = placed_of(definitions, now=now)
-    load = Load(placed, on=on)
-    of_node = sorted((node, steps) for node, steps in load.of_node.items() if not node.startswith(OWN_PLACE))
-    advice = pile_ups([one for one in placed if not one.task.node.startswith(OWN_PLACE)], on=on)
-    return HeatMap(on, tuple(HeatRow(node, tuple(by_hour(steps))) for node, steps in of_node), tuple(advice))
+    day, stand = PlannedDay(on=on), _Stand(on)
+    active = definitions.filter(active=True, disk__server__node__isnull=False).order_by()
+    means = _means(active, now=now)
+    columns = ("pk", "disk__server__node__name", "cron", "time_zone", "disk__size_bytes", "policy_id")
+    for key, node, cron, zone, size_bytes, policy in active.values_list(*columns):
+        found = stand.of(cron, zone, policy)
+        if found is not None:
+            minute, window = found
+            minutes, load = expected(size_bytes, *means.get(key, (None, None)))
+            steps = -(-minutes // STEP_MINUTES)
+            day.add(key, node=node, minute=minute, steps=steps, load=load, window=window)
+    rows = tuple(HeatRow(node, tuple(hours)) for node, hours in sorted(day.hours().items()))
+    return HeatMap(on, rows, tuple(day.pile_ups()))
+
+
+class _Stand:
+    """Where schedules stand in the UTC day: many definitions have the same."""
+
+    def __init__(self, on: date) -> None:
+        self._on = on
+        self._policies = {one.pk: one for one in Policy.objects.all()}
+        self._found: dict[tuple[str, str, Any], tuple[int, Window] | None] = {}
+
+    def of(self, cron: str, zone: str, policy: Any) -> tuple[int, Window] | None:
+        """The minute of the start and the window that it may stand in; None for what runs otherwise than once a day."""
+        asked = (cron, zone, policy)
+        if asked not in self._found:
+            self._found[asked] = self._look(cron, zone, self._policies.get(policy))
+        return self._found[asked]
+
+    def _look(self, cron: str, zone: str, policy: Policy | None) -> tuple[int, Window] | None:
+        found = _DAILY.fullmatch(cron)
+        if found is None:
+            return None
+        at, day = time(int(found[2]), int(found[1])), Window(_MIDNIGHT, _MIDNIGHT, zone)
+        own = policy.window if policy is not None and policy.time_zone == zone else day
+        minute = (day.utc_start(self._on) + at.hour * 60 + at.minute) % DAY_MINUTES
+        return minute, own if own.offset_of(at) is not None else day
 
 
 def proposal(definitions: QuerySet[Definition], *, now: datetime) -> list[Move]:
@@ -130,18 +178,23 @@ def placed_of(definitions: QuerySet[Definition], *, now: datetime) -> list[Place
 
 def task_of(definition: Definition, *, window: Window | None = None) -> Task:
     """By the mean of its backups where there are any, otherwise by the size of its disk."""
-    seconds = getattr(definition, "mean_seconds", None)
-    bytes_sent = getattr(definition, "mean_bytes", None) or definition.disk.size_bytes
-    seconds = seconds or definition.disk.size_bytes / _EXPECTED_BYTES_PER_SECOND
-    minutes = min(max(round(seconds / 60), _MINUTES.start), _MINUTES.stop)
+    means = getattr(definition, "mean_seconds", None), getattr(definition, "mean_bytes", None)
+    minutes, load = expected(definition.disk.size_bytes, *means)
     own = window or (definition.policy.window if definition.policy else None)
     return Task(
         key=str(definition.pk),
         node=_place_of(definition.disk.server),
         window=own or Window(_MIDNIGHT, _MIDNIGHT, definition.time_zone),
         minutes=minutes,
-        load=bytes_sent / (minutes * 60),
+        load=load,
     )
+
+
+def expected(size_bytes: int, mean_seconds: float | None, mean_bytes: float | None) -> tuple[int, float]:
+    """Minutes of a run and bytes per second within it; without a history by the size of the disk."""
+    seconds = mean_seconds or size_bytes / _EXPECTED_BYTES_PER_SECOND
+    minutes = min(max(round(seconds / 60), _MINUTES.start), _MINUTES.stop)
+    return minutes, (mean_bytes or size_bytes) / (minutes * 60)
 
 
 def _place_of(server: Server) -> str:
@@ -157,17 +210,22 @@ def load_of_place(server: Server, *, now: datetime, without: Iterable[object] = 
 
 
 def _rows(definitions: QuerySet[Definition], *, now: datetime) -> list[Definition]:
-    """The active ones, each with the means of its last week's backups. Those are asked for apart: they are what grows,
-    and of all of them the database would read the whole table.
-    """
+    """The active ones, each with the means of its last week's backups."""
     active = definitions.filter(active=True)
     rows = list(active.select_related("disk__server__node", "policy", "tenant"))
-    lately = Definition.objects.filter(pk__in=active.order_by().values("pk"), backups__created_at__gte=now - _LATELY)
-    means = lately.order_by().values_list("pk").annotate(Avg("backups__duration_seconds"), Avg("backups__read_bytes"))
-    found = {key: (seconds, bytes_read) for key, seconds, bytes_read in means}
+    found = _means(active, now=now)
     for row in rows:
         row.mean_seconds, row.mean_bytes = found.get(row.pk, (None, None))
     return rows
+
+
+def _means(active: QuerySet[Definition], *, now: datetime) -> dict[Any, tuple[float | None, float | None]]:
+    """Seconds and bytes of the last week's backups. They are asked for apart: they are what grows, and of all of them
+    the database would read the whole table.
+    """
+    lately = Definition.objects.filter(pk__in=active.order_by().values("pk"), backups__created_at__gte=now - _LATELY)
+    means = lately.order_by().values_list("pk").annotate(Avg("backups__duration_seconds"), Avg("backups__read_bytes"))
+    return {key: (seconds, bytes_read) for key, seconds, bytes_read in means}
 
 
 def _placed(definition: Definition) -> Placed | None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import accumulate
+from typing import Any
 from zoneinfo import ZoneInfo
 
 DAY_MINUTES = 24 * 60
@@ -21,6 +22,8 @@ _STEPS = DAY_MINUTES // STEP_MINUTES
 _HOUR_STEPS = 60 // STEP_MINUTES
 # A node counts more than the fleet: its disks and links are what is overrun.
 _FLEET_WEIGHT = 0.2
+# Bytes per second.
+_NOTHING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,22 +191,59 @@ class PileUp:
         )
 
 
-def pile_ups(placed: Iterable[Placed], *, on: date, least_times: float = 2.0, least_count: int = 3) -> list[PileUp]:
-    """The hours that stand out, the worst first. The mean is over the hours in which the node has anything to do."""
-    placed = list(placed)
-    load = Load(placed, on=on)
-    starting: dict[tuple[str, int], list[str]] = {}
+class PlannedDay:
+    """What is planned of each node, without its single tasks: made for tens of thousands of definitions.
+
+    Times are minutes of the UTC day of `on`; a load is spread over steps of five minutes.
+    """
+
+    def __init__(self, *, on: date) -> None:
+        self._on = on
+        self._changes: dict[str, list[float]] = {}
+        self._starting: dict[tuple[str, int], list[Any]] = {}
+        self._windows: dict[str, set[Window]] = {}
+
+    def add(self, key: Any, *, node: str, minute: int, steps: int, load: float, window: Window) -> None:
+        """A run of so many steps; `key` is what a pile names it by, `window` where it may stand."""
+        changes = self._changes.get(node)
+        if changes is None:
+            # Two days, of which the second one is laid over the first: a run may go over midnight.
+            changes = self._changes[node] = [0.0] * (2 * _STEPS + 1)
+            self._windows[node] = set()
+        changes[minute // STEP_MINUTES] += load
+        changes[minute // STEP_MINUTES + steps] -= load
+        self._starting.setdefault((node, minute // 60), []).append(key)
+        self._windows[node].add(window)
+
+    def hours(self) -> dict[str, list[float]]:
+        """Of each node the mean load of each hour."""
+        return {node: by_hour(self._steps(changes)) for node, changes in self._changes.items()}
+
+    def pile_ups(self, *, least_times: float = 2.0, least_count: int = 3) -> list[PileUp]:
+        """The hours that stand out, the worst first. The mean is over the hours in which the node may have to do."""
+        found = []
+        for node, hours in self.hours().items():
+            mean = sum(hours) / len(_hours_of_windows(self._windows[node], self._on))
+            for hour, value in enumerate(hours):
+                keys = self._starting.get((node, hour), [])
+                if len(keys) >= least_count and value >= least_times * mean:
+                    found.append(PileUp(node, hour, value / mean, tuple(sorted(map(str, keys)))))
+        return sorted(found, key=lambda item: (-item.times_mean, item.node, item.hour))
+
+    @staticmethod
+    def _steps(changes: list[float]) -> list[float]:
+        at = list(accumulate(changes))
+        # What sums and differences leave of a load that has ended is nothing.
+        return [value if (value := at[step] + at[step + _STEPS]) > _NOTHING else 0.0 for step in range(_STEPS)]
+
+
+def pile_ups(placed: Iterable[Placed], *, on: date) -> list[PileUp]:
+    """The hours of these tasks that stand out."""
+    day = PlannedDay(on=on)
     for item in placed:
-        starting.setdefault((item.task.node, item.utc_minute(on) // 60), []).append(item.task.key)
-    found = []
-    for node, steps in load.of_node.items():
-        allowed = _hours_of_windows([item.task.window for item in placed if item.task.node == node], on)
-        mean = sum(steps) / (len(allowed) * (60 // STEP_MINUTES))
-        for hour, value in enumerate(by_hour(steps)):
-            keys = starting.get((node, hour), [])
-            if len(keys) >= least_count and value >= least_times * mean:
-                found.append(PileUp(node, hour, value / mean, tuple(sorted(keys))))
-    return sorted(found, key=lambda item: (-item.times_mean, item.node, item.hour))
+        task, minute = item.task, item.utc_minute(on)
+        day.add(task.key, node=task.node, minute=minute, steps=task.steps, load=task.load, window=task.window)
+    return day.pile_ups()
 
 
 def _hours_of_windows(windows: Iterable[Window], on: date) -> set[int]:

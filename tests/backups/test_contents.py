@@ -72,7 +72,7 @@ def _refused(call: Any) -> str:
     return refused.value.code
 
 
-@pytest.mark.case("RS-14")
+@pytest.mark.case("AG-15", "RS-14")
 def test_a_tree_of_files_from_the_definition_to_every_kind_of_restore(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

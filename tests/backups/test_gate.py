@@ -160,6 +160,7 @@ def test_names_that_are_not_the_hash_and_wrong_sizes_are_refused(opened: Opened)
             opened.client.grant_puts([spec])
 
 
+@pytest.mark.case("AG-15")
 def test_a_session_cannot_upload_more_than_its_disk_allows(opened: Opened) -> None:
     Session.objects.filter(job=opened.job).update(granted_bytes=10**12)
 
@@ -169,6 +170,7 @@ def test_a_session_cannot_upload_more_than_its_disk_allows(opened: Opened) -> No
     assert refused.value.code == "quota_exceeded"
 
 
+@pytest.mark.case("AG-15")
 def test_a_backup_reads_the_map_of_its_base_and_neither_content_nor_keys(opened: Opened) -> None:
     rows = {row.kind: row for row in StoredObject.objects.filter(domain_id=opened.work.domain, status="stored")}
 
@@ -183,6 +185,7 @@ def test_a_backup_reads_the_map_of_its_base_and_neither_content_nor_keys(opened:
         assert refused.value.code == "not_found"
 
 
+@pytest.mark.case("AG-15")
 def test_a_backup_gets_no_key_that_opens_earlier_ones(opened: Opened) -> None:
     told = {name for name in BackupWork.__struct_fields__ if "key" in name}
 
