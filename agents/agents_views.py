@@ -102,12 +102,31 @@ def server_enrol(request: HttpRequest, pk: UUID) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         try:
             made, text = make_token(server=server, actor=request.user, now=timezone.now(), **form.cleaned_data)
-            context |= {"made": made, "line": install_line(text)}
+            context |= {"made": made, "line": install_line(text), **_contact(made)}
         except BackupsiteError as error:
             show_error(form, error)
     now = timezone.now()
     context["tokens"] = [(token, token.state(now)) for token in tokens[:10]]
     return render(request, "agents/enrol.html", context, status=STATUS_WRONG_INPUT if form.errors else 200)
+
+
+@require_GET
+@portal_page
+def token_contact(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """Who came with the token; the page asks for it until somebody did. 204 when that is what it shows already."""
+    tokens = EnrolmentToken.objects.select_related("server__tenant", "agent")
+    context = _contact(get_for_user(tokens, person=request.user, action=Action.EDIT, pk=pk))
+    if request.GET.get("seen") == context["seen"]:
+        return HttpResponse(status=204)
+    return render(request, "agents/_contact.html", context)
+
+
+def _contact(token: EnrolmentToken) -> dict[str, Any]:
+    agent = token.agent
+    state = str(agent.status) if agent is not None else token.state(timezone.now())
+    has_asked = agent is not None and agent.last_seen_at is not None
+    is_live = state in {"open", Agent.Status.PENDING} or (state == Agent.Status.ENROLLED and not has_asked)
+    return {"token": token, "state": state, "is_live": is_live, "seen": f"{state}-{int(has_asked)}"}
 
 
 @require_POST

@@ -81,7 +81,7 @@ def revoke_token(*, token: EnrolmentToken, actor: Person, now: datetime) -> None
 
 
 def forget_tokens(*, now: datetime) -> int:
-    """Remove tokens that nobody can enrol with for long; the audit keeps who made them and who came. Returns how many."""
+    """Remove tokens that ended long ago; the audit keeps who made them, and who came with them. Returns how many."""
     return EnrolmentToken.objects.filter(expires_at__lte=now - KEPT_AFTER_END).delete()[0]
 
 

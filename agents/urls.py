@@ -16,6 +16,7 @@ urlpatterns = [
     path("agents/<uuid:pk>/revoke/", agents_views.agent_revoke, name="agent-revoke"),
     path("agents/<uuid:pk>/readmit/", agents_views.agent_readmit, name="agent-readmit"),
     path("servers/<uuid:pk>/enrol/", agents_views.server_enrol, name="server-enrol"),
+    path("enrolment-tokens/<uuid:pk>/contact/", agents_views.token_contact, name="enrolment-token-contact"),
     path("enrolment-tokens/<uuid:pk>/revoke/", agents_views.token_revoke, name="enrolment-token-revoke"),
     path("releases/", agents_views.release_list, name="release-list"),
     path("releases/<uuid:pk>/ring/", agents_views.release_ring, name="release-ring"),

@@ -75,7 +75,7 @@ def poll(agent: Agent, message: PollRequest, *, asked_at_seconds: int, now: date
 
 
 def note_count(agent: Agent, count: int, *, asked_at_seconds: int) -> None:
-    """That of a claim. Raises AgentQuarantinedError for one that was there before, OvertakenError, InvalidInputError."""
+    """Of a claim. Raises AgentQuarantinedError for one that was there before, OvertakenError, InvalidInputError."""
     _check_count(count)
     same = Agent.objects.filter(pk=agent.pk, status=Agent.Status.ENROLLED)
     if same.filter(Q(poll_time=0) | Q(poll_count__lt=count)).update(poll_count=count, poll_time=asked_at_seconds):

@@ -15,9 +15,9 @@ from rest_framework.response import Response
 from agents.agents_api import AgentSerializer
 from agents.agents_api import AgentViewSet as PlainAgentViewSet
 from backups.asked_restores import confirm_restore, refuse_asked
-from backups.models import AskedRestore, Backup
+from backups.models import AskedRestore, Backup, Job
 from backups.serializers import JobSerializer
-from backups.states import BackupStatus
+from backups.states import ON_A_NODE, BackupStatus, JobState
 from definitions.models import Definition
 from tenants.api import READ, ScopedViewSet, by_choice, by_id, times
 from tenants.roles import Action
@@ -25,10 +25,14 @@ from tenants.serializers import BodySerializer, ReadSerializer, UtcDateTimeField
 
 
 def with_runs(agents: Any) -> QuerySet[Any]:
-    """Each with `last_good_at` and `next_run_at` of its server."""
+    """Each with `last_good_at` and `next_run_at` of its server, and with `waits`: what its oldest waiting job waits for,
+    None when no job waits.
+    """
     good = Backup.objects.in_catalogue().filter(server=OuterRef("server"), status=BackupStatus.OK)
     planned = Definition.objects.filter(disk__server=OuterRef("server"), active=True, next_run_at__isnull=False)
+    waiting = Job.objects.filter(disk__server=OuterRef("server"), state=JobState.PENDING, kind__in=ON_A_NODE)
     found: QuerySet[Any] = agents.annotate(
+        waits=Subquery(waiting.order_by("created_at", "pk").values("waits")[:1]),
         last_good_at=Subquery(good.order_by("-created_at").values("created_at")[:1]),
         next_run_at=Subquery(planned.order_by("next_run_at").values("next_run_at")[:1]),
     )
@@ -38,9 +42,14 @@ def with_runs(agents: Any) -> QuerySet[Any]:
 class FleetSerializer(AgentSerializer):
     last_good_at = UtcDateTimeField(read_only=True, allow_null=True, help_text="When its last good backup was made.")
     next_run_at = UtcDateTimeField(read_only=True, allow_null=True)
+    waits = serializers.CharField(
+        read_only=True,
+        allow_null=True,
+        help_text="Why its oldest waiting job is not begun; empty when it is offered, null when no job waits.",
+    )
 
     class Meta(AgentSerializer.Meta):
-        fields = (*AgentSerializer.Meta.fields, "last_good_at", "next_run_at")
+        fields = (*AgentSerializer.Meta.fields, "last_good_at", "next_run_at", "waits")
         read_only_fields = fields
 
 

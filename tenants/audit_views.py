@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from django import forms
 from django.contrib import messages
 from django.db.models import F
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
@@ -21,33 +22,46 @@ from common.forms import PlainForm
 from tenants import approvals
 from tenants.access import get_for_user, may_create, tenants_for_new
 from tenants.approval_states import OPEN
+from tenants.audit_api import AuditEventSerializer
 from tenants.choosing import TENANTS, ScopedChoiceField, is_id
+from tenants.list_fields import DayField, choice_field, midnight, within_days
+from tenants.listing import Listed, ListForm, Listing, Sort
 from tenants.models import ApprovalRequest, ApprovalRule, AuditCheck, AuditEvent, Person
 from tenants.models.approvals import RULE_CHOICES
 from tenants.roles import Action
 from tenants.views import back_with_error, paginate, portal_page
 
 SHOWN_CLOSED = 50
-# Counting millions of rows for the number of pages would cost more than the page.
-MOST_LISTED = 5000
 # A part of a word has no index: without a first day it is looked for in this time only.
 SEARCHED = timedelta(days=90)
 _TEXT = {"class": "form-control"}
 _SELECT = {"class": "form-select"}
 
 
-class AuditFilterForm(PlainForm):
-    actor = forms.CharField(label="Who", required=False, widget=forms.TextInput(attrs=_TEXT))
-    action = forms.CharField(label="Action", required=False, widget=forms.TextInput(attrs=_TEXT))
-    subject = forms.CharField(label="Object", required=False, widget=forms.TextInput(attrs=_TEXT))
-    outcome = forms.ChoiceField(
-        label="Outcome",
-        required=False,
-        choices=[("", "Any outcome"), *AuditEvent.Outcome.choices],
-        widget=forms.Select(attrs=_SELECT),
-    )
-    since = forms.DateField(label="From", required=False, widget=forms.DateInput(attrs={**_TEXT, "type": "date"}))
-    until = forms.DateField(label="To", required=False, widget=forms.DateInput(attrs={**_TEXT, "type": "date"}))
+class AuditFilters(ListForm):
+    actor = forms.CharField(label="Who", required=False, max_length=150, widget=forms.TextInput(attrs=_TEXT))
+    action = forms.CharField(label="Action", required=False, max_length=100, widget=forms.TextInput(attrs=_TEXT))
+    subject = forms.CharField(label="Object", required=False, max_length=200, widget=forms.TextInput(attrs=_TEXT))
+    outcome = choice_field("Outcome", AuditEvent.Outcome.choices, every="Any outcome")
+    since = DayField("From")
+    until = DayField("To")
+
+    def narrow(self, events: Any, wanted: Mapping[str, Any]) -> Any:
+        words = {"actor": "actor_name", "action": "action", "subject": "subject_name"}
+        for name, column in words.items():
+            if name in wanted:
+                events = events.filter(**{f"{column}__icontains": wanted[name]})
+        if "outcome" in wanted:
+            events = events.filter(outcome=wanted["outcome"])
+        since = self.searched_since()
+        return within_days(events.filter(at__gte=since) if since else events, "at", wanted)
+
+    def searched_since(self) -> datetime | None:
+        """As far back as words are looked for without a first day; None where nothing bounds it."""
+        wanted = self.wanted
+        if "since" in wanted or not wanted.keys() & {"actor", "action", "subject"}:
+            return None
+        return (midnight(wanted["until"]) if "until" in wanted else timezone.now()) - SEARCHED
 
 
 class RuleForm(PlainForm):
@@ -65,53 +79,28 @@ class RuleForm(PlainForm):
         tenant.offer(tenants_for_new(person, ApprovalRule))
 
 
+_AUDIT: dict[str, Any] = {"name": "audit", "form": AuditFilters, "order": "-when", "serializer": AuditEventSerializer}
+AUDIT = Listing(**_AUDIT, sorts={"when": Sort("When", ("id",), falls=True)})
+# By time where a time bounds it, for that has an index of its own.
+AUDIT_SEARCHED = Listing(**_AUDIT, sorts={"when": Sort("When", ("at",), falls=True)})
+
+
 @require_GET
 @portal_page
-def audit_list(request: HttpRequest) -> HttpResponse:
-    form = AuditFilterForm(request.GET)
+def audit_list(request: HttpRequest) -> HttpResponseBase:
+    is_bounded = any(request.GET.get(name) for name in ("actor", "action", "subject", "since"))
     events = AuditEvent.objects.for_user(request.user)
-    since = None
-    if form.is_valid():
-        since = _searched_since(form.cleaned_data)
-        events = _narrowed(events, form.cleaned_data, since=since)
-    # By time where a time bounds it, for that has an index of its own. What is searched for is read through once, for
-    # the count and the page alike.
-    newest = events.order_by(*(["-id"] if since is None else ["-at", "-id"])).values_list("pk", flat=True)[:MOST_LISTED]
-    page = paginate(request, newest if since is None else list(newest))
-    shown = AuditEvent.objects.in_bulk(list(page))
+    listed = (AUDIT_SEARCHED if is_bounded else AUDIT).read(request, events)
+    if not isinstance(listed, Listed):
+        return listed
+    form = cast(AuditFilters, listed.form)
     context = {
-        "searched_since": since if form.is_valid() and not form.cleaned_data["since"] else None,
-        "form": form,
-        "page": page,
-        "rows": [(event, differences(event)) for event in (shown[key] for key in page)],
+        "listed": listed,
+        "searched_since": form.searched_since() if form.is_valid() else None,
+        "rows": [(event, differences(event)) for event in listed.rows],
         "check": AuditCheck.objects.order_by("-pk").first() if request.user.is_superuser else None,
     }
     return render(request, "tenants/audit.html", context)
-
-
-def _searched_since(wanted: dict[str, Any]) -> datetime | None:
-    """From when on: what the person chose, else as far back as words are looked for; None for no bound."""
-    if wanted["since"]:
-        return _midnight(wanted["since"])
-    has_words = any(wanted[name] for name in ("actor", "action", "subject"))
-    return (timezone.now() if not wanted["until"] else _midnight(wanted["until"])) - SEARCHED if has_words else None
-
-
-def _narrowed(events: Any, wanted: dict[str, Any], *, since: datetime | None) -> Any:
-    columns = {"actor": "actor_name", "action": "action", "subject": "subject_name", "outcome": "outcome"}
-    for name, column in columns.items():
-        if wanted[name]:
-            exact = name == "outcome"
-            events = events.filter(**{column if exact else f"{column}__icontains": wanted[name].replace("\0", "")})
-    if since is not None:
-        events = events.filter(at__gte=since)
-    if wanted["until"]:
-        events = events.filter(at__lt=_midnight(wanted["until"] + timedelta(days=1)))
-    return events
-
-
-def _midnight(day: Any) -> datetime:
-    return timezone.make_aware(datetime(day.year, day.month, day.day))
 
 
 def differences(event: AuditEvent) -> list[tuple[str, str, str]]:

@@ -12,8 +12,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
+import io
 import random
 import re
+import select
+import socket
 import ssl
 import threading
 import time
@@ -198,6 +201,31 @@ def _with_retries(
             backoff_seconds = min(backoff_seconds * 2, _BACKOFF_MAX_SECONDS)
 
 
+class _WholeLines(io.BufferedReader):
+    """http.client takes headers that end with the connection for whole ones: a version id could lack its end."""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        if not line.endswith(b"\n"):
+            raise http.client.IncompleteRead(line)
+        return line
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(
+        self, sock: socket.socket, debuglevel: int = 0, method: str | None = None, url: str | None = None
+    ) -> None:
+        super().__init__(sock, debuglevel, method, url)
+        self.fp = _WholeLines(self.fp.detach())
+
+
+def _has_leftovers(connection: http.client.HTTPConnection) -> bool:
+    """Whether something came behind the last answer: a second one, or the end. It is no answer to what is asked next."""
+    waiting = select.poll()
+    waiting.register(connection.sock, select.POLLIN)
+    return bool(waiting.poll(0))
+
+
 class _Client:
     """One keep-alive connection per thread and origin. Foreign errors end here and carry no URL on."""
 
@@ -262,10 +290,11 @@ class _Client:
 
     def _connect(self, scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
         origin = (scheme, host, port)
-        if getattr(self._local, "origin", None) == origin:
+        if getattr(self._local, "origin", None) == origin and not _has_leftovers(self._kept()):
             return self._kept()
         self._drop()
         connection = self._new_connection(scheme, host, port)
+        connection.response_class = _Response
         connection.connect()
         if connection.sock is not None:
             connection.sock.settimeout(IDLE_SECONDS)

@@ -274,7 +274,6 @@ def test_an_agent_lists_its_own_backups_a_page_at_a_time(estate: Estate, monkeyp
     assert estate.client.ask("backups/?after=nonsense", method="GET").status_code == 400
 
 
-
 class _Failure(msgspec.Struct):
     code: str
     message: str

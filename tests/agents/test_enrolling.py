@@ -11,7 +11,7 @@ from django.utils import timezone
 from time_machine import travel
 
 from agents.answer_signing import fingerprint
-from agents.enrolment import install_line, make_token, revoke_token
+from agents.enrolment import forget_tokens, install_line, make_token, revoke_token
 from agents.models import Agent, EnrolmentToken, Server, WriterKey
 from agents.principals import approve_agent, revoke_agent
 from common.errors import ConflictError, InvalidInputError, QuotaError
@@ -21,6 +21,7 @@ from tests.agents.agent_client import HOST, AgentClient, is_signed
 from tests.agents.agent_worlds import Program, answer_of, bare_server, token_for
 from tests.api.test_concurrent_requests import at_once
 from tests.factories import make_person, make_server
+from tests.signing_in import sign_in
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.agents.both_urls")]
 
@@ -107,6 +108,38 @@ def test_what_is_no_token_any_more_is_refused_alike(server: Server) -> None:
     assert len({(answer.status_code, answer.content) for answer in answers}) == 1
     refused(answers[0], 401, "token_refused")
     assert in_time.status_code == 200
+
+
+def test_a_token_is_forgotten_a_week_after_its_end_and_the_audit_keeps_it(server: Server) -> None:
+    now = timezone.now()
+    token_for(server, now=now, minutes=60)
+    key = str(EnrolmentToken.objects.get().pk)
+
+    assert forget_tokens(now=now + timedelta(days=7, minutes=59)) == 0
+    assert forget_tokens(now=now + timedelta(days=7, minutes=60)) == 1
+    assert AuditEvent.objects.filter(action="enrolment.token", subject_id=key).exists()
+
+
+def test_the_page_of_a_token_waits_for_first_contact(server: Server, client: Any) -> None:
+    sign_in(client, make_person(superadmin=True))
+    made = client.post(f"/servers/{server.pk}/enrol/", {"minutes": 30, "expected_host": "other"}).content.decode()
+    program = Program(made.partition("sh -s -- bsa1.")[2].partition(".")[0])
+    path = f"/enrolment-tokens/{EnrolmentToken.objects.get().pk}/contact/"
+
+    def shown(seen: str = "") -> tuple[int, str, bool]:
+        answer = client.get(path, {"seen": seen})
+        return answer.status_code, " ".join(answer.content.decode().split()), b"hx-get" in answer.content
+
+    assert f"{path}?seen=open-0" in made
+    assert shown("open-0") == (204, "", False)
+    agent_id = answer_of(program.enrol()).agent_id
+    assert "other was expected" in shown("open-0")[1]
+    approve_agent(agent=Agent.objects.get(), actor=make_person(superadmin=True))
+    assert "Waiting until it asks for work" in shown("pending-0")[1]
+    AgentClient(Agent.objects.get(pk=agent_id), program.key.private).polled()
+    status, text, is_live = shown("enrolled-0")
+    assert (status, is_live) == (200, False)
+    assert "is enrolled and asks for work" in text
 
 
 @pytest.mark.case("AZ-09")

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,8 +59,9 @@ class Caller:
 
     def poll(self) -> int:
         """Seconds until the next one."""
-        from agents.agent_messages import AgentPolicy, PollRequest
         import msgspec
+
+        from agents.agent_messages import AgentPolicy, PollRequest
 
         # As the program does it: the number only grows, here over the runs of this bench, too.
         self._count = max(self._count + 1, int(time.time() * 1000) - 1_700_000_000_000)
@@ -201,7 +202,7 @@ def _each_minute(plane: Plane, keys: Sequence[Key], watch: Watch, *, seconds: in
 def _ask_in_turn(plane: Plane, keys: Sequence[Key], told: Any, seconds: int) -> None:
     """A few threads take whichever agent is due next."""
     start = time.monotonic()
-    due = [(start + random.random() * 60, number) for number in range(len(keys))]  # noqa: S311  # no secret
+    due = [(start + random.random() * 60, number) for number in range(len(keys))]
     heapq.heapify(due)
     callers = [Caller(plane, key) for key in keys]
     lock, latencies, late = threading.Lock(), [], []

@@ -47,7 +47,7 @@ def make_agents(count: int) -> list[Key]:
     for first in range(0, count, AGENTS_OF_A_TENANT):
         numbers = range(first, min(count, first + AGENTS_OF_A_TENANT))
         tenant = make_tenant(f"Tenant {first}")
-        vault = make_vault(tenant)
+        common = {"name": "daily", "tenant": tenant, "vault": make_vault(tenant), "policy": policy}
         servers = Server.objects.bulk_create(
             [Server(name=f"metal{number}", tenant=tenant, region=region, node=None) for number in numbers]
         )
@@ -58,10 +58,7 @@ def make_agents(count: int) -> list[Key]:
             ]
         )
         Definition.objects.bulk_create(
-            Definition(
-                **{"name": "daily", "tenant": tenant, "vault": vault, "policy": policy},
-                **{"disk": disk, "cron": "0 22 * * *", "next_run_at": a_moment().replace(year=2099)},
-            )
+            Definition(**common, disk=disk, cron="0 22 * * *", next_run_at=a_moment().replace(year=2099))
             for disk in disks
         )
         pairs = [generate_writer_key() for _ in servers]

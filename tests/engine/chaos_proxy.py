@@ -1,4 +1,4 @@
-"""A TCP proxy between us and a store that passes some answers on and then does one kind of harm, connection by connection."""
+"""A TCP proxy before a store: each connection gets some answers through, and then comes to one kind of harm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ChaosProxy:
 
     def __init__(self, port: int, *, seed: int) -> None:
         self._port = port
-        self._random = random.Random(seed)  # noqa: S311  # chooses faults
+        self._random = random.Random(seed)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self._count = 0

@@ -1,4 +1,4 @@
-"""Writer and reader against the real storage over a network that cuts, loses, doubles and delays: right bytes or a retry."""
+"""Writer and reader and the real storage, over a network that cuts, loses, doubles and delays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from engine.codec import OBJECT_SIZE_MAX
 from engine.store.base import fetch_whole
 from engine.store.http import GrantedSink, GrantedSource, HttpPolicy
-from engine.writer import BackupBase
 from tests.bench.places import LOCKED_BUCKET, bucket_place
 from tests.bench.stores import Signer
 from tests.engine.chaos_proxy import KINDS, ChaosProxy

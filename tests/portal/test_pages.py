@@ -23,6 +23,7 @@ READ_PAGES = {
     "agents/<pk>/revoke/": (200, 200, 403),
     "asked-restores/<pk>/": (200, 200, 403),
     "servers/<pk>/": (200, 200, 200),
+    "enrolment-tokens/<pk>/contact/": (200, 200, 404),
     "servers/<pk>/enrol/": (200, 200, 403),
     "servers/<pk>/restore/": (200, 200, 403),
     "definitions/<pk>/": (200, 200, 200),

@@ -125,7 +125,7 @@ def client_of(world: World, role: str) -> Any:
     """Signed in, and confirmed just now by the passkey."""
     client = world.client(role)
     if role in ROLES:
-        confirm(client, method="mfa", type=Authenticator.Type.WEBAUTHN)
+        confirm(client, method="mfa", type=Authenticator.Type.WEBAUTHN, reauthenticated=True)
     return client
 
 
