@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 STACK := exec $(PYTHON) -m backupsite.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke up test tests check format bench-catalogue bench-grants bench-api bench-oracle bench-schedule bench bench-stack bench-peers bench-engine bench-block-size bench-changed-blocks lab-zfs agent-build bench-agent lock clean venv venv-dev
+.PHONY: help demo smoke up test tests check format bench-catalogue bench-grants bench-api bench-oracle bench-schedule bench bench-stack bench-peers bench-engine bench-block-size bench-changed-blocks lab-zfs agent-build bench-agent pictures lock clean venv venv-dev
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,9 +92,18 @@ agent-build: venv ## Build the agent program as one archive for the installer, i
 bench-agent: venv-dev ## Measure the agent program: small files, a stream, nothing changed, memory
 	@$(PYTHON) -m tests.bench.agent
 
+lab-agent: venv-dev ## Try an agent with 50,000 files against the running stack: cut network, kill -9, wrong clock, full disk (15 minutes)
+	@bash tools/apt-packages.sh
+	@bash tools/apt-install.sh acl libfaketime
+	@$(PYTHON) -m tests.lab.agent $(ARGS)
+
 lab-lvm: venv-dev ## Run the driver lvm on real thin volumes in an emulated machine (3 to 10 minutes)
 	@bash tools/lab/build_lvm_guest.sh
 	@$(PYTHON) tools/lab/lvm.py
+
+pictures: venv-dev ## Make the pictures of the documentation anew, by the tests in the browser (5 minutes)
+	@bash tools/apt-packages.sh
+	@PICTURES=1 $(PYTHON) -m pytest -n 0 -q tests/ui/test_portal.py tests/ui/test_journeys.py
 
 lock: ## Write the lock files anew from pyproject.toml
 	@bash tools/lock.sh

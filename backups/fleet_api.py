@@ -25,7 +25,7 @@ from tenants.serializers import BodySerializer, ReadSerializer, UtcDateTimeField
 
 
 def with_runs(agents: Any) -> QuerySet[Any]:
-    """Each with `last_good_at` and `next_run_at` of its server, and with `waits`: what its oldest waiting job waits for,
+    """Each with `last_good_at` and `next_run_at` of its server, and `waits`: what its oldest waiting job waits for,
     None when no job waits.
     """
     good = Backup.objects.in_catalogue().filter(server=OuterRef("server"), status=BackupStatus.OK)

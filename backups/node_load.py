@@ -1,7 +1,7 @@
 """The load of nodes, hour by hour of the UTC day: as the definitions plan it, and as it was in the last week.
 
-A node with thousands of definitions takes seconds to count. So `count_loads` keeps the figures of all nodes now and
-then, and who sees everything is shown those while they are fresh; all others have less, which is counted when they look.
+Tens of thousands of definitions and their jobs take a second to count. So `count_loads` keeps the figures of all nodes
+now and then, and who sees everything is shown those while they are fresh; others have less: it is counted at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from backups.models import Job
 from backups.states import ON_A_NODE
 from definitions.models import Definition, SpreadAct
 from definitions.planner import heat_map
-from definitions.spread import PileUp
+from definitions.spread import PileUp, nearest_night
 from tenants.models import Person
 
 LOOKED_BACK = timedelta(days=7)
@@ -98,6 +98,8 @@ def _row(node: Node, kept: NodeFigures) -> NodeLoad:
 
 def _counted(nodes: Sequence[Node], *, person: Person | None, now: datetime) -> LoadMap:
     """Now, by what the person sees; None: by everything."""
+    if not nodes:
+        return LoadMap(nearest_night(now.date()), (), ())
     seen = Definition.objects.all() if person is None else Definition.objects.for_user(person)
     seen = seen.filter(disk__server__node__in=nodes)
     planned, actual = heat_map(seen, now=now), actual_load(nodes, person=person, now=now)
@@ -112,9 +114,7 @@ def actual_load(nodes: Sequence[Node], *, person: Person | None, now: datetime) 
     One query by the index of a node's jobs; the database adds up, so that what comes does not grow with the jobs.
     """
     jobs = Job.objects.all() if person is None else Job.objects.for_user(person)
-    ran = jobs.filter(
-        node__in=nodes, started_at__gte=now - LOOKED_BACK, finished_at__isnull=False, kind__in=ON_A_NODE
-    )
+    ran = jobs.filter(node__in=nodes, started_at__gte=now - LOOKED_BACK, finished_at__isnull=False, kind__in=ON_A_NODE)
     first, last = TruncHour("started_at", tzinfo=UTC), TruncHour("finished_at", tzinfo=UTC)
     groups = ran.order_by().annotate(
         begun=ExtractHour("started_at", tzinfo=UTC), length=ExpressionWrapper(last - first, DurationField())

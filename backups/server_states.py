@@ -71,12 +71,6 @@ def in_state(servers: Any, state: str) -> Any:
     return servers.filter(pk__in=_with(wanted)).exclude(pk__in=_with(*worse))
 
 
-def count_state(servers: Any, state: str) -> int:
-    """How many of the servers are in the state."""
-    found: int = in_state(servers, state).order_by().count()
-    return found
-
-
 def _with(*states: ServerState) -> Any:
     """The servers of active definitions of which any of this was found."""
     meant = [str(found) for found, state in _OF_DEFINITION.items() if state in states]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import transaction
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -13,6 +16,7 @@ from backups.reports_api import ServerViewSet as PlainServerViewSet
 from backups.reports_api import TenantViewSet as PlainTenantViewSet
 from backups.serializers import JobSerializer
 from backups.server_moves import move_server
+from backups.server_states import ServerState, in_state
 from backups.services import request_server_backup
 from backups.tenancy_serializers import (
     DeletionOrderSerializer,
@@ -25,6 +29,7 @@ from backups.tenancy_serializers import (
     TenantEventSerializer,
 )
 from backups.tenant_removal import remains_of, request_tenant_deletion, undo_tenant_deletion
+from tenants.api import by_id
 from tenants.models import Tenant, TenantDeletion, TenantEvent
 from tenants.quotas import set_quotas, uses_of
 from tenants.roles import Action
@@ -128,6 +133,15 @@ class TenantViewSet(PlainTenantViewSet):
 
 class ServerViewSet(PlainServerViewSet):
     role_actions = {**PlainServerViewSet.role_actions, "move": Action.MOVE, "backup_now": Action.RUN}
+    filters = {
+        **PlainServerViewSet.filters,
+        # `none`: those with an agent, or waiting for one.
+        "node": by_id("node", none=True),
+        "state": serializers.ChoiceField(choices=[str(state) for state in ServerState]),
+    }
+
+    def apply_filters(self, queryset: Any, chosen: dict[str, Any]) -> Any:
+        return in_state(queryset, chosen["state"]) if "state" in chosen else queryset
 
     @extend_schema(request=None, responses={202: JobSerializer(many=True)})
     @action(detail=True, methods=["post"], url_path="backup-now", filter_backends=[], pagination_class=None)

@@ -103,9 +103,7 @@ def timelines_of(
     return [DiskLine(disk, days_of(points.get(disk.pk, []), gaps[disk.pk], now=now, zone=zone)) for disk in disks]
 
 
-def missed_slots(
-    definition: Definition, points: Sequence[Point], *, since: datetime, now: datetime
-) -> list[datetime]:
+def missed_slots(definition: Definition, points: Sequence[Point], *, since: datetime, now: datetime) -> list[datetime]:
     """The times of its schedule, as it is now, that made no backup: neither for the slot nor until the next one.
 
     Nothing is said of the time before the definition was there, nor of a run that may still be under way.
@@ -146,9 +144,7 @@ def days_of(points: Iterable[Point], gaps: Iterable[datetime], *, now: datetime,
     )
 
 
-def _points_of(
-    disks: Sequence[Disk], *, person: Person, since: datetime
-) -> tuple[dict[UUID, list[Point]], datetime]:
+def _points_of(disks: Sequence[Disk], *, person: Person, since: datetime) -> tuple[dict[UUID, list[Point]], datetime]:
     """By disk; and since when they are all of them, which is later where there are too many."""
     # By the server: there is an index of its backups by age.
     servers = {disk.server_id for disk in disks}

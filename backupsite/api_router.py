@@ -15,6 +15,7 @@ from backups.copies_api import StrayCopyViewSet
 from backups.definitions_api import DefinitionViewSet
 from backups.fleet_api import AgentViewSet, AskedRestoreViewSet
 from backups.nodes_api import NodeViewSet, StorageViewSet
+from backups.overview_api import OverviewDaysView, OverviewView
 from backups.reports_api import AlarmViewSet, DiskViewSet
 from backups.tenancy_api import ServerViewSet, TenantViewSet
 from backups.vaults_api import VaultViewSet
@@ -69,6 +70,8 @@ _ROUTES = [
     path("events/", EventKindView.as_view(), name="events"),
     path("health/", HealthView.as_view(), name="health"),
     path("me/", MeView.as_view(), name="me"),
+    path("overview/", OverviewView.as_view(), name="overview"),
+    path("overview/days/", OverviewDaysView.as_view(), name="overview-days"),
     path("schema/", SpectacularAPIView.as_view(), name="schema"),
     path("docs/", SpectacularSwaggerSplitView.as_view(url_name="api:schema"), name="docs"),
 ]

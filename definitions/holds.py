@@ -64,11 +64,14 @@ class Holds:
         return max(found, key=_end, default=None)
 
 
-def load_holds(*, now: datetime) -> Holds:
-    """Everything that holds anything at `now`: two queries."""
-    pauses = DefinitionPause.objects.filter(Q(until=None) | Q(until__gt=now), ended_at=None, starts_at__lte=now)
+def load_holds(*, now: datetime, of: Definition | None = None) -> Holds:
+    """Everything that holds anything at `now`, or all that can hold this definition: two queries."""
+    own = Q()
+    if of is not None:
+        own = (Q(tenant=None) | Q(tenant=of.tenant_id)) & (Q(node=None) | Q(node=of.disk.server.node_id))
+    pauses = DefinitionPause.objects.filter(own, Q(until=None) | Q(until__gt=now), ended_at=None, starts_at__lte=now)
     standing = [(_target(pause), Hold("pause", _target(pause)[0], pause.reason, pause.until)) for pause in pauses]
-    for window in BlackoutWindow.objects.all():
+    for window in BlackoutWindow.objects.filter(own):
         end = ends_at(window, now=now)
         if end is not None:
             scope, key = ("node", window.node_id) if window.node_id else ("tenant", window.tenant_id)
@@ -79,7 +82,7 @@ def load_holds(*, now: datetime) -> Holds:
 
 def is_held(definition: Definition, now: datetime) -> Hold | None:
     """What keeps the definition from starting by schedule at `now`; None: nothing."""
-    return load_holds(now=now).of(definition)
+    return load_holds(now=now, of=definition).of(definition)
 
 
 def ends_at(window: BlackoutWindow, *, now: datetime) -> datetime | None:

@@ -15,6 +15,7 @@ TESTS = Path(__file__).resolve().parent
 TABLE = TESTS.parent / "docs" / "threat-model.md"
 _ROW = re.compile(r"^\| ((?:AG|AZ|IN|CP|RS)-\d\d) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
 _FILE = re.compile(r"`(\w+/test_\w+)`")
+_HEADS = ("shown by |", "--- |")
 _KINDS = {"AG": 15, "AZ": 24, "IN": 15, "CP": 24, "RS": 18}
 EXPECTED = {f"{kind}-{number:02}" for kind, last in _KINDS.items() for number in range(1, last + 1)}
 
@@ -58,6 +59,18 @@ def test_every_file_that_a_row_names_proves_its_case() -> None:
 
         assert named or "comes with" in where, case
         assert named <= proved.get(case, set()), case
+
+
+def test_every_line_of_an_actor_names_tests_that_are_there_or_says_that_nothing_shows_it() -> None:
+    actors = TABLE.read_text().partition("## Attacks and their tests")[0]
+    lines = [line for line in actors.splitlines() if line.startswith("| ") and not line.endswith(_HEADS)]
+    shown = [line.removesuffix(" |").rpartition(" | ")[2] for line in lines]
+
+    assert len(lines) >= 36
+    assert [
+        line for line, where in zip(lines, shown, strict=True) if not _FILE.findall(where) and where != "nothing"
+    ] == []
+    assert [name for where in shown for name in _FILE.findall(where) if not (TESTS / f"{name}.py").is_file()] == []
 
 
 def test_a_marker_is_found_wherever_it_stands() -> None:

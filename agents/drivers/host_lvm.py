@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.drivers.base import POINT_PREFIX, DiskFullError, DiskMissingError
+from agents.drivers.base import POINT_PREFIX, DiskFullError, DiskMissingError, DriverError
 from agents.drivers.host_mounts import Mount
 from agents.drivers.lvm_commands import Group, LvmError, Volume, run
 
@@ -58,6 +58,16 @@ def snapshot_of(mount: Mount, name: str) -> Iterator[Held]:
         _refuse_overflown(group, volume.name, snapshot)
     finally:
         group.remove(snapshot)
+
+
+def why_not(mount: Mount) -> str:
+    """What keeps a snapshot of it from being made now, in words; empty for nothing."""
+    try:
+        group, volume = _volume_of(mount.numbers)
+        _room(group, volume)
+    except DriverError as error:
+        return error.message.rstrip(".")
+    return ""
 
 
 def leftovers_removed(mount: Mount) -> Iterator[str]:

@@ -19,7 +19,7 @@ from backups.models import Backup
 from common.errors import BackupsiteError
 from common.forms import PlainForm
 from definitions.models import Definition
-from definitions.spreading import spread
+from definitions.spreading import preview_spread, spread
 from tenants.api.bulk import MOST_ITEMS, carry_out
 from tenants.models import Person
 from tenants.roles import Action
@@ -104,7 +104,13 @@ def definition_bulk(request: HttpRequest) -> HttpResponse:
 def _spread(chosen: Sequence[Definition], ids: list[UUID], person: Person) -> list[dict[str, Any]]:
     """As one act, which can be taken back on the page of the load. Who may not is told by the service."""
     before = {one.pk: one.cron for one in chosen}
-    spread(definitions=Definition.objects.for_user(person).filter(pk__in=ids), actor=person, now=timezone.now())
+    acted = {
+        "definitions": Definition.objects.for_user(person).filter(pk__in=ids),
+        "actor": person,
+        "now": timezone.now(),
+    }
+    if preview_spread(**acted):
+        spread(**acted)
     after = dict(_found(Definition.objects.values_list("pk", "cron"), list(before)))
     return [_spread_result(key, before, after) for key in ids]
 

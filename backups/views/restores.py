@@ -145,7 +145,8 @@ def _new_disks(person: Person, backup: Backup) -> dict[str, Any]:
         return {"no_new_disk": "Its server is gone: it gets no new disk."}
     server = Server.objects.select_related("node", "tenant").get(pk=backup.server_id)
     if server.node is None:
-        return {"no_new_disk": f"{server.name} has an agent: it gets no disk from here. Restore to the disk it has."}
+        said = f"{server.name} has an agent: it gets no disk from here. Restore to what it has."
+        return {"no_new_disk": said, "by_agent": backup.content == CONTENT_TREE}
     # The disk must be where its server runs.
     storages = Storage.objects.for_user(person).filter(node=server.node).select_related("node").order_by("name")
     try:

@@ -1,14 +1,18 @@
-"""What is kept of the made-up fleet's tenants and vaults, as the hourly count would find it."""
+"""What is kept of the made-up fleet's tenants, days and vaults, as the counts of every hour and day would find it."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
-from django.db.models import Count, Min, QuerySet, Sum
+from django.db.models import Count, Min, Q, QuerySet, Sum
+from django.db.models.functions import TruncDate
 
 from agents.models import Server
-from backups.models import Backup, TenantFigures, VaultFigures
+from backups.days import shown_days
+from backups.models import Backup, DayFigures, Job, TenantFigures, VaultFigures
 from backupsite.seeding.shape import Shape
 from backupsite.seeding.writing import Table
 from definitions.models import Definition
@@ -18,6 +22,7 @@ def write_figures(shape: Shape) -> None:
     """One statement for all tenants, where the count itself takes a few for each."""
     Table(TenantFigures, now=shape.at).write(_tenants(shape))
     Table(VaultFigures, now=shape.at).write(_vaults(shape))
+    Table(DayFigures, now=shape.at).write(_days(shape))
 
 
 def _tenants(shape: Shape) -> Iterator[dict[str, Any]]:
@@ -33,6 +38,7 @@ def _tenants(shape: Shape) -> Iterator[dict[str, Any]]:
             "counted_at": shape.at,
             "server_count": servers,
             "protected_count": protected.get(tenant, 0),
+            "unprotected_count": servers - protected.get(tenant, 0),
             "definition_count": definitions.get(tenant, 0),
             "most_definitions": 1,
             "good_count": goods.get(tenant, 0),
@@ -46,8 +52,31 @@ def _tenants(shape: Shape) -> Iterator[dict[str, Any]]:
 
 def _vaults(shape: Shape) -> Iterator[dict[str, Any]]:
     rows = Backup.objects.in_catalogue().exclude(vault=None).order_by().values("vault_id")
-    for row in rows.annotate(backup_count=Count("pk"), soonest_end=Min("manifest__retain_until")):
-        yield {**row, "counted_at": shape.at, "violation_count": 0, "ending_count": 0}
+    locked = defaultdict(list)
+    ends = rows.annotate(day=TruncDate("manifest__retain_until"), held=Sum("stored_bytes")).order_by("day")
+    for vault, day, held in ends.values_list("vault_id", "day", "held"):
+        locked[vault].append([str(day), held])
+    for row in rows.annotate(
+        backup_count=Count("pk"), soonest_end=Min("manifest__retain_until"), stored_bytes=Sum("stored_bytes")
+    ):
+        tail = {"lock_tail": locked[row["vault_id"]], "violation_count": 0, "ending_count": 0}
+        yield {**row, **tail, "counted_at": shape.at}
+
+
+def _days(shape: Shape) -> Iterator[dict[str, Any]]:
+    """Of what was asked for on each; the bytes of a tenant grow evenly up to what it holds now."""
+    days = shown_days(shape.at)
+    jobs = Job.objects.filter(kind="backup", created_at__gte=shape.at - timedelta(days=len(days))).order_by()
+    counted = jobs.values("tenant_id", day=TruncDate("created_at")).annotate(
+        good=Count("pk", filter=Q(state="ok")), failed=Count("pk", filter=Q(state="failed"))
+    )
+    found = {(row["tenant_id"], row["day"]): (row["good"], row["failed"]) for row in counted}
+    for tenant, held in TenantFigures.objects.values_list("tenant_id", "stored_bytes"):
+        for number, day in enumerate(days, start=1):
+            good, failed = found.get((tenant, day), (0, 0))
+            counts = {"good_count": good, "failed_count": failed, "missed_count": 0}
+            total = held * number // len(days)
+            yield {"tenant_id": tenant, "day": day, "counted_at": shape.at, "total_bytes": total, **counts}
 
 
 def _by_tenant(rows: QuerySet[Any], figure: Any) -> dict[Any, Any]:

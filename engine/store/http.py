@@ -220,7 +220,7 @@ class _Response(http.client.HTTPResponse):
 
 
 def _has_leftovers(connection: http.client.HTTPConnection) -> bool:
-    """Whether something came behind the last answer: a second one, or the end. It is no answer to what is asked next."""
+    """Whether something came behind the last answer: a second one, or the end. What is asked next needs a new one."""
     waiting = select.poll()
     waiting.register(connection.sock, select.POLLIN)
     return bool(waiting.poll(0))

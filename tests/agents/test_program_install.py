@@ -251,3 +251,15 @@ def test_the_scripts_are_clean() -> None:
     ]
     done = subprocess.run(["shellcheck", "-s", "sh", *scripts], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd")
+def test_systemd_understands_the_unit_and_finds_it_no_more_exposed_than_it_must_be(tmp_path: Path) -> None:
+    """What keeps it from less: it reads and writes every file, makes mounts, and talks to the network."""
+    text = (ROOT / "tools/agent/backupsite-agent.service").read_text()
+    unit = tmp_path / "backupsite-agent.service"
+    unit.write_text(text.replace("/opt/backupsite-agent/run.sh once", "/bin/true"))
+    verified = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    judge = ["systemd-analyze", "security", "--offline=true", "--threshold=56", "--no-pager", unit]
+    assert subprocess.run(judge, capture_output=True).returncode == 0

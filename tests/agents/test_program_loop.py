@@ -17,6 +17,7 @@ from agents import agent_messages as messages
 from agents.answer_signing import fingerprint
 from agents.program.agent import enrolling
 from agents.program.agent import memory as remembering
+from agents.program.agent.carrying import Verdict
 from agents.program.agent.conditions import is_on_battery, why_paused
 from agents.program.agent.control import ControlClient, Reply
 from agents.program.agent.errors import NotTrustedError, RefusedError, UnreachableError
@@ -191,6 +192,17 @@ def test_a_cancel_reaches_the_mover_and_a_job_that_was_taken_back_never_begins(w
     world.plane.canceled, world.plane.offers = ["job-1"], []
     world.pass_time(61)
     assert world.movers[0].canceled and world.agent.waiting == {}
+
+
+def test_who_waits_for_a_job_is_not_sent_away_while_it_is_taken_up_again() -> None:
+    now = [0.0]
+    verdict = Verdict(lambda: now[0])
+    assert verdict.is_final("") and verdict.is_final("vault_full")
+    for moment, is_final in ((0, False), (179, False), (181, True)):
+        now[0] = moment
+        assert verdict.is_final("session_ended") is is_final
+    verdict.goes_on()
+    assert not verdict.is_final("mover_ended")
 
 
 @pytest.mark.case("AG-05")

@@ -433,6 +433,8 @@ TABLE: dict[tuple[str, str], Row] = {
     ("POST", "deliveries/<pk>/retry/"): Row(202, 202, 404),
     ("GET", "health/"): only_superadmin(200, lambda estate: {}),
     ("GET", "me/"): everybody(200),
+    ("GET", "overview/"): everybody(200),
+    ("GET", "overview/days/"): everybody(200),
     ("GET", "schema/"): everybody(200, nobody=200),
     ("GET", "docs/"): everybody(200, nobody=200),
 }

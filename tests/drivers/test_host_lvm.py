@@ -44,7 +44,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def test_a_volume_is_held_still_and_nothing_is_left(server: Server, name: str, kind: str, options: str) -> None:
     before = server.lab.names()
     mount = server.mount(name, kind)
-    assert way_of(mount) == "lvm"
+    assert way_of(mount) == "lvm" and host_lvm.why_not(mount) == ""
 
     with standing_still(mount, "12345678") as [place]:
         server.files[name].write_bytes(b"changed")
@@ -63,6 +63,7 @@ def _live(server: Server, name: str) -> Place:
     before = server.lab.names()
     with standing_still(server.mount(name), "1") as [place]:
         assert (place.snapshot, place.held, server.lab.names()) == ("none", None, before)
+        assert host_lvm.why_not(server.mount(name)) in place.warnings[0].message
         return place
 
 

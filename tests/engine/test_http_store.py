@@ -365,6 +365,34 @@ def test_garbage_instead_of_http_is_transient_trouble(server: Server, sink: Gran
     assert put(sink).version_id == "version-1"
 
 
+def test_an_answer_that_ends_within_its_headers_is_none(server: Server, sink: GrantedSink) -> None:
+    def cut(handler: Handler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nx-amz-version-id: vers")
+        hang_up(handler)
+
+    server.script = [cut]
+
+    assert put(sink).version_id == "version-1"
+
+
+def test_a_second_answer_to_one_request_is_not_taken_for_that_to_the_next(server: Server, sink: GrantedSink) -> None:
+    is_read, is_sent = threading.Event(), threading.Event()
+
+    def twice(handler: Handler) -> None:
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nx-amz-version-id: of another\r\n\r\n"
+        handler.wfile.write(answer)
+        is_read.wait(20)
+        handler.wfile.write(answer)
+        is_sent.set()
+
+    server.script = [twice]
+    assert put(sink).version_id == "of another"
+    is_read.set()
+    assert is_sent.wait(20)
+
+    assert put(sink).version_id == "version-1"
+
+
 def test_a_cancel_is_honoured_between_attempts(server: Server, grants: Grants, fake_time: FakeTime) -> None:
     policy = HttpPolicy(
         sleep=fake_time.sleep, clock=fake_time.clock, cancel=lambda: fake_time.seconds > 1, jitter=lambda: 1.0

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.base import AXE_FILE_PATH
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 CHROMIUM = Path("/usr/bin/chromium")
 OUTPUT = Path(__file__).resolve().parents[1] / "output"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 WIDE = {"width": 1280, "height": 800}
 PHONE = {"width": 360, "height": 740}
 needs_chromium = pytest.mark.skipif(not CHROMIUM.exists(), reason="chromium is not installed: apt-get install chromium")
@@ -41,7 +42,10 @@ _TOO_WIDE = """() => Array.from(document.querySelectorAll("main *"))
   .slice(0, 3).map(element => element.outerHTML.slice(0, 120)).join(" | ")"""
 _SEEN_FOCUS = """() => { const style = getComputedStyle(document.activeElement);
   return style.outlineStyle !== "none" || style.boxShadow !== "none"; }"""
+_LINKS = """Array.from(document.querySelectorAll("a[href^='/']"), link => link.getAttribute("href"))"""
 MOST_TABS = 80
+# Far more than anything takes: other tests may run beside.
+MOST_MS = 60_000
 
 
 class Looker:
@@ -51,10 +55,12 @@ class Looker:
         self.page = page
         self.faults: list[str] = []
         self.page_count = 0
+        self.links: set[str] = set()
         self._shapes = shapes
         page.on("console", lambda message: self._note_console(message.type, message.text))
         page.on("pageerror", lambda error: self.fault(f"script: {error}"))
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(MOST_MS)
+        expect.set_options(timeout=MOST_MS)
 
     def fault(self, what: str) -> None:
         self.faults.append(f"{self.page.url}: {what}")
@@ -68,6 +74,7 @@ class Looker:
     def look(self) -> None:
         """Everything that holds for any page, of the page that is shown; axe only where its elements are new."""
         self.page_count += 1
+        self.links |= set(self.page.evaluate(_LINKS))
         self._look_at_headings()
         if not self._is_new():
             self._look_at_width()
@@ -135,6 +142,13 @@ def looking(browser: Browser, *, shapes: set[str] | None = None, **options: Any)
     yield looker
     context.close()
     assert not looker.faults, f"{len(looker.faults)} faults:\n" + "\n".join(looker.faults)
+
+
+def picture(page: Page, name: str) -> None:
+    """Kept as output of the tests; for the documentation too when `make pictures` asks for it."""
+    for folder in (OUTPUT, *([DOCS] if "PICTURES" in os.environ else [])):
+        folder.mkdir(exist_ok=True)
+        page.screenshot(path=folder / f"{name}.png")
 
 
 # The browser's driver runs an event loop in this thread, where Django refuses the database otherwise.

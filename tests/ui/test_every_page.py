@@ -1,10 +1,14 @@
-"""Every page of the portal in a real browser, by role: what axe-core, the console, a phone and the keyboard say."""
+"""Every page of the portal in a real browser, by role: what axe-core, the console, a phone and the keyboard say.
+
+And where its links lead: nobody is shown one that does not work for him.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from allauth.mfa.models import Authenticator
@@ -13,7 +17,7 @@ from django.conf import settings
 from django.contrib.auth.tokens import default_token_generator
 from django.core.cache import cache
 from django.db import transaction
-from django.urls import get_resolver
+from django.urls import get_resolver, resolve
 from django.utils.encoding import force_bytes
 from django.utils.http import urlsafe_base64_encode
 from playwright.sync_api import Browser
@@ -26,7 +30,13 @@ from tests.soft_passkey import SoftPasskey
 from tests.ui.looking import Looker, looking, needs_chromium
 from tests.worlds import World, make_world
 
-pytestmark = [pytest.mark.long, pytest.mark.browser, needs_chromium, pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.browser,
+    pytest.mark.timeout(1200),
+    needs_chromium,
+    pytest.mark.django_db(transaction=True),
+]
 # Who looks, and the place of his status in the tables of tests/portal/test_pages.py.
 ROLES = {"super": 0, "admin_a": 1, "owner_a1": 2}
 # Addresses that need more than the id of a row of the world.
@@ -74,6 +84,9 @@ def test_every_page_of_a_role(browser: Browser, live_server: Any, role: str, rec
         for page in pages:
             looker.visit(live_server.url + page)
         record_property("counted", ("pages in the browser", looker.page_count))
+        for link in one_of_each_kind(looker.links - set(pages)):
+            if (status := client.get(link).status_code) >= 400:
+                looker.faults.append(f"a link on the pages leads to {link}, which answers {status}")
 
     assert looker.page_count == len(pages) >= (4 if role == "anonymous" else 30)
 
@@ -83,6 +96,15 @@ def may_be_open(path: str, role: str) -> bool:
     if path in READ_PAGES or path in COLLECTIONS:
         return role in ROLES and (READ_PAGES.get(path) or COLLECTIONS[path])[ROLES[role]] == 200
     return path not in WRITE_PAGES
+
+
+def one_of_each_kind(links: set[str]) -> list[str]:
+    """Of links to the same view with the same arguments in the query, the first."""
+    found: dict[tuple[str, ...], str] = {}
+    for link in sorted(links):
+        parts = urlsplit(link)
+        found.setdefault((resolve(parts.path).route, *sorted(parse_qs(parts.query, keep_blank_values=True))), link)
+    return list(found.values())
 
 
 def is_page(answer: Any) -> bool:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 LAB = Path(__file__).resolve().parents[2] / "var" / "lab" / "lvm"
-SECONDS = 900
+SECONDS = 1800
 
 
 def main() -> int:

@@ -21,6 +21,26 @@ from agents.program.agent.showing import Bar, say, say_json, size
 from agents.program.agent.worker import shown
 
 _LOOK_SECONDS = 0.5
+# After these the control plane offers the job again, and what was stored is used: its lease ran out while nobody could
+# reach it, or the mover was ended.
+_TAKEN_UP_AGAIN = frozenset({"session_ended", "mover_ended", "gate_unreachable"})
+_AGAIN_SECONDS = 180.0
+
+
+class Verdict:
+    """Whether an end of the job is its last one. Ask as long as it is not under way again."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since: float | None = None
+
+    def goes_on(self) -> None:
+        self._since = None
+
+    def is_final(self, code: str) -> bool:
+        if self._since is None:
+            self._since = self._clock()
+        return code not in _TAKEN_UP_AGAIN or self._clock() - self._since > _AGAIN_SECONDS
 
 
 def carry_out(
@@ -49,11 +69,14 @@ def carry_out(
 
 
 def _watched(places: Places, job: str, bar: Bar, is_alive: Callable[[], bool]) -> MoveEvent:
+    verdict = Verdict()
     while True:
         progress = shown(places, job)
         if progress is not None:
             bar.show(progress.event)
-            if progress.event.phase == ENDED:
+            if progress.event.phase != ENDED:
+                verdict.goes_on()
+            elif verdict.is_final(progress.event.code):
                 return progress.event
         if not is_alive():
             raise JobFailedError("The service ended before the job did.", code="service_ended")
@@ -61,7 +84,7 @@ def _watched(places: Places, job: str, bar: Bar, is_alive: Callable[[], bool]) -
 
 
 def _here(places: Places, settings: Settings, job: str, bar: Bar) -> MoveEvent:
-    wake = Wake()
+    wake, verdict = Wake(), Verdict()
     try:
         with only_one(places.lock), wake.on_signals():
             logs.set_up(places)
@@ -73,9 +96,12 @@ def _here(places: Places, settings: Settings, job: str, bar: Bar) -> MoveEvent:
                     progress = shown(places, job)
                     if progress is not None:
                         bar.show(progress.event)
+                    if agent.running is not None:
+                        verdict.goes_on()
+                        continue
                     done = [one for one in (agent.memory.last_backup, agent.memory.last_restore) if one]
                     for one in done:
-                        if one.job == job:
+                        if one.job == job and verdict.is_final(one.code):
                             return MoveEvent(ENDED, one.read_bytes, 0, one.stored_bytes, one.code, one.message)
             finally:
                 agent.end()

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from agents.drivers.host import HostDriver
+from agents.drivers.host_lvm import why_not
+from agents.drivers.host_snapshots import LVM
 from agents.program.agent.assembling import control_of
 from agents.program.agent.conditions import why_paused
 from agents.program.agent.errors import AgentError, PolicyRefusedError, RefusedError
@@ -152,14 +154,22 @@ def _space(places: Places) -> Iterator[Finding]:
 
 def _snapshots(places: Places, settings: Settings) -> Iterator[Finding]:
     HostDriver.configured = host_settings(places, settings, None)
-    trees = tree_facts(HostDriver())
+    driver = HostDriver()
+    trees = tree_facts(driver)
     if not trees:
         yield Finding("file systems", "none were found", True, "Look into the log: backupsite-agent logs")
     for tree in trees:
         if tree.left_out:
             yield Finding(f"file system {tree.mount_point}", f"not in the backup: {tree.left_out}")
         elif tree.snapshot == "none":
-            advice = "Its files are of different moments in a backup; btrfs and ZFS can hold still."
+            advice = "Its files are of different moments in a backup; btrfs, ZFS and volumes of LVM can hold still."
             yield Finding(f"file system {tree.mount_point}", f"{tree.kind}, no snapshot", False, advice)
+        elif tree.snapshot == LVM and (why := _no_room(driver, tree.mount_point)):
+            advice = f"Its files are of different moments in a backup: {why}."
+            yield Finding(f"file system {tree.mount_point}", f"{tree.kind} on LVM, no snapshot", False, advice)
         else:
             yield Finding(f"file system {tree.mount_point}", f"{tree.kind}, held still by a snapshot")
+
+
+def _no_room(driver: HostDriver, point: str) -> str:
+    return next((why_not(mount) for mount in driver.mounts() if mount.point == point), "")

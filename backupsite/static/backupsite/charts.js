@@ -6,6 +6,7 @@
   const HEIGHT = 200;
   const UNITS = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"];
   const COLOURS = ["--tblr-primary", "--tblr-orange", "--tblr-green", "--tblr-red"];
+  const POWERS = Array.from({ length: 60 }, (_, power) => 2 ** power);
   const drawn = new Map();
 
   const bytes = (value) => {
@@ -18,8 +19,16 @@
     return `${unit === 0 || amount >= 100 ? Math.round(amount) : amount.toFixed(1)} ${UNITS[unit]}`;
   };
   const written = (unit) => (value) => (value == null ? "–" : unit === "bytes" ? bytes(value) : value.toLocaleString("en"));
-  const colour = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
-  const faint = (name) => `color-mix(in srgb, ${colour(name)} 25%, transparent)`;
+  // What a canvas understands: the page's variables may hold more than that.
+  const computed = (value) => {
+    const probe = document.body.appendChild(document.createElement("span"));
+    probe.style.color = value;
+    const found = getComputedStyle(probe).color;
+    probe.remove();
+    return found;
+  };
+  const colour = (name) => computed(`var(${name})`);
+  const faint = (name) => computed(`color-mix(in srgb, var(${name}) 25%, transparent)`);
 
   const seriesOf = (told, format) =>
     told.series.map((one, place) => ({
@@ -41,7 +50,7 @@
       scales: { y: { range: (_, low, high) => [Math.min(0, low), Math.max(high, 1) * 1.05] } },
       axes: [
         { ...axis, values: (_, marks) => marks.map((mark) => new Date(mark * 1000).toISOString().slice(5, 10)), incrs: [1, 2, 7, 14, 30, 90, 365].map((days) => days * 86400) },
-        { ...axis, size: 76, values: (_, marks) => marks.map(format) },
+        { ...axis, size: 76, values: (_, marks) => marks.map(format), incrs: told.unit === "bytes" ? POWERS : undefined },
       ],
       series: [{ label: "Day", value: (_, seconds) => (seconds == null ? "–" : new Date(seconds * 1000).toISOString().slice(0, 10)) }, ...seriesOf(told, format)],
     };

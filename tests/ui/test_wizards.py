@@ -1,0 +1,53 @@
+"""What scripts do for people on the pages of definitions: help with the schedule, why not, dragging to another hour."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.cache import cache
+from django.db import transaction
+from playwright.sync_api import Browser, expect
+
+from definitions.models import Definition
+from tests.factories import disk_of, make_definition
+from tests.ui.looking import PHONE, looking, needs_chromium
+from tests.ui.test_every_page import let_in
+from tests.worlds import make_world
+
+pytestmark = [pytest.mark.browser, needs_chromium, pytest.mark.django_db(transaction=True)]
+
+
+def test_a_schedule_is_filled_in_and_a_definition_dragged_to_another_hour(browser: Browser, live_server: Any) -> None:
+    cache.clear()
+    with transaction.atomic():
+        world = make_world()
+        row = make_definition(world.ours.server, name="dragged", cron="30 22 * * *", time_zone="UTC")
+    disk, node = disk_of(world.ours.server), world.ours.node
+    with looking(browser) as looker:
+        page = looker.page
+        let_in(looker, world.client("admin_a"), live_server.url)
+
+        page.goto(f"{live_server.url}/definitions/new/")
+        page.get_by_label("Disk").fill(str(disk.pk))
+        page.get_by_label("Disk").blur()
+        expect(page.locator("#places")).to_contain_text("Only disks on ZFS are sent as datasets")
+        page.get_by_label("How often").select_option("weekdays")
+        page.get_by_label("At what time").fill("05:10")
+        page.get_by_role("button", name="Fill it in").click()
+        expect(page.locator("#id_cron")).to_have_value("10 5 * * 1-5")
+        expect(page.locator("#schedule time")).to_have_count(10)
+        # The field that was exchanged is still listened to.
+        page.locator("#id_cron").fill("0 3 * *")
+        expect(page.locator("#schedule")).to_contain_text("five fields")
+
+        page.goto(f"{live_server.url}/definitions/load/spread/?node={node.pk}&hour=22")
+        page.locator(f"[data-drag='{row.pk}'] code").first.drag_to(page.locator("[data-drop='4']"))
+        expect(page.locator("main")).to_contain_text("1 definition moved")
+        page.get_by_role("button", name="Take back").click()
+        expect(page.locator("main")).to_contain_text("have the schedule that they had before")
+
+        page.set_viewport_size(PHONE)
+        page.goto(f"{live_server.url}/servers/{world.ours.server.pk}/")
+        looker.look()
+    assert Definition.objects.get(pk=row.pk).cron == "30 22 * * *"
