@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 STACK := exec $(PYTHON) -m backupsite.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke up test tests check format bench-catalogue bench-grants bench-api bench-oracle bench-schedule bench bench-stack bench-peers bench-engine bench-block-size bench-changed-blocks lab-zfs agent-build bench-agent pictures lock clean venv venv-dev
+.PHONY: help demo smoke up test tests check coverage format bench-catalogue bench-grants bench-api bench-oracle bench-schedule bench bench-stack bench-peers bench-engine bench-block-size bench-changed-blocks lab-zfs agent-build bench-agent bench-agent-polls pictures lock clean venv venv-dev
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,16 @@ check: venv-dev ## Format, lint, types, import rules, Django's own checks, missi
 	@.venv/bin/lint-imports
 	@$(PYTHON) manage.py check
 	@$(PYTHON) manage.py makemigrations --check --dry-run
+
+# One after another: of each part 95 % of lines and branches must have run.
+COVERED := engine/crypto.py,engine/envelope.py,engine/enveloping.py,engine/sealing.py,engine/hashing.py,engine/recovery.py \
+	definitions/retention.py,backups/retainer.py \
+	backups/removal/*,backups/moved_packs.py,vaults/marking.py,vaults/reaper.py,vaults/removal_rules.py \
+	backups/committer.py,backups/moves.py,vaults/ledger.py,vaults/keeper.py,vaults/locks.py
+
+coverage: venv-dev ## Branch coverage of keys, retention, removal and commit; less than 95 % of one of them is a failure
+	@$(PYTHON) -m pytest -q -n $$(nproc) --dist loadfile --cov --cov-report= tests/engine tests/definitions tests/removal tests/backups tests/vaults
+	@for part in $(COVERED); do $(PYTHON) -m coverage report --include="$$part" --fail-under=95 || exit 1; done
 
 format: venv-dev ## Format the code and mend what the linter can
 	@$(PYTHON) -m ruff check --fix-only --quiet .
@@ -88,6 +98,10 @@ lab-zfs: venv-dev ## Run Dataset and File backups between two emulated machines 
 
 agent-build: venv ## Build the agent program as one archive for the installer, in var/agent (a minute; needs PyPI)
 	@$(PYTHON) tools/agent/build.py $(ARGS)
+
+bench-agent-polls: venv-dev ## Measure polls of 200 agents at once and of 5,000 each minute, on PostgreSQL (5 minutes)
+	@bash tools/apt-packages.sh
+	@$(PYTHON) -m tests.bench.agent_polls
 
 bench-agent: venv-dev ## Measure the agent program: small files, a stream, nothing changed, memory
 	@$(PYTHON) -m tests.bench.agent

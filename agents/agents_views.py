@@ -16,7 +16,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from agents.enrolment import LONGEST_HOST, LONGEST_MINUTES, USUAL_MINUTES, install_line, make_token, revoke_token
 from agents.models import Agent, EnrolmentToken, Release, Server
 from agents.principals import approve_agent, release_agent, revoke_agent
-from agents.releases import set_ring
+from agents.releases import set_ring, standing_of_releases
 from common.errors import BackupsiteError, NotAllowedError
 from common.forms import PlainForm
 from tenants.access import get_for_user, may_create
@@ -148,7 +148,12 @@ def token_revoke(request: HttpRequest, pk: UUID) -> HttpResponse:
 def release_list(request: HttpRequest) -> HttpResponse:
     if not request.user.is_superuser:
         raise NotAllowedError("Only a SuperAdmin offers releases.")
-    context = {"releases": Release.objects.for_user(request.user).order_by("-number"), "states": Release.State.choices}
+    standing = standing_of_releases()
+    releases = Release.objects.for_user(request.user).order_by("-number")
+    context = {
+        "releases": [(release, standing.get(release.number, {})) for release in releases],
+        "states": Release.State.choices,
+    }
     return render(request, "agents/releases.html", context)
 
 

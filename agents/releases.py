@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import Count
 
 from agents.agent_messages import ReleaseManifest, UpdateOffer
 from agents.answer_signing import is_release_signed
@@ -81,6 +82,19 @@ def set_ring(*, release: Release, state: str, percent: int, actor: Person) -> Re
     look_again(Agent.objects.all())
     record(action="release.ring", subject=release, actor=actor, tenant=None, before=before, after=_told(release))
     return release
+
+
+def standing_of_releases() -> dict[int, dict[str, int]]:
+    """How many agents took a release, were offered it, or could not take it, by its number: two queries."""
+    agents = Agent.objects.exclude(status=Agent.Status.REVOKED).order_by()
+    found: dict[int, dict[str, int]] = {}
+    for number, is_taken, count in agents.exclude(release=None).values_list(
+        "release__number", "release_taken", Count("pk")
+    ):
+        found.setdefault(number, {})["taken" if is_taken else "offered"] = count
+    for number, count in agents.filter(release_failed__gt=0).values_list("release_failed", Count("pk")):
+        found.setdefault(number, {})["failed"] = count
+    return found
 
 
 def release_file(name: str) -> Path:

@@ -119,7 +119,10 @@ def _catalogued_needers(needed_id: int) -> set[UUID]:
 
 @transaction.atomic
 def recompute(domain_id: UUID) -> int:
-    """The figures of all backups of the domain, from the ledger alone. Returns how many were wrong."""
+    """The figures of all backups of the domain, from the ledger alone. Returns how many were others before.
+
+    That is a fault, but for a caller that has just moved something.
+    """
     hold_accounts([domain_id])
     objects = StoredObject.objects.filter(domain_id=domain_id)
     unique = dict(_sole_needers(objects, _needing()))
@@ -130,14 +133,17 @@ def recompute(domain_id: UUID) -> int:
         if backup.removed_at is None and backup.manifest is not None:
             own_bytes, named_bytes = backup.manifest.size_bytes, backup.named_bytes or 0
         corrected += _set(backup, unique_bytes=own_bytes + unique_bytes, shared_bytes=named_bytes - unique_bytes)
-    if corrected:
-        logger.error("figures of backups were corrected", extra={"domain": str(domain_id), "backups": corrected})
     return corrected
 
 
 def recompute_everywhere() -> int:
-    """Every domain, each in a transaction of its own. Returns how many backups had wrong figures."""
-    return sum(recompute(domain_id) for domain_id in Domain.objects.order_by("pk").values_list("pk", flat=True))
+    """Every domain, each in a transaction of its own. Returns how many backups had wrong figures, which is a fault."""
+    total = 0
+    for domain_id in Domain.objects.order_by("pk").values_list("pk", flat=True):
+        if corrected := recompute(domain_id):
+            logger.error("figures of backups were corrected", extra={"domain": str(domain_id), "backups": corrected})
+        total += corrected
+    return total
 
 
 def _named_by(manifest_ids: Collection[int]) -> _Objects:

@@ -182,6 +182,8 @@ def _of_links(backups: Any, wanted: Mapping[str, Any], person: Any) -> Any:
 
 class JobFilters(PlacedForm):
     server = IdField()
+    # The days of a link from the calendar are those of UTC.
+    utc = forms.CharField(required=False, max_length=2, widget=forms.HiddenInput())
     created_after = MomentField()
     created_before = MomentField()
     q = NamePartField("Server")

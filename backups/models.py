@@ -165,6 +165,9 @@ class Backup(IdentifiedModel):
             models.Index(
                 fields=["-created_at", "-id"], condition=Q(health__in=["damaged", "missing"]), name="backup_damaged"
             ),
+            models.Index(
+                fields=["-created_at", "-id"], condition=Q(type__in=["dataset", "file"]), name="backup_on_storage"
+            ),
             models.Index(fields=["disk", "-sequence"], name="backup_of_disk"),
             # A tenant with a million backups in its vault may have few on storages: they are summed for its quota.
             models.Index(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Any
 
 from django import forms
@@ -110,18 +110,20 @@ def named(rows: Any, column: str, typed: str) -> Any:
 
 
 def within_days(rows: Any, column: str, wanted: Mapping[str, Any]) -> Any:
-    """From the day `since` to the day `until`, both whole, in the zone of who asks; and from the moment
-    `created_after` on, before `created_before`.
+    """From the day `since` to the day `until`, both whole, in the zone of who asks (with `utc`: of UTC); and from the
+    moment `created_after` on, before `created_before`.
     """
+    zone = UTC if wanted.get("utc") else None
     for name, lookup in (("created_after", "gte"), ("created_before", "lt")):
         if name in wanted:
             rows = rows.filter(**{f"{column}__{lookup}": wanted[name]})
     if since := wanted.get("since"):
-        rows = rows.filter(**{f"{column}__gte": midnight(since)})
+        rows = rows.filter(**{f"{column}__gte": midnight(since, zone)})
     if until := wanted.get("until"):
-        rows = rows.filter(**{f"{column}__lt": midnight(until + timedelta(days=1))})
+        rows = rows.filter(**{f"{column}__lt": midnight(until + timedelta(days=1), zone)})
     return rows
 
 
-def midnight(day: date) -> datetime:
-    return timezone.make_aware(datetime(day.year, day.month, day.day))
+def midnight(day: date, zone: tzinfo | None = None) -> datetime:
+    """The beginning of the day in the zone, without one in that of who asks."""
+    return timezone.make_aware(datetime(day.year, day.month, day.day), zone)

@@ -6,6 +6,7 @@ A classic one that grows full is worth nothing any more, and the backup that rea
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,8 @@ from pathlib import Path
 from agents.drivers.base import POINT_PREFIX, DiskFullError, DiskMissingError, DriverError
 from agents.drivers.host_mounts import Mount
 from agents.drivers.lvm_commands import Group, LvmError, Volume, run
+
+logger = logging.getLogger(__name__)
 
 PREFIX = f"{POINT_PREFIX}host-"
 # Two file systems of one name and number side by side: these allow it. btrfs does not, and has snapshots of its own.
@@ -57,7 +60,11 @@ def snapshot_of(mount: Mount, name: str) -> Iterator[Held]:
         yield Held(Path(group.device(snapshot)), mount.kind, options)
         _refuse_overflown(group, volume.name, snapshot)
     finally:
-        group.remove(snapshot)
+        try:
+            group.remove(snapshot)
+        except DriverError as error:
+            # No reason to lose a good backup: the program that waits for this process tries again.
+            logger.warning("a snapshot stays", extra={"snapshot": snapshot, "reason": error.message})
 
 
 def why_not(mount: Mount) -> str:

@@ -60,12 +60,13 @@ def backup_list(request: HttpRequest) -> HttpResponseBase:
     if not isinstance(listed, Listed):
         return listed
     keys = [backup.pk for backup in listed.rows]
-    own = Backup.objects.for_user(person, Action.DELETE)
+    own, writable = (Backup.objects.for_user(person, action) for action in (Action.DELETE, Action.EDIT))
     context = {
         "listed": listed,
         "of": _named_by_link(person, listed),
         # What can be chosen: what he may delete and is still there.
         "deletable": set(own.in_catalogue().filter(pk__in=keys).values_list("pk", flat=True)) if keys else set(),
+        "writable": set(writable.filter(pk__in=keys).values_list("pk", flat=True)) if keys else set(),
     }
     return render(request, "backups/list.html", context)
 
@@ -85,19 +86,26 @@ def backup_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     return _show(request, backup, NoteForm(initial={"note": backup.note}))
 
 
-@require_POST
+@require_http_methods(["GET", "POST"])
 @portal_page
 def backup_note(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """Keep the note. In a list its cell becomes the form (GET) and the note again (POST, or GET with `shown`)."""
     backup = _backup(request.user, Action.EDIT, pk)
-    form = NoteForm(request.POST)
-    if form.is_valid():
+    form = NoteForm(request.POST if request.method == "POST" else None, initial={"note": backup.note})
+    if form.is_bound and form.is_valid():
         try:
             set_note(backup=backup, note=form.cleaned_data["note"])
         except BackupsiteError as error:
             show_error(form, error)
-        else:
-            messages.success(request, "The note is kept.")
-            return redirect("backup-detail", pk)
+    is_kept = form.is_bound and not form.errors
+    if request.htmx:
+        is_shown = is_kept or "shown" in request.GET
+        template = "backups/_note.html" if is_shown else "backups/_note_form.html"
+        return render(request, template, {"backup": backup, "may_note": True, "form": form, "is_kept": is_kept})
+    if is_kept:
+        messages.success(request, "The note is kept.")
+    if is_kept or not form.is_bound:
+        return redirect("backup-detail", pk)
     return _show(request, backup, form, status=STATUS_WRONG_INPUT)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +20,7 @@ from backups.figures import MOST_EXACT, Totals, totals_of
 from backups.models import Backup, Job
 from backups.server_states import ServerState
 from backups.states import ON_A_NODE, BackupHealth, BackupStatus, JobKind, JobState
-from backups.views.jobs import STATUS_STOP_POLLING, live_context
+from backups.views.jobs import live_context
 from definitions.models import Definition
 from tenants.access import may_create
 from tenants.models import Person
@@ -30,6 +31,7 @@ from vaults.recovery_keys import hint
 
 SHOWN_BACKUPS = 8
 SHOWN_JOBS = 10
+IDLE_SECONDS = 20
 SHOWN_PER_REASON = 5
 FAILURES_MATTER_FOR = timedelta(days=7)
 OVERDUE_AFTER = timedelta(minutes=15)
@@ -47,23 +49,50 @@ class Concern:
 @require_GET
 @portal_page
 def dashboard(request: HttpRequest) -> HttpResponse:
-    person = request.user
-    running = Job.objects.for_user(person).active().select_related("disk__server").order_by("-created_at", "-pk")
-    live = live_context(request, running[:SHOWN_JOBS])
+    """The page; for htmx its running jobs, or with `part=state` what is above them. 204: nothing has changed."""
     if request.htmx:
-        return _live_answer(request, live)
-    backups, totals = Backup.objects.for_user(person).in_catalogue(), totals_of(person)
+        return _state_answer(request) if request.GET.get("part") == "state" else _live_answer(request)
+    person = request.user
+    backups = Backup.objects.for_user(person).in_catalogue()
     context = {
-        **live,
-        "totals": totals,
-        "tiles": [_tile(state, totals) for state in ServerState if _is_shown(state, totals)],
+        **_live(request),
+        **_state(request),
         "last_backups": backups.order_by("-created_at", "-pk")[:SHOWN_BACKUPS],
-        "concerns": list(_concerns(person, timezone.now())),
         "sees_vaults": Vault.objects.for_user(person).exists(),
-        "may_create_server": may_create(person, Server),
-        "may_create_definition": may_create(person, Definition),
     }
     return render(request, "backups/dashboard.html", context)
+
+
+def _state(request: HttpRequest) -> dict[str, Any]:
+    """How servers are protected, what needs a person, and the next step."""
+    person, totals = request.user, totals_of(request.user)
+    concerns = list(_concerns(person, timezone.now()))
+    return {
+        "totals": totals,
+        "tiles": [_tile(state, totals) for state in ServerState if _is_shown(state, totals)],
+        "concerns": concerns,
+        "may_create_server": may_create(person, Server),
+        "may_create_definition": may_create(person, Definition),
+        "state_seen": hashlib.sha256(repr((totals, concerns)).encode()).hexdigest()[:16],
+    }
+
+
+def _live(request: HttpRequest) -> dict[str, Any]:
+    """What runs and waits. A page that is left open asks again, seldom, when there is nothing."""
+    jobs = Job.objects.for_user(request.user).active().select_related("disk__server").order_by("-created_at", "-pk")
+    return {**live_context(request, jobs[:SHOWN_JOBS]), "idle_seconds": IDLE_SECONDS}
+
+
+def _state_answer(request: HttpRequest) -> HttpResponse:
+    state = _state(request)
+    if request.GET.get("seen") == state["state_seen"]:
+        return HttpResponse(status=204)
+    return render(request, "dashboard/_state.html", {**state, "is_part": True})
+
+
+def _live_answer(request: HttpRequest) -> HttpResponse:
+    live = _live(request)
+    return HttpResponse(status=204) if live["unchanged"] else render(request, "backups/_jobs.html", live)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +129,6 @@ def _tile(state: ServerState, totals: Totals) -> Tile:
 
 def _is_shown(state: ServerState, totals: Totals) -> bool:
     return state not in _PASSING or bool(totals.states.get(str(state)))
-
-
-def _live_answer(request: HttpRequest, live: dict[str, Any]) -> HttpResponse:
-    if live["unchanged"]:
-        return HttpResponse(status=204)
-    status = 200 if live["is_live"] else STATUS_STOP_POLLING
-    return render(request, "backups/_jobs.html", live, status=status)
 
 
 def _damage_concerns(person: Person) -> Iterator[Concern]:

@@ -19,7 +19,7 @@ from time_machine import travel
 from agents.agent_messages import ReleaseManifest
 from agents.answer_signing import is_release_signed, sign_release
 from agents.models import Agent, Release
-from agents.releases import import_release, place_in_ring, set_ring
+from agents.releases import import_release, place_in_ring, set_ring, standing_of_releases
 from common.errors import ConflictError, InvalidInputError, NotAllowedError
 from tenants.models import AuditEvent
 from tests.agents.agent_worlds import enrolled
@@ -118,6 +118,7 @@ def test_who_has_it_or_could_not_take_it_is_not_offered_it_again(tmp_path: Path)
     # It has it, and then went back by itself.
     assert estate.client.polled(version="1.7").update is None
     assert Agent.objects.get().release_taken
+    assert standing_of_releases() == {7: {"taken": 1}}
     assert estate.client.polled(version="1.6").update is None
     assert Agent.objects.get().release_failed == 7
 
@@ -125,6 +126,7 @@ def test_who_has_it_or_could_not_take_it_is_not_offered_it_again(tmp_path: Path)
     assert estate.client.polled(version="1.6").update is not None
     assert estate.client.polled(version="1.6", problem_code="update_failed").update is None
     assert Agent.objects.get().release_failed == 8
+    assert standing_of_releases() == {8: {"failed": 1}}
 
     offered(tmp_path, number=9)
     assert estate.client.polled(version="1.6").update is not None

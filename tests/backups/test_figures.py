@@ -14,7 +14,7 @@ from backups import figures
 from backups.accounting import stored_bytes, usage_of
 from backups.figures import Totals, count_everywhere, known_uses, overview_of, totals_of
 from backups.lock_coverage import check_locks, coverage_of
-from backups.models import Backup, TenantFigures, VaultFigures
+from backups.models import Backup, DefinitionStanding, TenantFigures, VaultFigures
 from tenants import quotas
 from tests.factories import make_backup, make_definition, make_server
 from tests.worlds import World
@@ -60,6 +60,8 @@ def test_what_is_kept_is_what_is_counted(large: World) -> None:
 @pytest.mark.parametrize("name", ["super", "admin_a", "admin_b"])
 def test_totals_are_the_same_counted_and_kept(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     make_definition(world.ours.other_server, active=False)
+    for definition, state in ((world.ours.definition, "late"), (world.theirs.definition, "protected")):
+        DefinitionStanding.objects.create(definition=definition, state=state, looked_at=NOW, look_again_at=NOW)
     Backup.objects.update(stored_bytes=1000)
     person, counted = world.people[name], totals_of(world.people[name])
     count_everywhere(now=NOW)
@@ -70,7 +72,7 @@ def test_totals_are_the_same_counted_and_kept(world: World, monkeypatch: pytest.
     assert counted.counted_at is None and kept.counted_at == NOW
     assert kept == Totals(
         counted.server_count,
-        counted.protected_count,
+        counted.states,
         counted.definition_count,
         counted.good_count,
         counted.stored_bytes,

@@ -28,7 +28,7 @@ from tests.bench import polling_fleet
 from tests.bench.polling_fleet import MACHINE, Key
 
 AT_ONCE, EACH_MINUTE, SECONDS = 200, 5000, 200
-ROUNDS, CLIENT_PROCESSES, GATE_PROCESSES = 8, 2, 2
+ROUNDS, CLIENT_PROCESSES, GATE_PROCESSES = 6, 2, 2
 AIM_P95_MS, AIM_MIB_OF_AN_AGENT = 250.0, 2.5
 REPORT = Path(__file__).resolve().parents[2] / "var" / "bench" / "agent-polls.json"
 

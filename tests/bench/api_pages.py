@@ -15,9 +15,14 @@ from tests.portal.test_pages import COLLECTIONS, READ_PAGES
 
 # Pages of the portal as people search and open them; all others are asked for plainly.
 PORTAL_VARIANTS = {
-    "servers/": ("q=web-01", "q=nothing"),
-    "definitions/": ("q=web-01", "q=nothing"),
+    "servers/": ("q=web-01", "q=nothing", "state=protected", "state=failed", "state=unprotected", "kind=metal"),
+    "definitions/": ("q=web-01", "q=nothing", "state=late", "state=active", "sort=name"),
     "audit/": ("actor=admin-00001", "actor=nobody"),
+    "backups/": (
+        *("status=lost", "health=damaged", "type=file", "gone=on", "q=web-01", "q=nothing", "sort=size"),
+        *("size_from=1 TiB", "since=2026-11-01&until=2026-11-02", "rows=200"),
+    ),
+    "jobs/": ("state=failed", "state=running", "kind=restore", "q=web-01", "since=2026-11-01&until=2026-11-02"),
     "agents/": ("unused",),
     "choices/tenants/": ("q=00012",),
     "choices/servers/": ("q=web-01", "q=nothing"),

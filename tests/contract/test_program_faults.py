@@ -11,14 +11,17 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agents.drivers import host_lvm
 from agents.drivers.base import DriverError, WriteWish
+from agents.drivers.host_mounts import Mount
+from agents.drivers.host_snapshots import remove_leftovers, standing_still
 from engine.waiting import never_cancel
 from tests.drivers.lvm_lab import SIZE
 from tests.drivers.lvm_lab import Lab as LvmLab
@@ -27,7 +30,7 @@ from tests.drivers.postgresql_lab import running_postgresql
 
 ONE, TWO, SAFE = "backupsite-1a", "backupsite-2b", "backupsite-before-3c"
 # Stands in for a program: counts the calls of all, and fails one of them. What only asks is the same before and after.
-ASKS = "--version|^lvs |^dmsetup status|^thin_"
+ASKS = "--version|^lvs |^vgs |^dmsetup status|^thin_"
 SHIM = """#!/bin/sh
 [ "$1" = --version ] && exec "{tool}" "$@"
 [ "$FAULT_WHEN" = after ] && echo "{name} $*" | grep -qE -- "{asks}" && exec "{tool}" "$@"
@@ -156,13 +159,41 @@ def _lvm_case(folder: Path, kind: str) -> Case:
     def traces() -> Any:
         return lab.names(), path.read_bytes(), lab.state["held"]
 
+    if kind == "host":
+        return _host_lvm_case(lab, programs, lambda: lab.names())
     forget = [lab.wish("web", None, ONE)]
     return Case(programs, read if kind == "read" else write, lambda: lab.driver.forget(forget), traces)
 
 
+def _host_lvm_case(lab: LvmLab, programs: dict[str, str], traces: Callable[[], Any]) -> Case:
+    """A classic volume of a server with an agent: the driver `host` reads on, whatever becomes of the snapshot."""
+    lab.change("web", pool="")
+    (lab.folder / "253:1" / "dm").mkdir(parents=True)
+    (lab.folder / "253:1" / "dm" / "uuid").write_text("LVM-abc")
+    mount = Mount("/srv", "ext4", "/dev/mapper/web", "253:1", "/")
+
+    def read() -> None:
+        with _volumes_of(lab), standing_still(mount, "1") as [place]:
+            assert (place.held is None) == bool(place.warnings)
+
+    def forget() -> None:
+        with _volumes_of(lab):
+            remove_leftovers(mount)
+
+    return Case(programs, read, forget, traces)
+
+
+@contextmanager
+def _volumes_of(lab: LvmLab) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(host_lvm, "_SYSFS", lab.folder)
+        patched.setattr(host_lvm, "_DEVICES", str(lab.folder / "dev"))
+        yield
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
-    "name", ["lvm read", "lvm write", "postgresql read", "postgresql database", "postgresql folder"]
+    "name", ["lvm read", "lvm write", "lvm host", "postgresql read", "postgresql database", "postgresql folder"]
 )
 def test_a_fault_at_each_call_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, name: str, when: str

@@ -113,3 +113,24 @@ def test_only_a_superadmin_spreads_and_is_told_what_stays(world: World) -> None:
 
     assert spread == {ids[0]: "unchanged", ids[1]: "not_found"}
     assert Definition.objects.get(pk=own.pk).cron == own.cron
+
+
+def test_a_note_is_written_in_the_list(world: World) -> None:
+    backup, htmx = world.ours.backup, {"HTTP_HX_REQUEST": "true"}
+    client, address = world.client("admin_a"), f"/backups/{backup.pk}/note/"
+    assert f'hx-get="{address}"' in client.get("/backups/").content.decode()
+    assert "note-edit" not in world.client("owner_a1").get("/backups/").content.decode()
+
+    form = client.get(address, **htmx).content.decode()
+    assert "<html" not in form and f'hx-post="{address}"' in form
+    too_long = client.post(address, {"note": "x" * 256}, format="multipart", **htmx)
+    assert (too_long.status_code, "at most 255 characters" in too_long.content.decode()) == (200, True)
+    kept = client.post(address, {"note": "<b>kept"}, format="multipart", **htmx).content.decode()
+    assert "&lt;b&gt;kept" in kept and "The note is kept." in kept and "<form" not in kept
+    assert Backup.objects.get(pk=backup.pk).note == "<b>kept"
+    assert "<form" not in client.get(f"{address}?shown", **htmx).content.decode()
+
+    # Without scripts the link leads to the page of the backup, which has the form.
+    assert client.get(address)["Location"] == f"/backups/{backup.pk}/"
+    assert world.client("owner_a1").get(address, **htmx).status_code == 403
+    assert world.client("admin_b").get(address, **htmx).status_code == 404

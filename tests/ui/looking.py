@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from axe_playwright_python.base import AXE_FILE_PATH
@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 CHROMIUM = Path("/usr/bin/chromium")
 OUTPUT = Path(__file__).resolve().parents[1] / "output"
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "pictures"
+PATH_OF_STEPS = Path(__file__).resolve().parents[2] / "docs" / "first-steps.md"
 WIDE = {"width": 1280, "height": 800}
 PHONE = {"width": 360, "height": 740}
 needs_chromium = pytest.mark.skipif(not CHROMIUM.exists(), reason="chromium is not installed: apt-get install chromium")
@@ -40,6 +40,7 @@ _SHAPE = """selector => Array.from(document.querySelectorAll(selector), element 
 _TOO_WIDE = """() => Array.from(document.querySelectorAll("main *"))
   .filter(element => element.getBoundingClientRect().right > innerWidth + 1)
   .slice(0, 3).map(element => element.outerHTML.slice(0, 120)).join(" | ")"""
+_OPEN = """document.querySelectorAll("main details").forEach(part => { part.open = true; })"""
 _SEEN_FOCUS = """() => { const style = getComputedStyle(document.activeElement);
   return style.outlineStyle !== "none" || style.boxShadow !== "none"; }"""
 _LINKS = """Array.from(document.querySelectorAll("a[href^='/']"), link => link.getAttribute("href"))"""
@@ -79,6 +80,7 @@ class Looker:
         if not self._is_new():
             self._look_at_width()
             return
+        self.page.evaluate(_OPEN)
         self.page.evaluate(_AXE)
         self._run_axe("light")
         self._look_at_keyboard()
@@ -86,6 +88,19 @@ class Looker:
         self._run_axe("dark", "color-contrast", "link-in-text-block")
         self._choose("light")
         self._look_at_width("scrollable-region-focusable", "label", "button-name", "link-name")
+
+    def look_at_menus(self) -> None:
+        """Each menu opens by the keyboard, is read by axe in both colours, fits a phone, and closes by Escape."""
+        self.page.evaluate(_AXE)
+        for menu in self.page.locator("header details").all():
+            menu.locator("summary").press("Enter")
+            for scheme in ("dark", "light"):
+                self._choose(scheme)
+                self._run_axe(f"menu, {scheme}")
+            self._look_at_width()
+            self.page.keyboard.press("Escape")
+            if menu.get_attribute("open") is not None:
+                self.fault("Escape does not close a menu")
 
     def _look_at_headings(self) -> None:
         if not self.page.title().split("·")[0].strip():
@@ -111,9 +126,9 @@ class Looker:
             self._run_axe("phone", *rules)
         self.page.set_viewport_size(WIDE)
 
-    def _choose(self, scheme: Literal["dark", "light"]) -> None:
+    def _choose(self, scheme: str) -> None:
         """What the person's system says, and until the page follows it."""
-        self.page.emulate_media(color_scheme=scheme)
+        self.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
         self.page.wait_for_function("scheme => document.documentElement.dataset.bsTheme === scheme", arg=scheme)
 
     def _look_at_keyboard(self) -> None:
@@ -145,8 +160,10 @@ def looking(browser: Browser, *, shapes: set[str] | None = None, **options: Any)
 
 
 def picture(page: Page, name: str) -> None:
-    """Kept as output of the tests; for the documentation too when `make pictures` asks for it."""
-    for folder in (OUTPUT, *([DOCS] if "PICTURES" in os.environ else [])):
+    """Kept as output of the tests, from the page's top; in the documentation, where it is shown, by `make pictures`."""
+    page.evaluate("scrollTo(0, 0)")
+    is_shown = f"(pictures/{name}.png)" in PATH_OF_STEPS.read_text()
+    for folder in (OUTPUT, *([PATH_OF_STEPS.parent / "pictures"] if is_shown and "PICTURES" in os.environ else [])):
         folder.mkdir(exist_ok=True)
         page.screenshot(path=folder / f"{name}.png")
 

@@ -47,11 +47,11 @@ def test_a_superadmin_orders_a_tenant_and_its_owner_comes_in_by_the_mail(
         page.get_by_label("E-mail").fill("anna@example.org")
         page.get_by_label("Server", exact=True).fill("till01")
         page.get_by_label("Region").select_option("RBX")
+        picture(page, "order")
         page.get_by_role("button", name="Order", exact=True).click()
         expect(page.locator("main")).to_contain_text("till01")
         page.get_by_role("link", name="till01").first.click()
         expect(page.get_by_role("heading", level=1)).to_contain_text("till01")
-        picture(page, "order")
 
         text = the_mail(mails, to="anna@example.org")
         assert "/agent/install.sh | sh -s -- " in text
@@ -72,7 +72,7 @@ def test_a_person_of_a_company_comes_in_by_the_link_of_its_administrator(browser
         page = looker.page
         sign_in(page, live_server.url, "admin")
         page.goto(f"{live_server.url}/people/invite/")
-        expect(page.get_by_label("Tenant", exact=True)).to_have_value(str(tenant))
+        expect(page.get_by_label("Tenant", exact=True)).to_have_value(f"{tenant.title} ({tenant.name})")
         page.get_by_label("E-mail").fill("bea@example.org")
         page.get_by_label("Administrator of the tenant").check()
         page.get_by_role("button", name="Make the link").click()

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, expect
 
 from definitions.models import Definition
 from tests.factories import disk_of, make_definition
-from tests.ui.looking import PHONE, looking, needs_chromium
+from tests.ui.looking import PHONE, looking, needs_chromium, picture
 from tests.ui.test_every_page import let_in
 from tests.worlds import make_world
 
@@ -37,11 +37,13 @@ def test_a_schedule_is_filled_in_and_a_definition_dragged_to_another_hour(browse
         page.get_by_role("button", name="Fill it in").click()
         expect(page.locator("#id_cron")).to_have_value("10 5 * * 1-5")
         expect(page.locator("#schedule time")).to_have_count(10)
+        picture(page, "definition-help")
         # The field that was exchanged is still listened to.
         page.locator("#id_cron").fill("0 3 * *")
         expect(page.locator("#schedule")).to_contain_text("five fields")
 
         page.goto(f"{live_server.url}/definitions/load/spread/?node={node.pk}&hour=22")
+        picture(page, "planner-hour")
         page.locator(f"[data-drag='{row.pk}'] code").first.drag_to(page.locator("[data-drop='4']"))
         expect(page.locator("main")).to_contain_text("1 definition moved")
         page.get_by_role("button", name="Take back").click()
@@ -50,4 +52,5 @@ def test_a_schedule_is_filled_in_and_a_definition_dragged_to_another_hour(browse
         page.set_viewport_size(PHONE)
         page.goto(f"{live_server.url}/servers/{world.ours.server.pk}/")
         looker.look()
+        picture(page, "timeline-phone")
     assert Definition.objects.get(pk=row.pk).cron == "30 22 * * *"

@@ -22,7 +22,7 @@ def main() -> int:
     command = [
         *("nice", "qemu-system-x86_64", "-accel", "tcg", "-m", "1024", "-display", "none", "-no-reboot"),
         *("-monitor", "none", "-serial", "stdio", "-kernel", str(LAB / "vmlinuz")),
-        *("-initrd", str(LAB / "initramfs.gz"), "-append", "console=ttyS0 quiet panic=-1 edd=off mitigations=off"),
+        *("-initrd", str(LAB / "initramfs.gz"), "-append", "console=ttyS0 quiet panic=-1 edd=off mitigations=off no_timer_check"),
         *("-drive", f"file={LAB / 'root.img'},if=virtio,format=raw"),
         *("-drive", f"file={disk},if=virtio,format=raw,discard=unmap"),
     ]

@@ -183,7 +183,7 @@ def whole_server() -> None:
     """The agent's driver: a server with a file system on a thin volume and one on a classic volume."""
     sh("lvcreate -q -T -V 16M -n thin lab/pool; mkdir -p /tmp/srv/thin /tmp/srv/thick")
     for name in ("thin", "thick"):
-        sh(f"mke2fs -q -F -t ext4 /dev/lab/{name}; mount -t ext4 /dev/lab/{name} /tmp/srv/{name}")
+        sh(f"/usr/sbin/mke2fs -q -F -t ext4 /dev/lab/{name}; mount -t ext4 /dev/lab/{name} /tmp/srv/{name}")
     for name in ("thin", "thick"):
         Path(f"/tmp/srv/{name}/file").write_text("before")
     HostDriver.configured = HostSettings(root="/tmp/srv", work=Path("/tmp/work"))
@@ -239,7 +239,7 @@ def pool_full() -> None:
 
 
 STEPS: tuple[Callable[[], None], ...] = (
-    *(group, whole_server),
+    *(group, full, changes, nothing_changed, killed, refused_targets, restore, whole_server, resized, pool_full),
 )
 
 if __name__ == "__main__":

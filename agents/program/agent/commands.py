@@ -273,7 +273,7 @@ def _say_status(document: dict[str, Any], last: datetime | None) -> None:
     for one in document["running"]:
         say(f"{'running':<14} {one['kind']}: {one['phase']}")
     for one in document["waiting"]:
-        say(f"{'waiting':<14} {one['kind'] or 'a job'}: {one['why']}")
+        say(f"{'waiting':<14} {one['kind'] or 'a job'}: {one['why'] or 'begins now'}")
     problem = document["problem"]
     if isinstance(problem, dict):
         say(f"{'trouble':<14} {problem['message']} ({problem['code']})")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -181,10 +180,11 @@ class Agent:
 
     def _why_still(self, waiting: Waiting) -> str:
         """Empty when it begins with the next step."""
-        seconds = waiting.begins_at - self.world.monotonic()
-        if waiting.why or seconds <= 0:
-            return waiting.why
-        return f"Put off by chance; it begins within {math.ceil(seconds / 60)} min."
+        if waiting.why or self.running is not None:
+            return waiting.why or "Another job is under way."
+        left = waiting.begins_at - self.world.monotonic()
+        begins = self.clock.now() + timedelta(seconds=left)
+        return f"Put off by chance, so that not all servers begin at once: to {begins:%H:%M} UTC." if left > 0 else ""
 
     def _take(self, answer: messages.PollAnswer) -> None:
         now = self.clock.now()
@@ -256,16 +256,8 @@ class Agent:
             if self.running is None and now >= waiting.begins_at and not waiting.why:
                 del self.waiting[waiting.offer.id]
                 self._begin(waiting.offer)
-        self.notes.waits([*self._waits(), *([Waits("", "", self._held_back)] if self._held_back else [])])
-
-    def _waits(self) -> Iterator[Waits]:
-        """What a person is told, who wonders why nothing happens."""
-        for job, waiting in self.waiting.items():
-            left = waiting.begins_at - self.world.monotonic()
-            begins = self.clock.now() + timedelta(seconds=left)
-            late = f"It begins at {begins:%H:%M} UTC: not all servers at one moment." if left > 0 else ""
-            busy = "Another job is under way." if self.running is not None else ""
-            yield Waits(job, waiting.offer.kind, waiting.why or busy or late or "It begins now.")
+        waits = [Waits(job, one.offer.kind, self._why_still(one)) for job, one in self.waiting.items()]
+        self.notes.waits(waits + ([Waits("", "", self._held_back)] if self._held_back else []))
 
     def _why_not(self, offer: JobOffer) -> str:
         if offer.begins_at_once or self.policy is None:

@@ -12,6 +12,8 @@ Chance = Callable[[], float]
 # After so long without an answer, everybody else comes back too.
 AWAY_SECONDS = 1800.0
 _LONGEST_PAUSE_SECONDS = 300.0
+# A network that is lost for half a minute again and again is met while it is there, and a job goes on then.
+_FIRST_PAUSE_SECONDS = 15.0
 _LEAST_POLL_SECONDS = 1.0
 # One that was revoked, or is looked at by a person, asks rarely.
 STOPPED_POLL_SECONDS = 3600.0
@@ -25,7 +27,7 @@ def next_poll_seconds(told: float) -> float:
 
 def after_failure_seconds(failures: int, poll_seconds: float, chance: Chance) -> float:
     """Twice as long each time, up to five minutes, and never at the same moment as all the others."""
-    pause = min(poll_seconds * (1 << min(failures - 1, 10)), max(_LONGEST_PAUSE_SECONDS, poll_seconds))
+    pause = min(_FIRST_PAUSE_SECONDS * (1 << min(failures - 1, 10)), max(_LONGEST_PAUSE_SECONDS, poll_seconds))
     return pause * (0.5 + chance())
 
 
