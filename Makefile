@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 STACK := exec $(PYTHON) -m backupsite.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke up test tests check coverage format bench-catalogue bench-grants bench-api bench-oracle bench-schedule bench bench-stack bench-peers bench-engine bench-block-size bench-changed-blocks lab-zfs agent-build bench-agent bench-agent-polls pictures lock clean venv venv-dev
+.PHONY: help demo smoke up test tests check coverage format bench-catalogue bench-grants bench-api bench-oracle bench-schedule bench bench-stack bench-peers bench-engine bench-block-size bench-changed-blocks lab-zfs lab-agent agent-build bench-agent bench-agent-polls pictures lock clean venv venv-dev
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

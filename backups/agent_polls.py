@@ -78,7 +78,7 @@ def note_count(agent: Agent, count: int, *, asked_at_seconds: int) -> None:
     """Of a claim. Raises AgentQuarantinedError for one that was there before, OvertakenError, InvalidInputError."""
     _check_count(count)
     same = Agent.objects.filter(pk=agent.pk, status=Agent.Status.ENROLLED)
-    if same.update(poll_count=count, poll_time=asked_at_seconds):
+    if same.filter(Q(poll_time=0) | Q(poll_count__lt=count)).update(poll_count=count, poll_time=asked_at_seconds):
         return
     current = Agent.objects.get(pk=agent.pk)
     if count < current.poll_count and asked_at_seconds < current.poll_time:

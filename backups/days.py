@@ -113,7 +113,8 @@ def days_of(person: Person, *, now: datetime) -> Days:
         return Days(tuple(count(everything, days[0], now=now)))
     kept, counted_at = _kept_days(tenants, days)
     elsewhere = Server.objects.for_user(person).exclude(tenant__in=tenants.values("pk"))
-    if elsewhere.exists():
+    # For who sees every tenant there is no elsewhere, and looking for it is a walk over all servers.
+    if not person.is_superuser and elsewhere.exists():
         own = count(_rows_of_servers(elsewhere), days[0], now=now, most_objects=LIVE_OBJECTS)
         kept = [_sum(first, second) for first, second in zip(kept, own, strict=True)]
     return Days(tuple(kept), counted_at)

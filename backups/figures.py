@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db.models import Count, Min, QuerySet, Sum
+from django.db.models import Count, Exists, Min, OuterRef, QuerySet, Sum
 
 from agents.models import Server
 from backups.accounting import Usage, usage_of
@@ -66,8 +66,9 @@ class Totals:
 
 
 def count_everywhere(*, now: datetime) -> None:
-    """Every tenant whose vaults hold something."""
-    for tenant in Tenant.objects.filter(vaults__isnull=False).distinct().order_by("pk"):
+    """Every tenant that has a vault or a server."""
+    vaults, servers = (model.objects.filter(tenant=OuterRef("pk")) for model in (Vault, Server))
+    for tenant in Tenant.objects.filter(Exists(vaults) | Exists(servers)).order_by("pk"):
         count_tenant(tenant, now=now)
 
 
@@ -123,8 +124,7 @@ def totals_of(person: Person) -> Totals:
         states = count_states(definitions)
         states[ServerState.UNPROTECTED] = server_count - sum(states.values())
         return Totals(server_count, _named(states), definitions.count(), good_count, stored_bytes)
-    found = count_states(definitions, most=MOST_EXACT + 1)
-    del found[ServerState.PROTECTED]
+    found = count_states(definitions, found_only=True)
     return _kept_totals(person, _named(found)) or Totals(server_count, _named(found), None, None, None)
 
 

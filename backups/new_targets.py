@@ -88,6 +88,7 @@ def new_disk_choices(
     """
     refuse_source(backup)
     refuse_copy(backup, node=server.node)
+    require_active(server.tenant)
     attached = set(server.tenant.storages.values_list("pk", flat=True))
     found: list[tuple[Storage, BackupsiteError | None]] = []
     for storage in storages:
@@ -138,8 +139,8 @@ def _refuse_place(
     storage: Storage, *, server: Server, size_bytes: int, attached: Collection[UUID] | None = None
 ) -> None:
     """`attached`: the storages of the server's tenant, where somebody knows them already."""
-    require_active(server.tenant)
     if attached is None:
+        require_active(server.tenant)
         attached = server.tenant.storages.filter(pk=storage.pk).values_list("pk", flat=True)
     if server.node is None:
         raise ConflictError(

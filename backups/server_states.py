@@ -12,9 +12,8 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Case, IntegerField, Max, When
+from django.db.models import Case, IntegerField, Max, Q, When
 
-from backups.models import DefinitionStanding
 from definitions.honest_states import State
 from definitions.models import Definition
 
@@ -68,17 +67,19 @@ def in_state(servers: Any, state: str) -> Any:
     if wanted == ServerState.UNPROTECTED:
         return servers.exclude(pk__in=_active().values("disk__server"))
     worse = [other for other in ServerState if _SEVERITY[other] > _SEVERITY[wanted]]
-    return servers.filter(pk__in=_with(wanted)).exclude(pk__in=_with(*worse))
+    return servers.filter(_with(wanted)).exclude(_with(*worse))
 
 
-def _with(*states: ServerState) -> Any:
-    """The servers of active definitions of which any of this was found."""
+def _with(*states: ServerState) -> Q:
+    """The servers of active definitions of which any of this was found.
+
+    What nobody looked at is asked for by itself: in an OR with what was found all definitions would be read.
+    """
     meant = [str(found) for found, state in _OF_DEFINITION.items() if state in states]
-    looked_at = DefinitionStanding.objects.filter(state__in=meant).values("definition")
-    chosen = _active().filter(pk__in=looked_at)
-    if ServerState.WAITING in states:
-        chosen = chosen | _active().filter(standing=None)
-    return chosen.order_by().values("disk__server")
+    found = Q(pk__in=_active().filter(standing__state__in=meant).order_by().values("disk__server"))
+    if ServerState.WAITING not in states:
+        return found
+    return found | Q(pk__in=_active().filter(standing=None).order_by().values("disk__server"))
 
 
 def _state(standing: str | None) -> ServerState:
@@ -89,16 +90,16 @@ def _active() -> Any:
     return Definition.objects.filter(active=True, retired_at=None)
 
 
-def count_states(definitions: Any, *, most: int | None = None) -> dict[ServerState, int]:
+def count_states(definitions: Any, *, found_only: bool = False) -> dict[ServerState, int]:
     """How many servers of these definitions are in which state; those without an active one are not among them.
 
-    With `most`, only of what was found, without `protected`, and of that many servers: an index leads to them.
+    With `found_only` an index leads past what is fine: `protected` is not counted then, nor what nobody looked at yet.
     """
     rows = definitions.filter(active=True, retired_at=None)
-    if most is not None:
+    if found_only:
         rows = rows.exclude(standing=None).exclude(standing__state__in=[State.PROTECTED, State.INACTIVE])
     whens = [When(standing__state=str(found), then=_SEVERITY[state]) for found, state in _OF_DEFINITION.items()]
     worst = Max(Case(*whens, default=_SEVERITY[ServerState.WAITING], output_field=IntegerField()))
-    found = rows.order_by().values("disk__server").annotate(worst=worst).values_list("worst", flat=True)[:most]
-    by_number = Counter(found)
-    return {state: by_number[number] for state, number in _SEVERITY.items() if state != ServerState.UNPROTECTED}
+    found = Counter(rows.order_by().values("disk__server").annotate(worst=worst).values_list("worst", flat=True))
+    left_out = {ServerState.UNPROTECTED, *([ServerState.PROTECTED] if found_only else [])}
+    return {state: found[number] for state, number in _SEVERITY.items() if state not in left_out}

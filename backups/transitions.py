@@ -10,7 +10,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, F, OuterRef, Q
+from django.db.models import Case, Exists, F, OuterRef, Q, Value, When
 from django.db.models.functions import Coalesce
 
 from agents.models import Disk
@@ -52,8 +52,18 @@ class Claim:
 Holder: TypeAlias = Session | Claim
 
 
+# Nobody but the agent itself can take its job over; a network that is lost for half a minute costs nothing then.
+AGENT_LEASE = timedelta(seconds=90)
+
+
 def lease_length() -> timedelta:
     return timedelta(seconds=settings.CONFIG.lease_seconds)
+
+
+def _lease_from(now: datetime) -> Case:
+    """When a lease that is given now runs out, by whose job it is."""
+    agents = max(lease_length(), AGENT_LEASE)
+    return Case(When(node=None, kind__in=ON_A_NODE, then=Value(now + agents)), default=Value(now + lease_length()))
 
 
 def claim_job(
@@ -116,7 +126,7 @@ def _take(job: Job, *, token: str, point: str, now: datetime, bandwidth: int | N
         changes={
             "state": JobState.RUNNING,
             "fence": fence,
-            "lease_until": now + lease_length(),
+            "lease_until": _lease_from(now),
             "started_at": Coalesce(F("started_at"), now),
             "phase": "starting",
             "waits": "",
@@ -133,7 +143,7 @@ def renew_lease(holder: Holder, *, progress: Progress, now: datetime) -> bool:
     held = _held_by(holder).filter(lease_until__gt=now)
     return (
         held.update(
-            lease_until=now + lease_length(),
+            lease_until=_lease_from(now),
             phase=progress.phase[:24],
             done_bytes=progress.done_bytes,
             total_bytes=progress.total_bytes,

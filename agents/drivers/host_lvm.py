@@ -55,7 +55,9 @@ def snapshot_of(mount: Mount, name: str) -> Iterator[Held]:
     snapshot = f"{PREFIX}{name[-8:]}-{volume.name}"
     group.snapshot(volume.name, snapshot, size_bytes=_room(group, volume))
     try:
-        group.activate(snapshot)
+        # A classic one is active from the first, and with it LVM would ask whether its origin may be changed, too.
+        if volume.pool:
+            group.activate(snapshot)
         options = "nouuid" if mount.kind == "xfs" else ""
         yield Held(Path(group.device(snapshot)), mount.kind, options)
         _refuse_overflown(group, volume.name, snapshot)

@@ -16,7 +16,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET
 
 from agents.models import Disk, Node, Server
-from backups.figures import MOST_EXACT, Totals, totals_of
+from backups.figures import Totals, totals_of
 from backups.models import Backup, Job
 from backups.server_states import ServerState
 from backups.states import ON_A_NODE, BackupHealth, BackupStatus, JobKind, JobState
@@ -103,10 +103,6 @@ class Tile:
     meaning: str
     count: int | None
 
-    @property
-    def is_cut(self) -> bool:
-        return self.count is not None and self.count > MOST_EXACT and self.state in _CUT
-
 
 _MEANINGS = {
     ServerState.PROTECTED: "a good backup in time, locked and checked",
@@ -120,7 +116,6 @@ _MEANINGS = {
 }
 # Shown only where there are some.
 _PASSING = frozenset({ServerState.HELD, ServerState.WAITING})
-_CUT = frozenset(ServerState) - {ServerState.PROTECTED, ServerState.UNPROTECTED}
 
 
 def _tile(state: ServerState, totals: Totals) -> Tile:

@@ -74,7 +74,6 @@ def load_of_nodes(request: HttpRequest) -> HttpResponse:
         "rows": _cells(found),
         "piles": [(item, row.node) for item in found.advice for row in found.rows if row.node.name == item.node],
         "hours": range(24),
-        "pile_url": reverse("definition-spread"),
         "days": LOOKED_BACK.days,
         "last_act": (acts if person.is_superuser else acts.filter(made_by=person)).order_by("-created_at").first(),
     }
@@ -188,7 +187,16 @@ def _cells(found: LoadMap) -> list[dict[str, Any]]:
     def shaded(hours: tuple[float, ...]) -> list[dict[str, int]]:
         return [{"load": int(value), "shade": round(_SHADES * value / most)} for value in hours]
 
-    return [{"node": row.node, "planned": shaded(row.planned), "actual": shaded(row.actual)} for row in found.rows]
+    address = reverse("definition-spread")
+    return [
+        {
+            "node": row.node,
+            "planned": shaded(row.planned),
+            "actual": shaded(row.actual),
+            "address": f"{address}?node={row.node.pk}",
+        }
+        for row in found.rows
+    ]
 
 
 def _chosen(request: HttpRequest, name: str, rows: Any) -> Any:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from random import Random
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
+import msgspec
+
+from agents.agent_messages import TreeFacts
 from agents.models import Agent, EnrolmentToken, Release, ServerOrder, WriterKey
 from backups.models import AskedRestore, Backup
 from backupsite.seeding.places import Places, SeededServer
@@ -62,10 +65,15 @@ def _agent(
         "release_id": releases[release],
         "release_taken": True,
         "facts": {"hostname": server.name, "system": "Debian GNU/Linux 13", "architecture": "x86_64"},
-        "trees": [{"path": "/", "kind": "ext4", "bytes": server.size_bytes}],
+        "trees": [_tree(server.size_bytes)],
         "policy_number": 1,
         "policy_seen": 1,
     }
+
+
+def _tree(size_bytes: int) -> dict[str, Any]:
+    facts = TreeFacts("/", "ext4", "/dev/vda1", size_bytes, size_bytes // 3)
+    return cast(dict[str, Any], msgspec.to_builtins(facts))
 
 
 def _token(shape: Shape, random: Random, key: UUID, server: SeededServer) -> dict[str, Any]:

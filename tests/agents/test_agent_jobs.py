@@ -22,7 +22,7 @@ from backups.models import AskedRestore, Backup, Budget, Job, JobEvent
 from backups.opening import note_place
 from backups.server_moves import move_server
 from backups.states import JobState
-from backups.transitions import claim_job
+from backups.transitions import AGENT_LEASE, claim_job
 from backups.writer_keys import writer_keys_for, writer_keys_of
 from common.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
 from definitions.choices import check_choices
@@ -82,6 +82,16 @@ def test_with_its_key_ends_all_that_the_agent_has(estate: Estate, how: str) -> N
     assert not Backup.objects.exists()
     # What was granted before ends by itself.
     assert timedelta(minutes=15) >= GRANT_LIFETIME
+
+
+@pytest.mark.case("AG-13")
+def test_half_a_minute_without_a_network_ends_no_session_of_an_agent(estate: Estate) -> None:
+    """Only the agent itself could take its job over, and after four such losses the job would fail."""
+    _, token = claimed(estate)
+    began = timezone.now()
+    for seconds, status in ((45, 200), (90, 200), (91 + AGENT_LEASE.total_seconds(), 409)):
+        with travel(began + timedelta(seconds=seconds), tick=False):
+            assert at_gate("heartbeat", token, Progress("reading", 1, 2, 0))[0] == status, seconds
 
 
 def test_what_the_gate_notes_is_the_agents(estate: Estate) -> None:

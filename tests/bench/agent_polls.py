@@ -229,7 +229,7 @@ def _ask_in_turn(plane: Plane, keys: Sequence[Key], told: Any, seconds: int) -> 
         while True:
             with lock:
                 at, number = heapq.heappop(due)
-            if at > end[0]:
+            if max(at, time.monotonic()) > end[0]:
                 return
             time.sleep(max(0.0, at - time.monotonic()))
             begun = time.monotonic()
@@ -251,7 +251,7 @@ def _ask_in_turn(plane: Plane, keys: Sequence[Key], told: Any, seconds: int) -> 
         thread.start()
     for thread in threads:
         thread.join()
-    told.put((seconds, latencies, late))
+    told.put((time.monotonic() - end[0] + seconds, latencies, late))
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from django.db import connection as database
 from django.test import Client
 from django.utils import timezone
 
+from backups.models import NodeFigures
 from backups.node_load import count_loads
 from tests.bench.api_pages import Page, pages, people
 
@@ -67,13 +69,20 @@ class Figure:
         return self.judged_ms <= self.aim_ms and self.statements <= MOST_STATEMENTS
 
 
-def measured(*, port: int, count: int, wanted: str) -> Iterator[Figure]:
-    """Each page whose name holds `wanted`, for each role. `count`: requests over HTTP; 0: only in this process."""
+def measured(*, port: int | None, count: int, wanted: str, roles: str) -> Iterator[Figure]:
+    """Each page whose name holds `wanted`, for each role whose name holds `roles`.
+
+    Asked `count` times over HTTP, and a few times here; without a port only here.
+    """
     # Of this process only: what is measured in it is not to be throttled.
     settings.API_RATES, settings.ALLOWED_HOSTS = {}, ["*"]
     # As a beat does every half hour; older figures are not shown.
-    count_loads(now=timezone.now())
+    now = timezone.now()
+    if not NodeFigures.objects.filter(counted_at__gt=now - timedelta(minutes=20)).exists():
+        count_loads(now=now)
     for role, person in people().items():
+        if roles not in role:
+            continue
         client = Client()
         client.force_login(person)
         asking = _Asking(client, port, count)
@@ -86,11 +95,11 @@ def measured(*, port: int, count: int, wanted: str) -> Iterator[Figure]:
 class _Asking:
     """One person's requests."""
 
-    def __init__(self, client: Client, port: int, count: int) -> None:
-        self._client, self._count = client, count
+    def __init__(self, client: Client, port: int | None, count: int) -> None:
+        self._client, self._here, self._over_port = client, min(count, IN_PROCESS), 0 if port is None else count
         name = settings.SESSION_COOKIE_NAME
         self._cookie = {"Cookie": f"{name}={client.cookies[name].value}"}
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        self._connection = http.client.HTTPConnection("127.0.0.1", port or 0, timeout=120)
         self._first: dict[str, dict[str, Any] | None] = {}
 
     def address_of(self, page: Page) -> str | None:
@@ -107,22 +116,22 @@ class _Asking:
         return page.filled(row) if row else None
 
     def figure(self, role: str, page: Page, address: str) -> Figure:
-        status = self._client.get(address).status_code
-        statements = self._statements(address)
+        status, statements = self._statements(address)
         slowest_ms, slowest = max(statements, default=(0.0, ""))
         # Idle connections are closed by the server after a moment; the next request opens one.
         self._connection.close()
-        http_p50, http_p95 = _times(lambda: self._over_http(address), self._count) if self._count else (0.0, 0.0)
+        over_port = self._over_port
+        http_p50, http_p95 = _times(lambda: self._over_http(address), over_port) if over_port else (0.0, 0.0)
         before = _cpu_seconds()
-        process_p50, process_p95 = _times(lambda: self._client.get(address), IN_PROCESS)
-        asked = 1 if process_p50 > LONG_MS else IN_PROCESS + WARM_UP
+        process_p50, process_p95 = _times(lambda: self._client.get(address), self._here)
+        asked = 1 if process_p50 > LONG_MS else self._here + WARM_UP
         cpu = (_cpu_seconds() - before) * 1000 / asked
         kind = "list" if page.kind == "next" else page.kind
         figures = (http_p50, http_p95, process_p50, process_p95, cpu)
         return Figure(role, page.name, kind, status, *figures, len(statements), slowest_ms, slowest)
 
-    def _statements(self, address: str) -> list[tuple[float, str]]:
-        """Each with its milliseconds."""
+    def _statements(self, address: str) -> tuple[int, list[tuple[float, str]]]:
+        """The status, and each statement with its milliseconds."""
         found: list[tuple[float, str]] = []
 
         def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
@@ -133,8 +142,8 @@ class _Asking:
                 found.append(((time.perf_counter() - began) * 1000, sql))
 
         with database.execute_wrapper(note):
-            self._client.get(address)
-        return found
+            status = self._client.get(address).status_code
+        return status, found
 
     def _over_http(self, address: str) -> None:
         self._connection.request("GET", address, headers=self._cookie)

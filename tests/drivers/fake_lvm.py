@@ -110,8 +110,10 @@ class Fake:
                 raise Refused("Snapshots of thin volumes have no size of their own, others need one")
             if "--size" in args:
                 self.state["free"] -= int(args[args.index("--size") + 1].rstrip("b"))
-            one |= {"pool": target["pool"], "origin": origin, "size": target["size"], "active": False}
+            is_classic = not target["pool"]
+            one |= {"pool": target["pool"], "origin": origin, "size": target["size"], "active": is_classic}
             self.volumes[name] = one
+            self.link(name, active=is_classic)
         else:
             size = int(args[args.index("--virtualsize") + 1].rstrip("b"))
             self.write(name, bytes(size))
@@ -120,6 +122,8 @@ class Fake:
 
     def lvchange(self, args: list[str]) -> None:
         one, name = self.one(args[-1]), args[-1].partition("/")[2]
+        if one["origin"] and not one["pool"]:
+            raise Refused(f"Change of snapshot {args[-1]} will also change its origin. Proceed? [y/n]: [n]")
         one["active"] = args[args.index("--activate") + 1] == "y"
         self.link(name, active=one["active"])
 

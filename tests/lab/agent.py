@@ -274,7 +274,10 @@ def main(arguments: list[str]) -> int:
             Network(ports) as network,
         ):
             lab = Lab(_prepared(stack), network, folder, files)
-            return _walk(lab, log, wanted)
+            try:
+                return _walk(lab, log, wanted)
+            finally:
+                lab.machine.end()
     except StackError as error:
         print(error, *error.details, sep="\n")
         return 1

@@ -36,6 +36,14 @@ class Machine:
         self.server = made.splitlines()[-1]
         self.home = folder / "home"
         self.places = Places.of(str(self.home))
+        self._started: list[subprocess.Popen[str]] = []
+
+    def end(self) -> None:
+        """Whatever became of the lab: nothing of it lives on."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
     def enrol(self, *, times: int) -> list[str]:
         """One token, as often at once; what became of each. The one that was taken is this machine."""
@@ -69,7 +77,7 @@ class Machine:
     def start(self, *words: str, before: tuple[str, ...] = (), home: Path | None = None) -> subprocess.Popen[str]:
         program = [sys.executable, "-m", "agents.program.agent", "--home", str(home or self.home)]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("BACKUPSITE_")}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*self.network.prefix, *before, *program, *words],
             cwd=ROOT,
             env=kept,
@@ -77,6 +85,8 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+        self._started.append(process)
+        return process
 
     def run(self, *words: str, code: int = 0, seconds: float = 900, **how: Any) -> str:
         process = self.start(*words, **how)

@@ -77,7 +77,7 @@ def _object(domain: Domain, lot: random.Random) -> None:
         domain=domain,
         size_bytes=lot.randrange(10**9),
         granted_at=granted_at,
-        retain_until=NOW + timedelta(days=lot.randrange(-5, 200)),
+        retain_until=NOW + timedelta(days=lot.randrange(-60, 200), hours=lot.randrange(24)),
         status="deleted" if status == "never" else status,
         deleted_at=deleted_at if status in {"deleted", "never"} else None,
         version_id="" if status in {"granted", "never"} else "1",

@@ -317,6 +317,9 @@ def test_a_server_is_in_one_state_the_worst_of_its_active_definitions(world: Wor
     for state in ServerState:
         wanted = {key for key, found in expected.items() if found == state}
         assert set(in_state(mine, state).values_list("pk", flat=True)) == wanted, state
+    answer = world.client("admin_a").get("/api/v1/servers/?state=late&limit=500").json()["results"]
+    late = {str(key) for key, found in expected.items() if found == "late"}
+    assert {row["id"] for row in answer} == late
     shown = listed(world, "/servers/?state=failed&q=st-", "admin_a").rows
     assert {server.pk for server in shown} == {key for key, found in expected.items() if found == "failed"}
     assert set(expected.values()) == set(order)

@@ -212,6 +212,13 @@ def test_what_may_not_be_moved_stays(world: World) -> None:
     assert list(Definition.objects.order_by("pk").values_list("cron", flat=True)) == before
     assert not SpreadAct.objects.exists()
 
+    # Within the window, but the provider's to move.
+    type(world.ours.policy).objects.filter(pk=world.ours.policy.pk).update(restricted=True)
+    move(world, "admin_a", [mine], 0)
+    assert not SpreadAct.objects.exists()
+    move(world, "super", [mine], 0)
+    assert SpreadAct.objects.count() == 1
+
 
 def test_the_end_of_locks_by_week_and_what_stays_locked() -> None:
     today = date(2026, 11, 18)

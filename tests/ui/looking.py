@@ -39,6 +39,7 @@ _SHAPE = """selector => Array.from(document.querySelectorAll(selector), element 
   .filter((line, at, all) => all.indexOf(line) === at).join("\\n")"""
 _TOO_WIDE = """() => Array.from(document.querySelectorAll("main *"))
   .filter(element => element.getBoundingClientRect().right > innerWidth + 1)
+  .filter(element => !element.parentElement.closest(".table-responsive"))
   .slice(0, 3).map(element => element.outerHTML.slice(0, 120)).join(" | ")"""
 _OPEN = """document.querySelectorAll("main details").forEach(part => { part.open = true; })"""
 _SEEN_FOCUS = """() => { const style = getComputedStyle(document.activeElement);

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, expect
 
 from definitions.models import Definition
 from tests.factories import disk_of, make_definition
-from tests.ui.looking import PHONE, looking, needs_chromium, picture
+from tests.ui.looking import OUTPUT, PHONE, looking, needs_chromium, picture
 from tests.ui.test_every_page import let_in
 from tests.worlds import make_world
 
@@ -52,5 +52,7 @@ def test_a_schedule_is_filled_in_and_a_definition_dragged_to_another_hour(browse
         page.set_viewport_size(PHONE)
         page.goto(f"{live_server.url}/servers/{world.ours.server.pk}/")
         looker.look()
-        picture(page, "timeline-phone")
+        page.set_viewport_size(PHONE)
+        page.locator(".timeline").first.scroll_into_view_if_needed()
+        page.screenshot(path=OUTPUT / "timeline-phone.png")
     assert Definition.objects.get(pk=row.pk).cron == "30 22 * * *"
