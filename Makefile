@@ -80,7 +80,7 @@ bench-catalogue: venv-dev ## Measure rebuilding and marking with 1,000 manifests
 bench-grants: venv-dev ## Measure how many grants one core signs in a second
 	@$(PYTHON) -m tests.bench.grants
 
-bench-api: venv-dev ## Measure every list for each role with 1,000 tenants, 100,000 servers and 1,000,000 backups
+bench-api: venv-dev ## Measure every page and every GET for each role with 1,000 tenants, 100,000 servers and 1,000,000 backups
 	@bash tools/apt-packages.sh
 	@$(PYTHON) -m tests.bench.api
 

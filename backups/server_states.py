@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Case, IntegerField, Max, Q, When
+from django.db.models import Case, Exists, IntegerField, Max, OuterRef, Q, When
 
 from definitions.honest_states import State
 from definitions.models import Definition
@@ -65,7 +65,7 @@ def in_state(servers: Any, state: str) -> Any:
     """Those of the servers that are in the state."""
     wanted = ServerState(state)
     if wanted == ServerState.UNPROTECTED:
-        return servers.exclude(pk__in=_active().values("disk__server"))
+        return servers.exclude(Exists(_active().filter(disk__server=OuterRef("pk"))))
     worse = [other for other in ServerState if _SEVERITY[other] > _SEVERITY[wanted]]
     return servers.filter(_with(wanted)).exclude(_with(*worse))
 
@@ -73,13 +73,15 @@ def in_state(servers: Any, state: str) -> Any:
 def _with(*states: ServerState) -> Q:
     """The servers of active definitions of which any of this was found.
 
-    What nobody looked at is asked for by itself: in an OR with what was found all definitions would be read.
+    Asked server by server, so that a page of them in their order reads no others. What nobody looked at is asked for
+    by itself: in an OR with what was found all definitions would be read.
     """
     meant = [str(found) for found, state in _OF_DEFINITION.items() if state in states]
-    found = Q(pk__in=_active().filter(standing__state__in=meant).order_by().values("disk__server"))
+    active = _active().filter(disk__server=OuterRef("pk"))
+    found = Q(Exists(active.filter(standing__state__in=meant)))
     if ServerState.WAITING not in states:
         return found
-    return found | Q(pk__in=_active().filter(standing=None).order_by().values("disk__server"))
+    return found | Q(Exists(active.filter(standing=None)))
 
 
 def _state(standing: str | None) -> ServerState:

@@ -6,6 +6,7 @@ route. One world is asked, filled, and asked again: whatever is read row by row 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import time
@@ -51,7 +52,7 @@ from vaults.models import Alarm
 pytestmark = pytest.mark.django_db
 ROLES = ("super", "admin_a", "owner_a1")
 MOST = 30
-# What is asked besides when not everything fits on a page. A statement for each row would be one for each round of four.
+# What is asked besides when not everything fits on a page. A statement for each row would be one more in each round.
 ROUNDS, NEXT_PAGE = 4, 2
 # Pages for everybody that the portal's tables leave to the tests of sign-in, and lists as people ask for them.
 OTHERS = (
@@ -102,7 +103,9 @@ def world(django_db_setup: None, django_db_blocker: Any) -> Iterator[World]:
 
 
 @pytest.mark.parametrize("name", ROLES)
-def test_few_statements_and_no_more_for_more_rows(world: World, name: str) -> None:
+def test_few_statements_and_no_more_for_more_rows(world: World, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    # Refusals are told with where they came from, which costs more than the refusal.
+    caplog.set_level(logging.CRITICAL, logger="django.request")
     few = _asked(world, name)
     _fill(world, ROUNDS)
     many = _asked(world, name)

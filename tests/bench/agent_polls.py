@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import statistics
 import sys
 import threading
@@ -87,6 +88,7 @@ def main(at_once: int, each_minute: int, seconds: int) -> int:
             "sum_of_a_million_numbers_ms_before": _yardstick_ms(),
             "statements_of_a_poll": statements,
             "gate_processes": GATE_PROCESSES,
+            "aims": {"at_once_p95_ms": AIM_P95_MS, "memory_mib_of_an_agent": AIM_MIB_OF_AN_AGENT},
             "at_once": _at_once(plane, keys[:at_once], watch),
             "each_minute": _each_minute(plane, keys[:-1], watch, seconds=seconds),
             "sum_of_a_million_numbers_ms_after": _yardstick_ms(),
@@ -328,5 +330,7 @@ def _share(values: Sequence[float], part: float) -> float:
 
 
 if __name__ == "__main__":
+    # A plain termination would leave a running server behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     given = [int(word) for word in sys.argv[1:]]
     sys.exit(main(*given, *(AT_ONCE, EACH_MINUTE, SECONDS)[len(given) :]))

@@ -143,12 +143,6 @@ class Lab:
             while time.monotonic() - at < 30 and self.machine.last()["id"] == before:
                 time.sleep(1)
             grown.append(round((self.network.sent[self.s3] - sent) / 1e6))
-            if cuts == 5:
-                # Five minutes have passed; the rest goes at full speed.
-                running.send_signal(signal.SIGTERM)
-                running.wait(60)
-                self.machine.configure()
-                running = self.machine.start("daemon")
         running.send_signal(signal.SIGTERM)
         running.wait(60)
         self.machine.configure()
@@ -176,7 +170,7 @@ class Lab:
             process = self.machine.start("run")
             out, error = process.communicate(timeout=600)
             full = f"exit {process.returncode}: {(out + error).strip().splitlines()[-1][:150]}"
-            assert "Traceback" not in out + error, error
+            assert process.returncode in {0, 1, 7}, (process.returncode, error)
         self.machine.back_up()
         return f"{full}; then with room again: backed up"
 

@@ -14,7 +14,7 @@ LARGE_BYTES = 16 << 20
 
 
 def big_tree(root: Path, *, files: int, large: int) -> None:
-    """`files` of up to 3 kB each, `large` ones of 16 MiB that do not compress, and odd ones."""
+    """`files` (2,000 at least) of up to 3 kB each, `large` ones of 16 MiB that do not compress, and odd ones."""
     noise = random.Random(1).randbytes(1 << 20)
     for number in range(files):
         folder = root / "many" / f"{number // FOLDER_FILES:04}"

@@ -70,14 +70,10 @@ class RepackMachine(RuleBasedStateMachine):
         self.stack.close()
         logging.disable(logging.NOTSET)
 
-    @rule(
-        number=st.integers(0, 2),
-        blocks=st.sets(st.integers(0, BLOCKS - 1), max_size=8),
-        repacks=st.booleans(),
-    )
-    def back_up(self, number: int, blocks: set[int], repacks: bool) -> None:
+    @rule(blocks=st.sets(st.integers(0, BLOCKS - 1), max_size=8), repacks=st.booleans())
+    def back_up(self, blocks: set[int], repacks: bool) -> None:
         """Blocks change and are backed up, perhaps while a repack runs."""
-        mover = list(self.movers.values())[number % len(self.movers)]
+        mover = list(self.movers.values())[sum(blocks) % len(self.movers)]
         for block in blocks:
             self.count += 1
             mover.image[block * BLOCK : block * BLOCK + 8] = b"%08d" % self.count

@@ -6,6 +6,7 @@ And where its links lead: nobody is shown one that does not work for him.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -27,7 +28,7 @@ from tests.factories import disk_of, make_backup, make_definition, make_invitati
 from tests.portal.test_pages import COLLECTIONS, READ_PAGES, WRITE_PAGES, _portal_paths, address_of
 from tests.signing_in import confirm
 from tests.soft_passkey import SoftPasskey
-from tests.ui.looking import Looker, looking, needs_chromium
+from tests.ui.looking import PATH_OF_STEPS, Looker, looking, needs_chromium
 from tests.worlds import World, make_world
 
 pytestmark = [
@@ -71,6 +72,14 @@ def all_paths() -> set[str]:
 def test_every_address_can_be_opened() -> None:
     """A new page with an argument of its own needs a line in FILLED; others are looked at by themselves."""
     assert {path for path in all_paths() if "<" in path.replace("<pk>", "")} <= set(FILLED)
+
+
+def test_the_first_steps_show_pictures_that_are_there() -> None:
+    """`make pictures` makes them."""
+    shown = re.findall(r"\(pictures/(.+?)\)", PATH_OF_STEPS.read_text())
+
+    assert len(shown) >= 8
+    assert {path.name for path in (PATH_OF_STEPS.parent / "pictures").iterdir()} == set(shown)
 
 
 @pytest.mark.parametrize("role", [*ROLES, "anonymous"])

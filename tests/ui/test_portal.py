@@ -13,7 +13,7 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.stack,
     pytest.mark.browser,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     needs_chromium,
 ]
 

@@ -12,8 +12,9 @@ from contextlib import suppress
 from agents.program.agent import logs
 from agents.program.agent.assembling import assemble
 from agents.program.agent.daemon import Wake
-from agents.program.agent.errors import EXIT_OK, JobFailedError
+from agents.program.agent.errors import EXIT_OK, JobFailedError, RefusedError
 from agents.program.agent.files import holder, only_one
+from agents.program.agent.loop import STOPPED
 from agents.program.agent.memory import save_memory
 from agents.program.agent.moving import ENDED, MoveEvent
 from agents.program.agent.places import Places, Settings
@@ -99,6 +100,9 @@ def _here(places: Places, settings: Settings, job: str, bar: Bar) -> MoveEvent:
                     if agent.running is not None:
                         verdict.goes_on()
                         continue
+                    if agent.memory.status in STOPPED:
+                        # Nothing is offered to it any more, so nothing would ever end.
+                        raise RefusedError(agent.memory.problem, code=agent.memory.status)
                     done = [one for one in (agent.memory.last_backup, agent.memory.last_restore) if one]
                     for one in done:
                         if one.job == job and verdict.is_final(one.code):

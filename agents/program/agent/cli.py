@@ -17,6 +17,7 @@ exit code   meaning
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -24,11 +25,13 @@ from typing import Any
 
 from agents.program.agent import commands
 from agents.program.agent.errors import EXIT_FAILED, EXIT_INTERRUPTED, AgentError
+from agents.program.agent.places import Places
 from agents.program.agent.showing import say, say_json
 from agents.program.agent.version import VERSION, release_number
 
 _NAME = "backupsite-agent"
 EXIT_INTERNAL = 70
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,11 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         exit_code: int = options.run(options)
     except AgentError as error:
-        if getattr(options, "json", False):
-            say_json({"error": {"code": error.code, "message": error.message}})
-        else:
-            say(f"{_NAME}: {error.message}", to=sys.stderr)
-        return error.exit_code
+        return _say_error(options, error)
     except KeyboardInterrupt:
         say(f"{_NAME}: interrupted", to=sys.stderr)
         return EXIT_INTERRUPTED
@@ -54,11 +53,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"{_NAME}: {error.filename} may not be read or written by you. Run it as root.", to=sys.stderr)
         return EXIT_FAILED
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return _say_error(options, _no_room(options, error))
         if options.debug:
             raise
         say(f"{_NAME}: internal error ({type(error).__name__}: {error}); --debug shows where", to=sys.stderr)
         return EXIT_INTERNAL
     return exit_code
+
+
+def _say_error(options: argparse.Namespace, error: AgentError) -> int:
+    if getattr(options, "json", False):
+        say_json({"error": {"code": error.code, "message": error.message}})
+    else:
+        say(f"{_NAME}: {error.message}", to=sys.stderr)
+    return error.exit_code
+
+
+def _no_room(options: argparse.Namespace, error: OSError) -> AgentError:
+    where = Places.of(options.home).state
+    return AgentError(f"{error.strerror}. Nothing can be kept in {where}: make room there.", code="state_unwritable")
 
 
 def _leave_own_libraries() -> None:
