@@ -359,9 +359,7 @@ class DefinitionStanding(models.Model):
         indexes = [
             models.Index(fields=["look_again_at"], name="standing_due"),
             # What is found against definitions is rare and looked for.
-            models.Index(
-                fields=["state"], condition=~Q(state__in=["protected", "inactive"]), name="standing_not_fine"
-            ),
+            models.Index(fields=["state"], condition=~Q(state__in=["protected", "inactive"]), name="standing_not_fine"),
         ]
 
     def __str__(self) -> str:
