@@ -16,12 +16,13 @@ from django.db.models.functions import Coalesce
 from agents.models import Disk
 from agents.protocol import MoverUsage, Progress
 from backups.admission import admit_job
-from backups.models import Backup, Job, JobEvent, JobQuerySet, Session
+from backups.models import Backup, DefinitionStanding, Job, JobEvent, JobQuerySet, Session
 from backups.points import point_name
 from backups.states import ON_A_NODE, READING, BackupStatus, JobKind, JobState, states_before
 from backups.telling import tell_of_job
 from common.ids import hash_token, new_secret_token
 from common.transitions import change_status
+from definitions.honest_states import State
 from tenants.audit import record
 
 WAITING = "waiting"
@@ -196,6 +197,8 @@ def finish_job(
         _release_backup(holder.job)
         note_event(holder.job, at=now, code="ok", message=message)
         tell_of_job(holder.job, state=JobState.OK, now=now, message=message)
+        if holder.job.kind == JobKind.BACKUP:
+            _look_again(holder.job, now=now)
 
     return change_status(
         queryset=_held_by(holder),
@@ -212,6 +215,12 @@ def finish_job(
         },
         record=record,
     )
+
+
+def _look_again(job: Job, *, now: datetime) -> None:
+    """A good backup may have ended what was found against its definition: nobody should read the old state for long."""
+    standing = DefinitionStanding.objects.filter(definition=job.definition_id).exclude(state=State.PROTECTED)
+    standing.update(look_again_at=now)
 
 
 def end_job(queryset: JobQuerySet, *, job: Job, state: JobState, code: str, message: str, now: datetime) -> bool:

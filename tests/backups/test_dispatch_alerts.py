@@ -23,6 +23,7 @@ from tests.factories import (
     make_server,
     make_subscription,
 )
+from tests.removal.world import now, running
 from vaults.models import ObjectUse, StoredObject, Vault
 
 pytestmark = pytest.mark.django_db
@@ -225,3 +226,16 @@ def test_those_that_wait_longest_are_looked_at_first(definition: Definition, mon
 
     assert DefinitionStanding.objects.get(pk=definition.pk).look_again_at == times[definition.pk]
     assert DefinitionStanding.objects.get(pk=other.pk).look_again_at > NOW
+
+
+@pytest.mark.parametrize(("state", "minutes"), [("waiting", 0), ("late", 0), ("protected", 5)])
+def test_what_was_found_is_looked_at_again_as_soon_as_there_is_a_good_backup(state: str, minutes: int) -> None:
+    with running() as (world, _):
+        later = now() + timedelta(minutes=5)
+        DefinitionStanding.objects.create(
+            definition=world.definition, state=state, looked_at=now(), look_again_at=later
+        )
+        world.start_session()
+        world.commit(world.open[0])
+
+        assert DefinitionStanding.objects.get().look_again_at == now() + timedelta(minutes=minutes)
