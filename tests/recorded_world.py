@@ -16,8 +16,8 @@ Statement = tuple[str, Any]
 class RecordedWorld:
     """Its first world is made as ever, while what it writes is noted; the next ones write the same rows.
 
-    Rows with counted keys get the same ones only in a database whose counters roll back with the rows, and that holds
-    as much as it did when the first was made; otherwise each world is made anew.
+    Rows with counted keys get the same ones only where the counters are as they were when the first was made: SQLite's
+    roll back with the rows (if they did not, the world is made anew), PostgreSQL's are set back.
     """
 
     def __init__(self) -> None:
@@ -26,17 +26,14 @@ class RecordedWorld:
         self._before: Any = None
 
     def play(self) -> World:
-        if connection.vendor != "sqlite":
-            return make_world()
-        before = _counters()
         if self._world is None:
-            self._before = before
+            self._before = _counters()
             with connection.execute_wrapper(self._note):
                 self._world = make_world()
-        elif before != self._before:
-            return make_world()
-        else:
+        elif _set_back(self._before):
             self._write()
+        else:
+            return make_world()
         return deepcopy(self._world)
 
     def _note(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
@@ -51,7 +48,22 @@ class RecordedWorld:
                 cursor.execute(sql, params)
 
 
-def _counters() -> list[tuple[str, int]]:
-    """The last counted key of each table."""
+def _counters() -> list[tuple[str, int | None]]:
+    """The last counted key of each table; None where none was counted yet."""
+    known = {
+        "sqlite": "SELECT name, seq FROM sqlite_sequence ORDER BY name",
+        "postgresql": "SELECT sequencename, last_value FROM pg_sequences ORDER BY sequencename",
+    }
     with connection.cursor() as cursor:
-        return list(cursor.execute("SELECT name, seq FROM sqlite_sequence ORDER BY name").fetchall())
+        cursor.execute(known[connection.vendor])
+        return list(cursor.fetchall())
+
+
+def _set_back(counters: list[tuple[str, int | None]]) -> bool:
+    """Whether the counters are as they were."""
+    if connection.vendor != "postgresql":
+        return _counters() == counters
+    with connection.cursor() as cursor:
+        for name, last in counters:
+            cursor.execute("SELECT setval(%s, %s, %s)", [f'"{name}"', last or 1, last is not None])
+    return True
