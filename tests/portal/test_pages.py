@@ -443,7 +443,7 @@ def test_pages_of_one_object_need_few_queries(world: World, django_assert_max_nu
         make_job(server)
     client, address = world.client("admin_a"), address_of(path, world.ours)
 
-    with django_assert_max_num_queries(19):
+    with django_assert_max_num_queries(21):
         client.get(address)
 
 
