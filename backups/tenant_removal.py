@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import transaction
-from django.db.models import Max, Q, QuerySet, Sum
+from django.db.models import Count, Max, Q, QuerySet, Sum
 
 from agents.models import Disk, Server, ServerUserPermission
 from agents.services import grant_server_ownership
@@ -103,14 +103,14 @@ def _refuse_others(actor: Person) -> None:
 def remains_of(tenant: Tenant) -> Remains:
     """What is still there, for people and for the last step."""
     left = _own_objects(tenant).exclude(status=StoredObject.Status.DELETED)
-    found = left.aggregate(size_bytes=Sum("size_bytes"), last=Max("retain_until"))
+    found = left.aggregate(count=Count("pk"), size_bytes=Sum("size_bytes"), last=Max("retain_until"))
     lent = StoredObject.objects.filter(domain__tenant=tenant).exclude(domain__held_for=None)
     lent_backups = Backup.objects.in_catalogue().filter(vault__tenant=tenant).exclude(tenant=tenant)
     return Remains(
         # Files on storages are erased before their rows go.
         backups=Backup.objects.filter(Q(removed_at=None) | _unerased(), tenant=tenant).count(),
         jobs=Job.objects.active().filter(tenant=tenant).count(),
-        objects=left.count(),
+        objects=found["count"],
         size_bytes=found["size_bytes"] or 0,
         # Backups of servers that were moved away: this tenant's keys and vault are needed for them.
         lent_objects=lent.exclude(status=StoredObject.Status.DELETED).exclude(kind=ObjectKind.CONFIG).count(),

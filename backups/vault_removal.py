@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import transaction
-from django.db.models import Max, Q, QuerySet, Sum
+from django.db.models import Count, Max, Q, QuerySet, Sum
 
 from agents.models import Server
 from backups.models import Backup, Job
@@ -92,10 +92,10 @@ def undo_vault_removal(*, vault: Vault, actor: Person, now: datetime) -> None:
 
 def remains_of_vault(vault: Vault) -> VaultRemains:
     left = StoredObject.objects.filter(vault=vault).exclude(status=StoredObject.Status.DELETED)
-    found = left.aggregate(size_bytes=Sum("size_bytes"), last=Max("retain_until"))
+    found = left.aggregate(count=Count("pk"), size_bytes=Sum("size_bytes"), last=Max("retain_until"))
     return VaultRemains(
         backups=Backup.objects.in_catalogue().filter(vault=vault).count(),
-        objects=left.count(),
+        objects=found["count"],
         size_bytes=found["size_bytes"] or 0,
         last_lock_ends=found["last"],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.urls import include, path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+from drf_spectacular.views import SpectacularSwaggerSplitView
 from rest_framework.routers import SimpleRouter
 
 from agents.agents_api import EnrolmentTokenViewSet, ReleaseViewSet
@@ -22,6 +22,7 @@ from backups.vaults_api import VaultViewSet
 from backupsite.health_views import HealthView
 from definitions.orders_api import OrderViewSet
 from definitions.planning_api import BlackoutViewSet, PauseViewSet, PolicyViewSet
+from tenants.api.schema_view import SchemaView
 from tenants.approvals_api import ApprovalRequestViewSet, ApprovalRuleViewSet
 from tenants.audit_api import AuditEventViewSet
 from tenants.notices.api import DeliveryViewSet, EventKindView, SubscriptionViewSet, WebhookViewSet
@@ -72,7 +73,7 @@ _ROUTES = [
     path("me/", MeView.as_view(), name="me"),
     path("overview/", OverviewView.as_view(), name="overview"),
     path("overview/days/", OverviewDaysView.as_view(), name="overview-days"),
-    path("schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("schema/", SchemaView.as_view(), name="schema"),
     path("docs/", SpectacularSwaggerSplitView.as_view(url_name="api:schema"), name="docs"),
 ]
 urlpatterns = [path("", include((_ROUTES, "api")))]
