@@ -182,7 +182,7 @@ def test_a_mail_that_does_not_leave_undoes_nothing_and_can_be_sent_again(
 def test_the_page_orders_too(provider: Person, committed: Any) -> None:
     client = APIClient()
     client.force_login(provider)
-    assert "vault in GRA" in client.get("/orders/new/").content.decode().split("value=\"RBX\"")[1].split("</option>")[0]
+    assert "vault in GRA" in client.get("/orders/new/").content.decode().split('value="RBX"')[1].split("</option>")[0]
     with committed():
         answer = client.post("/orders/new/", ORDER, format="multipart", follow=True)
 
