@@ -74,12 +74,11 @@ class Looker:
         self.look()
 
     def look(self) -> None:
-        """Everything that holds for any page, of the page that is shown; axe only where its elements are new."""
+        """What holds for any page, of the page that is shown; axe and a phone only where its elements are new."""
         self.page_count += 1
         self.links |= set(self.page.evaluate(_LINKS))
         self._look_at_headings()
         if not self._is_new():
-            self._look_at_width()
             return
         self.page.evaluate(_OPEN)
         self.page.evaluate(_AXE)
