@@ -64,7 +64,7 @@ PAGES = {
     "/choices/servers/?q=web-0001": 6,
     "/choices/disks/?q=web-0001": 6,
     "/choices/tenants/?q=00012": 6,
-    "/servers/?q=web-0001": 8,
+    "/servers/?q=web-0001": 9,
     "/definitions/?q=web-0001": 9,
 }
 

@@ -1,5 +1,4 @@
-"""Backups of a disk, a stream and a tree in one domain, retention, repack, removal, restores and faults in any order,
-with the engine's own writers: all bytes stay.
+"""Backups, retention, repack, removal, restores and faults in any order, with the engine's own writer: all bytes stay.
 
 Each mutant leaves out one wall of the repack; the machine must see through it.
 """
@@ -12,7 +11,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from unittest import mock
-from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -27,8 +25,7 @@ from engine.errors import EngineError
 from engine.relocations import Relocations
 from engine.store.memory import Fault
 from tests import factories
-from tests.removal.chunk_movers import mover_of
-from tests.removal.real_writer import BLOCK, KillableStore
+from tests.removal.real_writer import BLOCK, KillableStore, Mover
 from tests.removal.world import advance, now, running
 from vaults.models import MovedPack, StoredObject
 
@@ -48,20 +45,14 @@ FAULTS = st.dictionaries(st.integers(0, 25), st.sampled_from([Fault.BEFORE, Faul
 
 
 class RepackMachine(RuleBasedStateMachine):
-    contents_used: tuple[str, ...] = ("disk", "stream", "tree")
-
     def __init__(self) -> None:
         super().__init__()
         logging.disable(logging.CRITICAL)
         self.stack = ExitStack()
         self.world, self.clock = self.stack.enter_context(running(KillableStore(now=now)))
         self.world.wait = lambda by: advance(self.clock, self.world, by)
-        image = b"".join(bytes([n + 1]) * BLOCK for n in range(BLOCKS))
-        self.movers = {
-            content: self.stack.enter_context(mover_of(self.world, content, bytearray(image), own_disk=True))
-            for content in self.contents_used
-        }
-        self.contents: dict[UUID, bytes] = {}
+        self.mover = Mover(self.world, bytearray(b"".join(bytes([n + 1]) * BLOCK for n in range(BLOCKS))))
+        self.contents: dict[int, bytes] = {}
         self.restores: list[tuple[Job, list[Relocations]]] = []
         self.count = 0
         self.world.reconcile()
@@ -73,17 +64,16 @@ class RepackMachine(RuleBasedStateMachine):
     @rule(blocks=st.sets(st.integers(0, BLOCKS - 1), max_size=8), repacks=st.booleans())
     def back_up(self, blocks: set[int], repacks: bool) -> None:
         """Blocks change and are backed up, perhaps while a repack runs."""
-        mover = list(self.movers.values())[sum(blocks) % len(self.movers)]
-        for block in blocks:
+        for number in blocks:
             self.count += 1
-            mover.image[block * BLOCK : block * BLOCK + 8] = b"%08d" % self.count
+            self.mover.image[number * BLOCK : number * BLOCK + 8] = b"%08d" % self.count
         with ExitStack() as stack:
             if repacks:
-                write = mover._write
-                late = mock.patch.object(mover, "_write", lambda *args: (write(*args), self._repack())[0])
+                write = self.mover._write
+                late = mock.patch.object(self.mover, "_write", lambda *args: (write(*args), self._repack())[0])
                 stack.enter_context(late)
-            backup = mover.back_up()
-        self.contents[backup.pk] = bytes(mover.image)
+            backup = self.mover.back_up()
+        self.contents[backup.sequence] = bytes(self.mover.image)
 
     @rule(number=st.integers(0, 3))
     def retention(self, number: int) -> None:
@@ -117,7 +107,7 @@ class RepackMachine(RuleBasedStateMachine):
         backup = Backup.objects.in_catalogue().filter(status=BackupStatus.OK).order_by("sequence").first()
         if backup is not None:
             job = factories.make_job(backup.server, kind=JobKind.RESTORE, backup=backup)
-            self.restores.append((job, self.movers[backup.content].relocations()))
+            self.restores.append((job, self.mover.relocations()))
 
     @precondition(lambda self: self.restores)
     @rule()
@@ -128,16 +118,10 @@ class RepackMachine(RuleBasedStateMachine):
     def every_backup_has_its_bytes(self) -> None:
         self.world.check()
         for backup in Backup.objects.in_catalogue().exclude(manifest=None).select_related("manifest"):
-            assert self.movers[backup.content].restored(backup) == self.contents[backup.pk]
+            assert self.mover.restored(backup) == self.contents[backup.sequence]
         for job, relocations in self.restores:
-            found = self.movers[job.backup.content].restored(job.backup, relocations=relocations)
-            assert found == self.contents[job.backup.pk]
-
-
-class DiskMachine(RepackMachine):
-    """A mutant harms all contents alike: one is enough to find it, and sooner."""
-
-    contents_used = ("disk",)
+            found = self.mover.restored(job.backup, relocations=relocations)
+            assert found == self.contents[job.backup.sequence]
 
 
 def test_all_bytes_stay_in_any_order_of_events() -> None:
@@ -151,7 +135,7 @@ def test_the_machine_finds_the_mutants(mutant: str) -> None:
         for patch in _MUTANTS[mutant]():
             stack.enter_context(patch)
         with pytest.raises((AssertionError, EngineError)):
-            run_state_machine_as_test(DiskMachine, settings=smaller)
+            run_state_machine_as_test(RepackMachine, settings=smaller)
 
 
 def test_the_proof_alone_keeps_all_bytes_when_the_copy_forgets_a_record() -> None:
