@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 STACK := exec $(PYTHON) -m backupsite.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke up test tests check coverage format bench-catalogue bench-grants bench-api bench-oracle bench-schedule bench bench-stack bench-peers bench-engine bench-block-size bench-changed-blocks lab-zfs lab-agent agent-build bench-agent bench-agent-polls pictures lock clean venv venv-dev
+.PHONY: help demo smoke up test tests check coverage format bench-catalogue bench-grants bench-api bench-oracle bench-schedule bench bench-stack bench-peers bench-engine bench-block-size bench-changed-blocks lab-zfs lab-agent lab-agent-zfs lab-agent-systems agent-build bench-agent bench-agent-polls pictures lock clean venv venv-dev
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,7 +96,7 @@ lab-zfs: venv-dev ## Run Dataset and File backups between two emulated machines 
 	@bash tools/lab/build_guest.sh
 	@$(PYTHON) tools/lab/openzfs.py
 
-agent-build: venv ## Build the agent program as one archive for the installer, in var/agent (a minute; needs PyPI)
+agent-build: venv ## Build the agent program as one archive for the installer, in var/agent (a minute; needs PyPI). ARGS="--base bullseye": for older systems too
 	@$(PYTHON) tools/agent/build.py $(ARGS)
 
 bench-agent-polls: venv-dev ## Measure polls of 200 agents at once and of 5,000 each minute, on PostgreSQL (5 minutes)
@@ -110,6 +110,15 @@ lab-agent: venv-dev ## Try an agent with 50,000 files against the running stack:
 	@bash tools/apt-packages.sh
 	@bash tools/apt-install.sh acl libfaketime
 	@$(PYTHON) -m tests.lab.agent $(ARGS)
+
+lab-agent-systems: venv-dev ## Install the built agent on Debian 11, 12 and 13, from its wheels, with cron, and with systemd in an emulated machine (an hour the first time)
+	@bash tools/lab/build_agent_systems.sh
+	@$(PYTHON) -m tests.lab.systems $(ARGS)
+
+lab-agent-zfs: venv-dev ## Back up and restore a server whose data lie on real ZFS, by the agent, in an emulated machine (5 to 30 minutes)
+	@bash tools/lab/build_openzfs.sh
+	@bash tools/lab/build_agent_zfs_guest.sh
+	@$(PYTHON) tools/lab/agent_zfs.py
 
 lab-lvm: venv-dev ## Run the driver lvm on real thin volumes in an emulated machine (3 to 10 minutes)
 	@bash tools/lab/build_lvm_guest.sh

@@ -21,10 +21,10 @@ from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
 from agents import protocol
+from agents.accepting import SignedRequest, check_request, keep_nonce, signer_of
 from agents.agent_messages import LARGEST_MESSAGE_BYTES, PATH_PREFIX
 from agents.answer_signing import HEADER, NONCE_HEADER, gate_request, refused_name, sign_answer
 from agents.models import Agent
-from agents.principals import SignedRequest, accept_request, signer_of
 from agents.signing import SCHEME, Proof, read_header
 from common.errors import BackupsiteError, InvalidInputError, NotSignedInError, TooManyAttemptsError
 from tenants.api.throttling import count_request
@@ -42,12 +42,12 @@ View: TypeAlias = Callable[..., HttpResponseBase]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Who asks, what (None for a route without a body), and what its clock said, in seconds since 1970. No plain view
-    reads the request beside that."""
+    """Who asks, what (None for a route without a body), and what it proved that by. No plain view reads the request
+    beside that."""
 
     agent: Agent
     message: Any
-    time_seconds: int
+    proof: Proof
     query: Mapping[str, str]
 
 
@@ -58,8 +58,13 @@ class MethodError(InvalidInputError):
     http_status = 405
 
 
-def agent_endpoint(*, method: str = "POST", body: type[msgspec.Struct] | None = None) -> Callable[[Any], View]:
-    """For `view(call, **kwargs)`: called for the agent whose key signed this very request, once, now."""
+def agent_endpoint(
+    *, method: str = "POST", body: type[msgspec.Struct] | None = None, view_keeps_nonce: bool = False
+) -> Callable[[Any], View]:
+    """For `view(call, **kwargs)`: called for the agent whose key signed this very request, once, now.
+
+    With `view_keeps_nonce` "once" is the view's: it keeps the nonce with the first thing that it writes.
+    """
 
     def decorate(function: Callable[..., Answer]) -> View:
         @_answered
@@ -67,8 +72,9 @@ def agent_endpoint(*, method: str = "POST", body: type[msgspec.Struct] | None = 
         def view(request: HttpRequest, **kwargs: Any) -> Answer:
             _check_form(request, method)
             agent, proof = _let_in(request)
-            call = Call(agent, _decoded(request, body), proof.time_seconds, request.GET.dict())
-            return function(call, **kwargs)
+            if not view_keeps_nonce:
+                keep_nonce(agent, proof)
+            return function(Call(agent, _decoded(request, body), proof, request.GET.dict()), **kwargs)
 
         view.method, view.is_for_agents = method, True  # type: ignore[attr-defined]  # for the table of routes
         return view
@@ -169,7 +175,7 @@ def _let_in(request: HttpRequest) -> tuple[Agent, Proof]:
     request.user = agent  # type: ignore[assignment]  # a principal of its own, see `tenants.origin`
     # Before the nonce is kept: a flood of one agent fills no table, and costs the others nothing.
     _count(AGENT, f"agent:{agent.pk}")
-    accept_request(agent, proof, now=timezone.now())
+    check_request(agent, proof, now=timezone.now())
     return agent, proof
 
 

@@ -278,3 +278,8 @@ class Refused(msgspec.Struct, frozen=True):
     detail: str = ""
     retry_after_seconds: int = 0
     time: datetime | None = None
+
+
+# msgspec learns a type when it is first read, and crashes the process when two threads do that at the same moment. Here
+# one thread does, while it imports.
+_LEARNED = [msgspec.json.Decoder(kind) for kind in list(globals().values()) if isinstance(kind, msgspec.StructMeta)]

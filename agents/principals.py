@@ -1,21 +1,19 @@
-"""Verbs over agents: register, revoke, another key, what they report; and which of them signed a request."""
+"""Verbs over agents: register, revoke, another key, what they report."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from agents.host_disks import ensure_host_disk
-from agents.models import Agent, AgentNonce, Server
+from agents.models import Agent, Server
 from agents.models.principals import PUBLIC_KEY_BYTES
-from agents.signing import WINDOW_SECONDS, Proof, is_in_time, is_signed_by
-from common.errors import ConflictError, InvalidInputError, NotAllowedError, NotSignedInError
+from common.errors import ConflictError, InvalidInputError, NotAllowedError
 from tenants import quotas
 from tenants.audit import record
 from tenants.models import Person, QuotaKind, Tenant
@@ -29,8 +27,6 @@ LONGEST_HEALTH_BYTES = 2048
 LONGEST_VERSION = 64
 # Control sequences of terminals: colours, cursor, titles.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\)|[ -/]*[0-~])|\x9b[0-?]*[ -/]*[@-~]", re.S)
-# For agents that are not known: their signatures take as long to refuse.
-_NOBODYS_KEY = bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
 
 
 class AgentRevokedError(NotAllowedError):
@@ -49,28 +45,6 @@ class AgentQuarantinedError(NotAllowedError):
     """Proved who it is, and so may another machine; a person has to decide which is the right one."""
 
     code = "agent_quarantined"
-
-
-class ClockSkewError(NotSignedInError):
-    """The agent's clock is too far from ours. `extra["time"]` is ours."""
-
-    code = "clock_skew"
-
-
-class ReplayedError(NotSignedInError):
-    """This very request was accepted before."""
-
-    code = "replayed"
-
-
-@dataclass(frozen=True, slots=True)
-class SignedRequest:
-    """What a signature is about, as it arrived."""
-
-    proof: Proof
-    method: str
-    path: str
-    body: bytes
 
 
 @transaction.atomic
@@ -209,58 +183,6 @@ def plain(text: str) -> str:
     """One line of what can be seen: control sequences are gone, every other sign without a shape is a space."""
     seen = "".join(sign if sign.isprintable() else " " for sign in _ESCAPES.sub("", text))
     return " ".join(seen.split())
-
-
-# --- requests ---------------------------------------------------------------------------------------------------------
-
-
-def signer_of(request: SignedRequest) -> Agent | None:
-    """The agent whose key made the signature, whatever its status is; None says nothing about which part was wrong."""
-    # Thousands ask each minute, and hardly one needs its server, or what it told of its file systems, for the answer.
-    agent = next(iter(Agent.objects.filter(pk=request.proof.agent_id).defer("trees", "facts")), None)
-    key = bytes(agent.public_key) if agent else _NOBODYS_KEY
-    is_right = is_signed_by(key, request.proof, method=request.method, path=request.path, body=request.body)
-    return agent if is_right else None
-
-
-def accept_request(agent: Agent, proof: Proof, *, now: datetime) -> None:
-    """Let a signed request in, once. Raises AgentRevokedError, AgentPendingError, AgentQuarantinedError,
-    ClockSkewError, ReplayedError.
-
-    The nonce is in the database before anything is done, so a replay is refused by every process, after a restart, too.
-    """
-    if agent.status == Status.REVOKED:
-        raise AgentRevokedError("This agent was revoked. Enrol it again, with a new key.")
-    if agent.status == Status.PENDING:
-        raise AgentPendingError("This agent waits for the approval of an administrator.")
-    if agent.status == Status.QUARANTINED:
-        raise AgentQuarantinedError(f"This agent is in quarantine: {agent.quarantine_reason} An administrator decides.")
-    if not is_in_time(proof, now_seconds=now.timestamp()):
-        raise ClockSkewError(
-            f"The clocks are apart by more than {WINDOW_SECONDS} seconds. Here it is {now:%H:%M:%S} UTC.",
-            extra={"time": now.isoformat(timespec="seconds")},
-        )
-    # Kept until the time stamp is out of the window for certain.
-    forgotten_at = datetime.fromtimestamp(proof.time_seconds, tz=UTC) + timedelta(seconds=WINDOW_SECONDS + 60)
-    if not _keep_nonce(AgentNonce(agent=agent, nonce=proof.nonce, expires_at=forgotten_at)):
-        raise ReplayedError("This request was made before.")
-
-
-def _keep_nonce(nonce: AgentNonce) -> bool:
-    """False when it is there. One statement, which leaves a transaction that it may be in as good as before: half of
-    what three cost."""
-    fields = [field for field in AgentNonce._meta.concrete_fields if not field.primary_key]
-    values = [field.get_db_prep_save(getattr(nonce, field.attname), connection) for field in fields]
-    names, places = ", ".join(field.column for field in fields), ", ".join(["%s"] * len(fields))
-    table = AgentNonce._meta.db_table
-    with connection.cursor() as cursor:
-        cursor.execute(f"INSERT INTO {table} ({names}) VALUES ({places}) ON CONFLICT DO NOTHING", values)  # noqa: S608  # names of the model
-        return bool(cursor.rowcount == 1)
-
-
-def forget_nonces(*, now: datetime) -> int:
-    """Remove what can no longer be replayed. Returns how many."""
-    return AgentNonce.objects.filter(expires_at__lte=now).delete()[0]
 
 
 def _change(agent: Agent, status: Agent.Status, *, before: list[Agent.Status], **fields: object) -> bool:

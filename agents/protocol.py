@@ -416,3 +416,8 @@ class Refusal(msgspec.Struct, frozen=True):
 
     code: str = "error"
     message: str = ""
+
+
+# msgspec learns a type when it is first read, and crashes the process when two threads do that at the same moment. Here
+# one thread does, while it imports.
+_LEARNED = [msgspec.json.Decoder(kind) for kind in list(globals().values()) if isinstance(kind, msgspec.StructMeta)]

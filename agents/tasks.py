@@ -5,13 +5,13 @@ from __future__ import annotations
 from celery import shared_task
 from django.utils import timezone
 
-from agents import enrolment, principals, services
+from agents import accepting, enrolment, principals, services
 from common.database_time import database_now
 
 
 @shared_task(expires=60)
 def forget_nonces(**_: object) -> None:
-    principals.forget_nonces(now=timezone.now())
+    accepting.forget_nonces(now=timezone.now())
 
 
 @shared_task(expires=300)

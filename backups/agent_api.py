@@ -23,14 +23,14 @@ from backups.agent_work import backups_for_agent, claim_for_agent, start_for_age
 from backups.asked_restores import ask_restore, asked_message, asked_of
 
 
-@agent_endpoint(body=PollRequest)
+@agent_endpoint(body=PollRequest, view_keeps_nonce=True)
 def poll_view(call: Call) -> PollAnswer:
-    return poll(call.agent, call.message, asked_at_seconds=call.time_seconds, now=timezone.now())
+    return poll(call.agent, call.message, proof=call.proof, now=timezone.now())
 
 
 @agent_endpoint(body=ClaimRequest)
 def claim_view(call: Call) -> ClaimAnswer:
-    note_count(call.agent, call.message.count, asked_at_seconds=call.time_seconds)
+    note_count(call.agent, call.message.count, asked_at_seconds=call.proof.time_seconds)
     return claim_for_agent(call.agent, call.message.job, now=timezone.now())
 
 

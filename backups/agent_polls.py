@@ -15,6 +15,7 @@ from uuid import UUID
 import msgspec
 from django.db.models import Exists, OuterRef, Q
 
+from agents.accepting import ReplayedError
 from agents.agent_messages import JobOffer, PollAnswer, PollRequest, TreeFacts
 from agents.host_disks import note_trees
 from agents.models import Agent
@@ -27,9 +28,11 @@ from agents.principals import (
     quarantine_agent,
 )
 from agents.releases import note_version, offer_for, offer_message
+from agents.signing import Proof
 from backups.agent_jobs import NOT_HEARD
 from backups.agent_policies import current_policy, is_to_be_checked, signed_policy
 from backups.models import Job
+from backups.poll_statement import Noted, note_poll
 from backups.states import ON_A_NODE, JobState, Priority
 from backups.transitions import claimable
 from common.errors import ConflictError, InvalidInputError
@@ -49,19 +52,22 @@ class OvertakenError(ConflictError):
     code = "overtaken"
 
 
-def poll(agent: Agent, message: PollRequest, *, asked_at_seconds: int, now: datetime) -> PollAnswer:
-    """Raises AgentQuarantinedError for a machine that is another, or an earlier state of one; InvalidInputError."""
+def poll(agent: Agent, message: PollRequest, *, proof: Proof, now: datetime) -> PollAnswer:
+    """Keeps the nonce of the request. Raises ReplayedError, AgentQuarantinedError for a machine that is another, or an
+    earlier state of one, InvalidInputError."""
     _check_count(message.count)
     if len(message.trees or ()) > MOST_TREES:
         raise InvalidInputError(f"At most {MOST_TREES} file systems.", code="invalid_message")
-    if not _note(agent, message, asked_at_seconds=asked_at_seconds, now=now):
-        _refuse_copy(agent, message, asked_at_seconds=asked_at_seconds)
+    noted = _note(agent, message, proof=proof, now=now)
+    if not noted.is_known:
+        _refuse_copy(agent, message, asked_at_seconds=proof.time_seconds)
     if agent.silent_since is not None:
         note_back(agent, now=now)
     if message.trees is not None:
         note_trees(agent, message.trees)
     has_policy = message.policy_number == agent.policy_number
-    jobs, waiting = _offers(agent, message.waits, now)
+    # Nearly every poll ends here.
+    jobs, waiting = _offers(agent, message.waits, now) if noted.has_work else ([], "")
     return PollAnswer(
         time=now,
         # Those that began together do not stay together.
@@ -91,8 +97,8 @@ def _check_count(count: int) -> None:
         raise InvalidInputError("The count has to fit.", code="invalid_message")
 
 
-def _note(agent: Agent, message: PollRequest, *, asked_at_seconds: int, now: datetime) -> bool:
-    """One conditional statement. False when the machine is another, or its count was there before."""
+def _note(agent: Agent, message: PollRequest, *, proof: Proof, now: datetime) -> Noted:
+    """One conditional statement. Raises ReplayedError; nothing is written then."""
     version = plain(message.version)[:LONGEST_VERSION]
     code = plain(message.problem_code)[:LONGEST_CODE]
     changes: dict[str, object] = {
@@ -101,9 +107,9 @@ def _note(agent: Agent, message: PollRequest, *, asked_at_seconds: int, now: dat
         "health": plain(message.problem)[:LONGEST_HEALTH_BYTES],
         "health_code": code,
         "poll_count": message.count,
-        "poll_time": asked_at_seconds,
+        "poll_time": proof.time_seconds,
         "policy_seen": max(0, min(message.policy_number, 2**31 - 1)),
-        **({} if agent.machine else {"machine": plain(message.host.machine)[:128]}),
+        **({} if agent.machine else {"machine": _machine(message)}),
         **({} if message.trees is None else {"trees": [_bounded(tree) for tree in message.trees]}),
         **note_version(agent, version=version, problem_code=code, now=now),
     }
@@ -114,14 +120,18 @@ def _note(agent: Agent, message: PollRequest, *, asked_at_seconds: int, now: dat
         changes |= current_policy(agent, now=now)
     if is_due or is_offered or {"release", "version"} & set(changes):
         _offer_release(agent, changes, version=version, now=now)
-    same = Agent.objects.filter(pk=agent.pk, status=Agent.Status.ENROLLED, policy_number=agent.policy_number)
-    known = same.filter(Q(poll_time=0) | Q(poll_count__lt=message.count))
-    is_machine = agent.machine in {"", message.host.machine}
-    if not is_machine or not known.update(**changes):
-        return False
-    for name, value in changes.items():
-        setattr(agent, name, value)
-    return True
+    noted = note_poll(agent, proof, changes=changes, count=message.count, machine=_machine(message))
+    if not noted.is_new:
+        raise ReplayedError("This request was made before.")
+    if noted.is_known:
+        for name, value in changes.items():
+            setattr(agent, name, value)
+    return noted
+
+
+def _machine(message: PollRequest) -> str:
+    """As it is kept."""
+    return plain(message.host.machine)[:128]
 
 
 def _bounded(tree: TreeFacts) -> dict[str, object]:
@@ -149,7 +159,7 @@ def _offer_release(agent: Agent, changes: dict[str, object], *, version: str, no
 def _refuse_copy(agent: Agent, message: PollRequest, *, asked_at_seconds: int) -> None:
     """Raise for a copy. A poll that a later one of the same machine overtook is answered, and changes nothing."""
     current = Agent.objects.get(pk=agent.pk)
-    is_machine = current.machine in {"", message.host.machine}
+    is_machine = current.machine in {"", _machine(message)}
     if is_machine and current.status == Agent.Status.ENROLLED:
         if current.poll_count < message.count:
             # Something else of the row changed at this moment: the next poll tells it again.
@@ -172,9 +182,6 @@ def _offers(agent: Agent, waits: Mapping[str, str], now: datetime) -> tuple[list
     """What waits for it, and what it lost hold of, the first to be served first and one at a time on a disk; and why
     something waits that it is not offered."""
     there = Job.objects.active().filter(node=None, kind__in=ON_A_NODE, disk__server=agent.server_id)
-    # Nearly every poll ends here, for less.
-    if not there.exists():
-        return [], ""
     busy = Job.objects.filter(
         disk_id=OuterRef("disk_id"), state=JobState.RUNNING, kind__in=ON_A_NODE, lease_until__gt=now
     )

@@ -3,19 +3,23 @@
     count_days(tenant, now=...)      keeps the figures of each day that is not settled; twice or late does no harm
     days_of(person, now=...)         the last SHOWN_DAYS days of all that the person sees, the oldest first
 
-Days are those of UTC. Of a day's jobs the good and the failed ones are those that were asked for on it; a failure that
-was tried again counts by what became of the retry. Missed are times of the schedules, as they are now, that no job was
-made for and that nothing held. Everything comes from rows, so a day that was not counted in time is counted later.
+Days are those of the person's zone, and so of 23 or 25 hours where the clock changes. What is kept is kept for each
+zone in which somebody looks at the tenant, and for UTC, whose days are shown where nothing was kept for the zone yet.
+
+Of a day's jobs the good and the failed ones are those that were asked for on it; a failure that was tried again counts
+by what became of the retry. Missed are times of the schedules, as they were then, that no job was made for; those that
+a pause, a time without backups or a suspension kept from starting are held instead. Everything comes from rows, so a
+day that was not counted in time is counted later.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
-from itertools import takewhile
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.db.models import Count, Max, Q, Sum
 from django.db.models.functions import TruncDate
@@ -24,13 +28,16 @@ from agents.models import Server
 from backups.accounting import TAKES_SPACE
 from backups.models import Backup, DayFigures, Job
 from backups.states import JobKind, JobState
-from definitions.holds import ends_at
 from definitions.honest_states import GRACE
-from definitions.models import BlackoutWindow, Definition, DefinitionPause
-from definitions.schedule import next_runs
+from definitions.models import Definition
+from definitions.past_holds import past_holds
+from definitions.promised import SlotTimes, slots_of
+from definitions.schedule_history import eras_of
 from engine.store.base import ObjectKind
+from tenants.access import zones_that_see
+from tenants.list_fields import midnight
 from tenants.models import Person, Tenant
-from vaults.models import StoredObject
+from vaults.models import Domain, StoredObject
 
 SHOWN_DAYS = 30
 # What was asked for on a day has ended by then, or is no matter of that day any more.
@@ -38,7 +45,9 @@ SETTLED_AFTER = timedelta(days=1)
 # Counted while somebody looks, at most; beyond that the kept figures are shown.
 LIVE_JOBS = 500
 LIVE_OBJECTS = 20_000
+LIVE_DEFINITIONS = 2_000
 _DAY = timedelta(days=1)
+_COUNTS = ("good_count", "failed_count", "missed_count", "held_count", "total_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +59,7 @@ class Day:
     failed_count: int = 0
     missed_count: int = 0
     total_bytes: int | None = None
-
-    @property
-    def begins_at(self) -> datetime:
-        return datetime.combine(self.day, time(), tzinfo=UTC)
-
-    @property
-    def ends_at(self) -> datetime:
-        return self.begins_at + _DAY
+    held_count: int = 0
 
     @property
     def run_count(self) -> int:
@@ -66,9 +68,10 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class Days:
-    """`counted_at` is None for what was counted now."""
+    """In whose zone they begin and end. `counted_at` is None for what was counted now."""
 
     days: tuple[Day, ...]
+    time_zone: str
     counted_at: datetime | None = None
 
 
@@ -82,42 +85,53 @@ class Rows:
     copies: Any
 
 
-def shown_days(now: datetime) -> list[date]:
+def shown_days(now: datetime, zone: tzinfo = UTC) -> list[date]:
     """The last SHOWN_DAYS days, the oldest first, today last."""
-    today = now.astimezone(UTC).date()
+    today = now.astimezone(zone).date()
     return [today - timedelta(days=ago) for ago in reversed(range(SHOWN_DAYS))]
 
 
 def count_days(tenant: Tenant, *, now: datetime) -> None:
-    """Every shown day of the tenant that was not counted yet, or before it was settled."""
-    kept = DayFigures.objects.filter(tenant=tenant).values_list("day", "counted_at")
-    known = {day for day, counted_at in kept if counted_at >= Day(day).ends_at + SETTLED_AFTER}
-    open_days = [day for day in shown_days(now) if day not in known]
+    """Every shown day of the tenant that was not counted yet, or before it was settled; in each zone."""
+    for time_zone in sorted({"UTC", *zones_that_see(tenant)}):
+        _count_in(time_zone, tenant, now)
+
+
+def _count_in(time_zone: str, tenant: Tenant, now: datetime) -> None:
+    zone = ZoneInfo(time_zone)
+    kept = DayFigures.objects.filter(tenant=tenant, time_zone=time_zone).values_list("day", "counted_at")
+    known = {day for day, counted_at in kept if counted_at >= midnight(day + _DAY, zone) + SETTLED_AFTER}
+    open_days = [day for day in shown_days(now, zone) if day not in known]
     if not open_days:
         return
     # One stretch from the oldest on: what is settled in between comes out the same.
-    counted = count(rows_of_tenant(tenant), open_days[0], now=now)
+    counted = count(rows_of_tenant(tenant), open_days[0], now=now, zone=zone)
     DayFigures.objects.bulk_create(
-        [_kept(tenant, day, now) for day in counted if day.day not in known],
+        [_kept(tenant, time_zone, day, now) for day in counted if day.day not in known],
         update_conflicts=True,
-        unique_fields=["tenant", "day"],
-        update_fields=["counted_at", "good_count", "failed_count", "missed_count", "total_bytes"],
+        unique_fields=["tenant", "time_zone", "day"],
+        update_fields=["counted_at", *_COUNTS],
     )
 
 
 def days_of(person: Person, *, now: datetime) -> Days:
     """Of the tenants that the person administers, and of single servers elsewhere that are his."""
-    days, tenants = shown_days(now), Tenant.objects.for_user(person).order_by()
+    own_name, tenants = person.time_zone or "UTC", Tenant.objects.for_user(person).order_by()
+    own = ZoneInfo(own_name)
     everything = _rows_of_person(person, tenants, Server.objects.for_user(person))
-    if _is_small(everything, days[0]):
-        return Days(tuple(count(everything, days[0], now=now)))
-    kept, counted_at = _kept_days(tenants, days)
+    days = shown_days(now, own)
+    if _is_small(everything, midnight(days[0], own)):
+        return Days(tuple(count(everything, days[0], now=now, zone=own)), own_name)
+    time_zone = own_name if _is_kept_in(own_name, tenants, days) else "UTC"
+    zone = ZoneInfo(time_zone)
+    days = shown_days(now, zone)
+    kept, counted_at = _kept_days(time_zone, tenants, days)
     elsewhere = Server.objects.for_user(person).exclude(tenant__in=tenants.values("pk"))
     # For who sees every tenant there is no elsewhere, and looking for it is a walk over all servers.
     if not person.is_superuser and elsewhere.exists():
-        own = count(_rows_of_servers(elsewhere), days[0], now=now, most_objects=LIVE_OBJECTS)
-        kept = [_sum(first, second) for first, second in zip(kept, own, strict=True)]
-    return Days(tuple(kept), counted_at)
+        counted = count(_rows_of_servers(elsewhere), days[0], now=now, zone=zone, most_objects=LIVE_OBJECTS)
+        kept = [_sum(first, second) for first, second in zip(kept, counted, strict=True)]
+    return Days(tuple(kept), time_zone, counted_at)
 
 
 # --- where the rows are -----------------------------------------------------------------------------------------------
@@ -145,18 +159,22 @@ def _rows_of_servers(servers: Any) -> Rows:
 
 def _rows_of_person(person: Person, tenants: Any, servers: Any) -> Rows:
     held, own = tenants.values("pk"), servers.order_by().values("pk")
-    of_tenants = Q(domain__held_for__in=held) | Q(domain__tenant__in=held, domain__held_for=None)
+    ways = (Q(held_for__in=held), Q(tenant__in=held, held_for=None), Q(server__in=own))
+    # Each by its own index: with an OR over several tables the database reads all objects of all tenants.
+    domains, *others = (Domain.objects.filter(way).order_by().values("pk") for way in ways)
     return Rows(
         Job.objects.for_user(person),
         Definition.objects.for_user(person),
-        StoredObject.objects.filter(of_tenants | Q(domain__server__in=own)),
+        StoredObject.objects.filter(domain__in=domains.union(*others)),
         Backup.objects.for_user(person).filter(storage__isnull=False),
     )
 
 
-def _is_small(rows: Rows, first: date) -> bool:
-    jobs = rows.jobs.filter(created_at__gte=Day(first).begins_at).order_by()
+def _is_small(rows: Rows, begin: datetime) -> bool:
+    jobs = rows.jobs.filter(created_at__gte=begin).order_by()
     if jobs[: LIVE_JOBS + 1].count() > LIVE_JOBS:
+        return False
+    if rows.definitions.order_by()[: LIVE_DEFINITIONS + 1].count() > LIVE_DEFINITIONS:
         return False
     return _has_few_objects(rows, LIVE_OBJECTS)
 
@@ -168,24 +186,26 @@ def _has_few_objects(rows: Rows, most: int) -> bool:
 # --- kept -------------------------------------------------------------------------------------------------------------
 
 
-def _kept(tenant: Tenant, day: Day, now: datetime) -> DayFigures:
-    return DayFigures(
-        tenant=tenant,
-        day=day.day,
-        counted_at=now,
-        good_count=day.good_count,
-        failed_count=day.failed_count,
-        missed_count=day.missed_count,
-        total_bytes=day.total_bytes or 0,
-    )
+def _kept(tenant: Tenant, time_zone: str, day: Day, now: datetime) -> DayFigures:
+    counts = {name: getattr(day, name) or 0 for name in _COUNTS}
+    return DayFigures(tenant=tenant, time_zone=time_zone, day=day.day, counted_at=now, **counts)
 
 
-def _kept_days(tenants: Any, days: Sequence[date]) -> tuple[list[Day], datetime | None]:
-    names = ("good_count", "failed_count", "missed_count", "total_bytes")
-    kept = DayFigures.objects.filter(tenant__in=tenants.values("pk"), day__gte=days[0]).order_by()
+def _is_kept_in(time_zone: str, tenants: Any, days: Sequence[date]) -> bool:
+    """Whether as much was counted in the zone as by UTC: a person may have chosen it a minute ago."""
+    if time_zone == "UTC":
+        return True
+    kept = DayFigures.objects.filter(tenant__in=tenants.values("pk"), day__gte=days[0], day__lt=days[-1])
+    by_zone = kept.filter(time_zone__in=[time_zone, "UTC"]).order_by().values_list("time_zone")
+    counts = dict(by_zone.annotate(count=Count("pk")))
+    return counts.get(time_zone, 0) >= counts.get("UTC", 0)
+
+
+def _kept_days(time_zone: str, tenants: Any, days: Sequence[date]) -> tuple[list[Day], datetime | None]:
+    kept = DayFigures.objects.filter(tenant__in=tenants.values("pk"), time_zone=time_zone, day__gte=days[0]).order_by()
     found = {
         row.pop("day"): row
-        for row in kept.values("day").annotate(**{name: Sum(name) for name in names}, counted=Max("counted_at"))
+        for row in kept.values("day").annotate(**{name: Sum(name) for name in _COUNTS}, counted=Max("counted_at"))
     }
     counted_at = max((row.pop("counted") for row in found.values()), default=None)
     return [Day(day, **found.get(day, {})) for day in days], counted_at
@@ -199,104 +219,67 @@ def _sum(first: Day, second: Day) -> Day:
         first.failed_count + second.failed_count,
         first.missed_count + second.missed_count,
         sum(totals) if totals else None,
+        first.held_count + second.held_count,
     )
 
 
 # --- counted ----------------------------------------------------------------------------------------------------------
 
 
-def count(rows: Rows, first: date, *, now: datetime, most_objects: int | None = None) -> list[Day]:
+def count(rows: Rows, first: date, *, now: datetime, zone: tzinfo = UTC, most_objects: int | None = None) -> list[Day]:
     """Each day from the first to today. Without totals where there are more objects than that to be summed."""
-    days = [first + _DAY * number for number in range((now.astimezone(UTC).date() - first).days + 1)]
-    verdicts, missed = _verdicts(rows.jobs, first, now), Counter(_missed(rows, first, now))
+    days = [first + _DAY * number for number in range((now.astimezone(zone).date() - first).days + 1)]
+    verdicts = _verdicts(rows.jobs, first, now, zone)
+    missed, held = _missed(rows, first, now, zone)
     is_cut = most_objects is not None and not _has_few_objects(rows, most_objects)
-    totals: Sequence[int | None] = [None] * len(days) if is_cut else _totals(rows, days)
-    return [Day(day, *verdicts.get(day, (0, 0)), missed[day], total) for day, total in zip(days, totals, strict=True)]
+    totals: Sequence[int | None] = [None] * len(days) if is_cut else _totals(rows, days, zone)
+    return [
+        Day(day, *verdicts.get(day, (0, 0)), missed[day], total, held[day])
+        for day, total in zip(days, totals, strict=True)
+    ]
 
 
-def _verdicts(jobs: Any, first: date, now: datetime) -> dict[date, tuple[int, int]]:
-    ran = jobs.filter(kind=JobKind.BACKUP, created_at__gte=Day(first).begins_at, created_at__lte=now).order_by()
+def _verdicts(jobs: Any, first: date, now: datetime, zone: tzinfo) -> dict[date, tuple[int, int]]:
+    begin = midnight(first, zone)
+    ran = jobs.filter(kind=JobKind.BACKUP, created_at__gte=begin, created_at__lte=now).order_by()
     good, failed = Q(state=JobState.OK), Q(state=JobState.FAILED, retry=None)
-    by_day = ran.annotate(on=TruncDate("created_at", tzinfo=UTC)).values("on")
+    by_day = ran.annotate(on=TruncDate("created_at", tzinfo=zone)).values("on")
     found = by_day.annotate(good=Count("pk", filter=good), failed=Count("pk", filter=failed))
     return {row["on"]: (row["good"], row["failed"]) for row in found}
 
 
-def _missed(rows: Rows, first: date, now: datetime) -> Iterator[date]:
-    """The day of each time that was to be and was not."""
-    begin, end = Day(first).begins_at, now - GRACE
+def _missed(rows: Rows, first: date, now: datetime, zone: tzinfo) -> tuple[Counter[date], Counter[date]]:
+    """Of each day the times that were to be and were not; and those that something held."""
+    begin, end = midnight(first, zone), now - GRACE
     ran: dict[Any, set[datetime]] = {}
     # A job is made at its time or after it.
     made = rows.jobs.filter(kind=JobKind.BACKUP, created_at__gte=begin, slot_at__gte=begin).order_by()
     for definition_id, slot_at in made.values_list("definition", "slot_at"):
         ran.setdefault(definition_id, set()).add(slot_at)
-    planned, holds = _Planned(begin, end), _Holds(begin, end)
-    running = rows.definitions.filter(active=True, tenant__status=Tenant.Status.ACTIVE, created_at__lt=end)
-    for definition in running.select_related("disk__server").order_by():
+    chosen = list(rows.definitions.filter(created_at__lt=end).select_related("disk__server").order_by())
+    eras, holds, times = eras_of(chosen), past_holds(chosen, begin=begin, end=end), SlotTimes(begin, end)
+    missed, held = Counter[date](), Counter[date]()
+    for definition in chosen:
         done = ran.get(definition.pk, set())
-        slots = planned.of(definition)
-        # It was another schedule then: nothing is known of what that one missed.
-        since = max([definition.created_at, definition.changed_at, *(done - slots)])
-        for slot in slots - done:
-            if slot > since and not holds.held(definition, slot):
-                yield slot.astimezone(UTC).date()
+        for slot in slots_of(eras[definition.pk], times):
+            if slot.active and slot.at not in done:
+                counted = held if holds.words_at(definition, slot.at) else missed
+                counted[slot.at.astimezone(zone).date()] += 1
+    return missed, held
 
 
-class _Planned:
-    """The times of each schedule within [begin, end), found once however many definitions share it."""
-
-    def __init__(self, begin: datetime, end: datetime) -> None:
-        self._begin, self._end = begin, end
-        self._known: dict[tuple[str, str], set[datetime]] = {}
-
-    def of(self, definition: Definition) -> set[datetime]:
-        key = (definition.cron, definition.time_zone)
-        if key not in self._known:
-            runs = next_runs(cron=key[0], time_zone=key[1], after=self._begin - timedelta(microseconds=1))
-            self._known[key] = set(takewhile(lambda run: run < self._end, runs))
-        return self._known[key]
-
-
-class _Holds:
-    """Pauses of the time and all blackouts: two queries, whatever is asked."""
-
-    def __init__(self, begin: datetime, end: datetime) -> None:
-        ended = Q(ended_at__lte=begin) | Q(until__lte=begin)
-        self._pauses = list(DefinitionPause.objects.filter(starts_at__lt=end).exclude(ended))
-        self._windows = list(BlackoutWindow.objects.all())
-
-    def held(self, definition: Definition, at: datetime) -> bool:
-        return any(_covers(pause, at) and _is_of(pause, definition) for pause in self._pauses) or any(
-            _is_of(window, definition) and ends_at(window, now=at) is not None for window in self._windows
-        )
-
-
-def _covers(pause: DefinitionPause, at: datetime) -> bool:
-    ends = [end for end in (pause.ended_at, pause.until) if end is not None]
-    return bool(pause.starts_at <= at and all(at < end for end in ends))
-
-
-def _is_of(hold: DefinitionPause | BlackoutWindow, definition: Definition) -> bool:
-    """The narrowest of what it names counts; without any it is for the whole fleet."""
-    if getattr(hold, "definition_id", None):
-        return bool(hold.definition_id == definition.pk)
-    if hold.node_id:
-        return bool(hold.node_id == definition.disk.server.node_id)
-    return not hold.tenant_id or bool(hold.tenant_id == definition.tenant_id)
-
-
-def _totals(rows: Rows, days: Sequence[date]) -> list[int]:
+def _totals(rows: Rows, days: Sequence[date], zone: tzinfo) -> list[int]:
     """What was there at the end of each day: all that came until then without what went. Two sums of the ledger."""
     changes: Counter[date] = Counter()
     present = Q(status__in=TAKES_SPACE)
     # Of what was granted and never came there is no version.
     gone = Q(status=StoredObject.Status.DELETED, deleted_at__isnull=False) & ~Q(version_id="")
     objects = rows.objects.exclude(kind=ObjectKind.CONFIG).order_by()
-    _add(changes, objects.filter(present | gone), "granted_at", "size_bytes", 1)
-    _add(changes, objects.filter(gone), "deleted_at", "size_bytes", -1)
+    _add(changes, objects.filter(present | gone), "granted_at", "size_bytes", 1, zone)
+    _add(changes, objects.filter(gone), "deleted_at", "size_bytes", -1, zone)
     copies = rows.copies.filter(stored_bytes__isnull=False, finished_at__isnull=False).order_by()
-    _add(changes, copies, "finished_at", "stored_bytes", 1)
-    _add(changes, copies.filter(erased_at__isnull=False), "erased_at", "stored_bytes", -1)
+    _add(changes, copies, "finished_at", "stored_bytes", 1, zone)
+    _add(changes, copies.filter(erased_at__isnull=False), "erased_at", "stored_bytes", -1, zone)
     total = sum(amount for day, amount in changes.items() if day < days[0])
     totals = []
     for day in days:
@@ -305,7 +288,7 @@ def _totals(rows: Rows, days: Sequence[date]) -> list[int]:
     return totals
 
 
-def _add(changes: Counter[date], rows: Any, moment: str, size: str, sign: int) -> None:
-    by_day = rows.annotate(on=TruncDate(moment, tzinfo=UTC)).values("on")
+def _add(changes: Counter[date], rows: Any, moment: str, size: str, sign: int, zone: tzinfo) -> None:
+    by_day = rows.annotate(on=TruncDate(moment, tzinfo=zone)).values("on")
     for row in by_day.annotate(amount=Sum(size)):
         changes[row["on"]] += sign * row["amount"]

@@ -96,4 +96,5 @@ class DefinitionViewSet(PlainDefinitionViewSet):
         chosen = list(pages.get_page(query["page"]))
         found = load_map(chosen, person=request.user, now=timezone.now())
         shown = {"on": found.on, "pages": pages.num_pages, "rows": found.rows, "advice": found.advice}
+        shown["counted_at"] = found.counted_at
         return Response(HeatMapSerializer(shown).data)

@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import Q
 
 from agents.models import Agent, Node
 from backups.models import Backup, Job, JobEvent
@@ -22,7 +21,8 @@ from backups.queue import MOST_HINTS, hint_jobs, new_backup, new_job, origin
 from backups.states import JobKind
 from backups.telling import LATE_AFTER, tell_of_late_run
 from definitions.holds import FLEET, Holds, load_holds
-from definitions.models import Definition, DefinitionPause, DefinitionQuerySet
+from definitions.models import Definition, DefinitionQuerySet
+from definitions.past_holds import past_holds
 from definitions.schedule import next_run
 from tenants.audit import record_many
 from tenants.models import Tenant
@@ -112,12 +112,8 @@ def _dispatch_batch(found: DefinitionQuerySet, now: datetime, runs: NextRuns) ->
 
 def _was_held(definition: Definition, slot_at: datetime) -> bool:
     """Whether it was not to run at its time: then it is not late."""
-    if load_holds(now=slot_at).of(definition) is not None:
-        return True
-    ended = DefinitionPause.objects.filter(starts_at__lte=slot_at, ended_at__gt=slot_at)
-    own = Q(definition=definition) | Q(definition=None, tenant=definition.tenant_id)
-    wider = Q(node=definition.disk.server.node_id) | Q(definition=None, node=None, tenant=None)
-    return ended.filter(own | wider).exists()
+    held = past_holds([definition], begin=slot_at, end=slot_at + timedelta(seconds=1))
+    return bool(held.words_at(definition, slot_at))
 
 
 def _taken_slots(slots: Mapping[UUID, datetime]) -> set[tuple[UUID, datetime]]:

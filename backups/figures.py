@@ -23,6 +23,7 @@ from backups.days import count_days
 from backups.figure_models import TenantFigures, VaultFigures
 from backups.lock_coverage import coverage_of
 from backups.models import Backup, BackupQuerySet
+from backups.remains import remains_of, to_keep
 from backups.server_states import ServerState, count_states
 from backups.states import BackupStatus
 from definitions.models import Definition
@@ -73,7 +74,9 @@ def count_everywhere(*, now: datetime) -> None:
 
 
 def count_tenant(tenant: Tenant, *, now: datetime) -> None:
-    good_count, stored_bytes = _summed(_good(Backup.objects.filter(tenant=tenant)))
+    backups = Backup.objects.filter(tenant=tenant)
+    good_count, stored_bytes = _summed(_good(backups))
+    backup_count, backup_bytes = _summed(backups.in_catalogue())
     definitions, usage = Definition.objects.filter(tenant=tenant), usage_of(tenant, now=now)
     server_count, states = Server.objects.filter(tenant=tenant).count(), count_states(definitions)
     figures = {
@@ -85,10 +88,13 @@ def count_tenant(tenant: Tenant, *, now: datetime) -> None:
         "most_definitions": definitions_per_server(tenant, None),
         "good_count": good_count,
         "stored_bytes": stored_bytes,
+        "backup_count": backup_count,
+        "backup_bytes": backup_bytes,
         "unique_bytes": usage.unique_bytes,
         "shared_bytes": usage.shared_bytes,
         "locked_bytes": usage.locked_bytes,
         "pending_delete_bytes": usage.pending_delete_bytes,
+        "remains": to_keep(remains_of(tenant)),
     }
     TenantFigures.objects.update_or_create(tenant=tenant, defaults=figures)
     count_days(tenant, now=now)
@@ -140,6 +146,12 @@ def _kept_totals(person: Person, found: dict[str, int]) -> Totals | None:
 
 def _named(states: dict[ServerState, int]) -> dict[str, int]:
     return {str(state): count for state, count in states.items()}
+
+
+def known_usage_of(tenant: Tenant, *, now: datetime) -> Usage | TenantFigures:
+    """The tenant's space: as it was counted last for one that is not small."""
+    kept = TenantFigures.objects.filter(tenant=tenant, good_count__gt=LIVE_BACKUPS).first()
+    return kept or usage_of(tenant, now=now)
 
 
 def known_uses(tenant: Tenant) -> dict[QuotaKind, int]:

@@ -1,6 +1,7 @@
 """The lock report: promises of backups beside the locks of everything that they need, vault by vault.
 
     coverage_of(vault, now=...) -> Coverage
+    known_coverage_of(vault, now=...) -> Coverage the same for who waits: of a large vault as it was looked over last
     check_locks(vault, now=...) -> Coverage       the same, with alarms, and one look at the store itself
     locked_until(backup) -> datetime | None
 
@@ -13,6 +14,7 @@ import logging
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import chain, islice
+from uuid import UUID
 
 from django.db.models import Exists, F, Min, OuterRef, Q, QuerySet
 
@@ -20,6 +22,7 @@ from backups.accounting import bytes_present
 from backups.figure_models import VaultFigures
 from backups.lock_tails import lock_tail
 from backups.models import Backup, BackupQuerySet
+from backups.remains import remains_of_vault, to_keep
 from common.errors import UnavailableError
 from vaults.alarms import clear_alarm, raise_alarm
 from vaults.coverage import Coverage, Violation
@@ -34,6 +37,8 @@ SHORT_ALARM = "locks_short"
 MARGIN_ALARM = "locks_margin_low"
 KEEPER_ALARM = "keeper_down"
 LISTED_VIOLATIONS = 100
+# A vault with more is not looked over while somebody waits.
+LIVE_REPORT = 500
 
 
 def coverage_of(vault: Vault, *, now: datetime) -> Coverage:
@@ -51,6 +56,24 @@ def coverage_of(vault: Vault, *, now: datetime) -> Coverage:
         least_slack=_least_slack(backups.filter(immutable_until__gt=now)),
         soonest_end=needed.filter(retain_until__gt=now).aggregate(end=Min("retain_until"))["end"],
         ending_count=needed.filter(retain_until__lte=now + MARGIN).count(),
+    )
+
+
+def known_coverage_of(vault: Vault, *, now: datetime) -> Coverage:
+    """Its `at` says of when it is: at most an hour ago, as long as checks run."""
+    kept = VaultFigures.objects.filter(vault=vault, backup_count__gt=LIVE_REPORT).first()
+    if kept is None:
+        return coverage_of(vault, now=now)
+    return Coverage(
+        vault_id=vault.pk,
+        vault=vault.name,
+        at=kept.counted_at,
+        backup_count=kept.backup_count,
+        violation_count=kept.violation_count,
+        violations=tuple(map(_read_violation, kept.violations)),
+        least_slack=kept.least_slack,
+        soonest_end=kept.soonest_end,
+        ending_count=kept.ending_count,
     )
 
 
@@ -86,12 +109,24 @@ def _keep(coverage: Coverage, vault: Vault) -> None:
         "counted_at": coverage.at,
         "backup_count": coverage.backup_count,
         "violation_count": coverage.violation_count,
+        "violations": [_kept_violation(one) for one in coverage.violations],
+        "least_slack": coverage.least_slack,
         "soonest_end": coverage.soonest_end,
         "ending_count": coverage.ending_count,
         "stored_bytes": bytes_present(objects),
         "lock_tail": [[day.isoformat(), size_bytes] for day, size_bytes in tail],
+        "remains": to_keep(remains_of_vault(vault)),
     }
     VaultFigures.objects.update_or_create(vault_id=coverage.vault_id, defaults=figures)
+
+
+def _kept_violation(one: Violation) -> list[str]:
+    return [str(one.backup_id), one.key, one.promised_until.isoformat(), one.locked_until.isoformat(), one.reason]
+
+
+def _read_violation(kept: list[str]) -> Violation:
+    backup, key, promised, locked, reason = kept
+    return Violation(UUID(backup), key, datetime.fromisoformat(promised), datetime.fromisoformat(locked), reason)
 
 
 def _catalogue(vault: Vault) -> BackupQuerySet:

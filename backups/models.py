@@ -12,7 +12,8 @@ from agents.models import Disk, Node, Server, Storage
 from backups.agent_models import AskedRestore
 from backups.budget_models import Budget
 from backups.copy_models import StrayCopy
-from backups.figure_models import DayFigures, NodeFigures, TenantFigures, VaultFigures
+from backups.figure_models import DayFigures, NodeFigures, NodeShareFigures, TenantFigures, VaultFigures
+from backups.lost_claims import Losses, after_loss
 from backups.reasons import in_words
 from backups.states import (
     ACTIVE,
@@ -22,6 +23,7 @@ from backups.states import (
     JOB_STATE_CHOICES,
     BackupHealth,
     BackupStatus,
+    JobKind,
     JobState,
 )
 from common.models import IdentifiedModel
@@ -41,6 +43,7 @@ __all__ = [
     "JobEvent",
     "JobQuerySet",
     "NodeFigures",
+    "NodeShareFigures",
     "Session",
     "StrayCopy",
     "TenantFigures",
@@ -63,7 +66,10 @@ class Backup(IdentifiedModel):
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="backups")
     # Where it lies: a Vault backup in a vault, a Dataset or File backup on a storage of a backup node.
-    vault = models.ForeignKey(Vault, on_delete=models.PROTECT, null=True, blank=True, related_name="backups")
+    # Its index is `backup_of_vault`.
+    vault = models.ForeignKey(
+        Vault, on_delete=models.PROTECT, null=True, blank=True, related_name="backups", db_index=False
+    )
     storage = models.ForeignKey(Storage, on_delete=models.PROTECT, null=True, blank=True, related_name="backups")
     # Of a copy on a storage: its path there, or `dataset@snapshot`; how its stream is packed; the file's SHA-256; and
     # when it was removed from the storage, after it had left the catalogue.
@@ -169,6 +175,8 @@ class Backup(IdentifiedModel):
                 fields=["-created_at", "-id"], condition=Q(type__in=["dataset", "file"]), name="backup_on_storage"
             ),
             models.Index(fields=["disk", "-sequence"], name="backup_of_disk"),
+            # With the tenant: whose backups else lie in a vault is asked before it may go.
+            models.Index(fields=["vault", "tenant"], name="backup_of_vault"),
             # A tenant with a million backups in its vault may have few on storages: they are summed for its quota.
             models.Index(
                 fields=["tenant"], condition=Q(storage__isnull=False, erased_at=None), name="backup_copy_of_tenant"
@@ -235,6 +243,9 @@ class Job(IdentifiedModel):
     # Who has the job: the number grows with each claim, and a worker with an older one can change nothing.
     fence = models.PositiveIntegerField(default=0)
     lease_until = models.DateTimeField(null=True, blank=True)
+    # Claims that were lost one after another without getting further, and how far the furthest of the lost ones was.
+    lost_in_vain = models.PositiveSmallIntegerField(default=0)
+    furthest_bytes = models.BigIntegerField(default=0)
     hinted_at = models.DateTimeField(null=True, blank=True)
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
@@ -331,6 +342,12 @@ class Job(IdentifiedModel):
 
     def is_active(self) -> bool:
         return self.state in ACTIVE
+
+    def with_loss(self) -> Losses:
+        """Of a running job, whose last claim was lost. Packs in a vault are gone on with, and nothing else is."""
+        is_kept = self.kind == JobKind.BACKUP and self.backup is not None and self.backup.vault_id is not None
+        before = Losses(self.fence, self.lost_in_vain, self.furthest_bytes)
+        return after_loss(before, done_bytes=self.done_bytes, kept_bytes=self.stored_bytes if is_kept else 0)
 
     @property
     def replaces_target(self) -> bool:

@@ -1,31 +1,35 @@
 """The load of nodes, hour by hour of the UTC day: as the definitions plan it, and as it was in the last week.
 
 Tens of thousands of definitions and their jobs take a second to count. So `count_loads` keeps the figures of all nodes
-now and then, and who sees everything is shown those while they are fresh; others have less: it is counted at once.
+now and then, and those of each tenant that has much by itself. While they are fresh they are shown: the former to who
+sees everything, the latter to who sees the tenant, together with what is counted at once of all else that he sees.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
-from django.db.models import DurationField, ExpressionWrapper, Min, Q, Sum
+from django.db import transaction
+from django.db.models import Count, DurationField, ExpressionWrapper, Min, Q, QuerySet, Sum
 from django.db.models.functions import ExtractHour, TruncHour
 
 from agents.models import Node
-from backups.figure_models import NodeFigures
+from backups.figure_models import NodeFigures, NodeShareFigures
 from backups.models import Job
 from backups.states import ON_A_NODE
 from definitions.models import Definition, SpreadAct
-from definitions.planner import heat_map
-from definitions.spread import PileUp, nearest_night
-from tenants.models import Person
+from definitions.planner import planned_days
+from definitions.spread import NodeDay, PileUp, nearest_night, pile_ups_of, together
+from tenants.models import Person, Tenant
 
 LOOKED_BACK = timedelta(days=7)
 # Beyond that what was kept is not shown any more: nobody counts.
 FRESH = timedelta(minutes=45)
+# Of a tenant that has more on nodes, figures are kept; fewer are counted while somebody waits.
+LIVE_DEFINITIONS = 500
 _NODES_AT_ONCE = 50
 _HOURS = 24
 _IDLE = (0.0,) * _HOURS
@@ -53,10 +57,21 @@ class LoadMap:
     counted_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Planned by the name of each node, and actual by its key: by some of the definitions and jobs."""
+
+    days: dict[str, NodeDay]
+    actual: dict[UUID, tuple[float, ...]]
+
+
 def load_map(nodes: Sequence[Node], *, person: Person, now: datetime) -> LoadMap:
     """By the definitions and the jobs that the person sees."""
-    kept = _kept(nodes, now=now) if person.is_superuser else {}
-    found = _counted([node for node in nodes if node.pk not in kept], person=person, now=now)
+    if not person.is_superuser:
+        return _seen_by(person, nodes, now=now)
+    kept = _kept(nodes, now=now)
+    rest = [node for node in nodes if node.pk not in kept]
+    found = _laid_out(rest, [_count(rest, Definition.objects.all(), Job.objects.all(), now=now)], now=now)
     counted = {row.node.pk: row for row in found.rows}
     rows = tuple(counted.get(node.pk) or _row(node, kept[node.pk]) for node in nodes)
     piles = [
@@ -70,10 +85,10 @@ def load_map(nodes: Sequence[Node], *, person: Person, now: datetime) -> LoadMap
 
 
 def count_loads(*, now: datetime) -> None:
-    """Keep the figures of all nodes, by all definitions and jobs; a page of nodes at a time."""
+    """Keep the figures of all nodes, by all definitions and jobs, and by those of each tenant that has many."""
     nodes = list(Node.objects.order_by("name"))
-    for first in range(0, len(nodes), _NODES_AT_ONCE):
-        found = _counted(nodes[first : first + _NODES_AT_ONCE], person=None, now=now)
+    for page in _pages(nodes):
+        found = _laid_out(page, [_count(page, Definition.objects.all(), Job.objects.all(), now=now)], now=now)
         piles: dict[str, list[list[object]]] = {}
         for pile in found.advice:
             piles.setdefault(pile.node, []).append([pile.hour, pile.times_mean, list(pile.keys)])
@@ -81,39 +96,115 @@ def count_loads(*, now: datetime) -> None:
             figures = {"counted_at": now, "on": found.on, "planned": row.planned, "actual": row.actual}
             figures["piles"] = piles.get(row.node.name, [])
             NodeFigures.objects.update_or_create(node=row.node, defaults=figures)
+    there = Definition.objects.filter(active=True, disk__server__node__isnull=False).order_by()
+    many = there.values_list("tenant").annotate(count=Count("pk")).filter(count__gt=LIVE_DEFINITIONS)
+    large = [tenant for tenant, _ in many]
+    NodeShareFigures.objects.exclude(tenant__in=large).delete()
+    for tenant in large:
+        _keep_shares(tenant, nodes, now=now)
+
+
+def _keep_shares(tenant: UUID, nodes: Sequence[Node], *, now: datetime) -> None:
+    """All of a tenant's at once: a node without a row is one on which it has nothing."""
+    definitions, jobs = Definition.objects.filter(tenant=tenant), Job.objects.filter(tenant=tenant)
+    rows = []
+    for page in _pages(nodes):
+        part = _count(page, definitions, jobs, now=now)
+        for node in page:
+            day, actual = part.days.get(node.name), part.actual.get(node.pk, _IDLE)
+            if day is None and actual is _IDLE:
+                continue
+            share = NodeShareFigures(node=node, tenant_id=tenant, counted_at=now, on=nearest_night(now.date()))
+            share.actual, share.planned = actual, _IDLE
+            if day is not None:
+                share.planned, share.within = day.hours, sorted(day.within)
+                share.starting = {hour: [str(key) for key in keys] for hour, keys in day.starting.items()}
+            rows.append(share)
+    with transaction.atomic():
+        NodeShareFigures.objects.filter(tenant=tenant).delete()
+        NodeShareFigures.objects.bulk_create(rows, batch_size=100)
+
+
+def _pages(nodes: Sequence[Node]) -> Iterable[Sequence[Node]]:
+    return (nodes[first : first + _NODES_AT_ONCE] for first in range(0, len(nodes), _NODES_AT_ONCE))
 
 
 def _kept(nodes: Sequence[Node], *, now: datetime) -> dict[UUID, NodeFigures]:
     """Fresh figures; none after definitions were spread or moved since: whoever did that looks at what came of it."""
     found = NodeFigures.objects.filter(node__in=nodes, counted_at__gt=now - FRESH)
     oldest = found.aggregate(at=Min("counted_at"))["at"]
-    if oldest is None or SpreadAct.objects.filter(Q(created_at__gte=oldest) | Q(undone_at__gte=oldest)).exists():
+    if oldest is None or _was_spread_since(oldest):
         return {}
     return {one.node_id: one for one in found}
+
+
+def _was_spread_since(moment: datetime) -> bool:
+    return SpreadAct.objects.filter(Q(created_at__gte=moment) | Q(undone_at__gte=moment)).exists()
 
 
 def _row(node: Node, kept: NodeFigures) -> NodeLoad:
     return NodeLoad(node, tuple(kept.planned), tuple(kept.actual))
 
 
-def _counted(nodes: Sequence[Node], *, person: Person | None, now: datetime) -> LoadMap:
-    """Now, by what the person sees; None: by everything."""
+def _seen_by(person: Person, nodes: Sequence[Node], *, now: datetime) -> LoadMap:
+    """What is kept of his tenants that have much; everything else counted now."""
+    seen = Tenant.objects.for_user(person).order_by().values("pk")
+    fresh = NodeShareFigures.objects.filter(
+        tenant__in=seen, counted_at__gt=now - FRESH, on=nearest_night(now.date())
+    ).order_by()
+    times = dict(fresh.values_list("tenant").annotate(at=Min("counted_at")))
+    if times and _was_spread_since(min(times.values())):
+        times = {}
+    definitions = Definition.objects.for_user(person).exclude(tenant__in=times)
+    jobs = Job.objects.for_user(person).exclude(tenant__in=times)
+    shares = fresh.filter(tenant__in=times, node__in=nodes).select_related("node")
+    parts = [*map(_as_part, shares), _count(nodes, definitions, jobs, now=now)]
+    return _laid_out(nodes, parts, now=now, counted_at=min(times.values(), default=None))
+
+
+def _as_part(share: NodeShareFigures) -> _Part:
+    starting = {int(hour): keys for hour, keys in share.starting.items()}
+    day = NodeDay(tuple(share.planned), starting, frozenset(share.within))
+    # Nothing is planned where only jobs ran.
+    return _Part({share.node.name: day} if share.within else {}, {share.node_id: tuple(share.actual)})
+
+
+def _count(nodes: Sequence[Node], definitions: QuerySet[Definition], jobs: QuerySet[Job], *, now: datetime) -> _Part:
     if not nodes:
-        return LoadMap(nearest_night(now.date()), (), ())
-    seen = Definition.objects.all() if person is None else Definition.objects.for_user(person)
-    seen = seen.filter(disk__server__node__in=nodes)
-    planned, actual = heat_map(seen, now=now), actual_load(nodes, person=person, now=now)
-    by_name = {row.node: row.hours for row in planned.rows}
-    rows = (NodeLoad(node, by_name.get(node.name, _IDLE), actual.get(node.pk, _IDLE)) for node in nodes)
-    return LoadMap(planned.on, tuple(rows), planned.advice)
+        return _Part({}, {})
+    there = definitions.filter(disk__server__node__in=nodes)
+    return _Part(planned_days(there, on=nearest_night(now.date()), now=now), _moved(jobs, nodes, now=now))
+
+
+def _laid_out(
+    nodes: Sequence[Node], parts: Sequence[_Part], *, now: datetime, counted_at: datetime | None = None
+) -> LoadMap:
+    days: dict[str, list[NodeDay]] = {}
+    actual: dict[UUID, list[tuple[float, ...]]] = {}
+    for part in parts:
+        for name, day in part.days.items():
+            days.setdefault(name, []).append(day)
+        for key, hours in part.actual.items():
+            actual.setdefault(key, []).append(hours)
+    planned = {name: together(found) for name, found in days.items()}
+    rows = tuple(
+        NodeLoad(node, planned[node.name].hours if node.name in planned else _IDLE, _summed(actual.get(node.pk, ())))
+        for node in nodes
+    )
+    return LoadMap(nearest_night(now.date()), rows, tuple(pile_ups_of(planned)), counted_at)
+
+
+def _summed(several: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    return tuple(map(sum, zip(*several, strict=True))) if several else _IDLE
 
 
 def actual_load(nodes: Sequence[Node], *, person: Person | None, now: datetime) -> dict[UUID, tuple[float, ...]]:
-    """Of each node that had any: bytes that jobs moved, evenly over the hours that each ran in.
+    """Of each node that had any: bytes that jobs moved, evenly over the hours that each ran in."""
+    return _moved(Job.objects.all() if person is None else Job.objects.for_user(person), nodes, now=now)
 
-    One query by the index of a node's jobs; the database adds up, so that what comes does not grow with the jobs.
-    """
-    jobs = Job.objects.all() if person is None else Job.objects.for_user(person)
+
+def _moved(jobs: QuerySet[Job], nodes: Sequence[Node], *, now: datetime) -> dict[UUID, tuple[float, ...]]:
+    """One query by the index of a node's jobs; the database adds up, so that what comes does not grow with the jobs."""
     ran = jobs.filter(node__in=nodes, started_at__gte=now - LOOKED_BACK, finished_at__isnull=False, kind__in=ON_A_NODE)
     first, last = TruncHour("started_at", tzinfo=UTC), TruncHour("finished_at", tzinfo=UTC)
     groups = ran.order_by().annotate(

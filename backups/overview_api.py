@@ -1,4 +1,4 @@
-"""The figures of the first page as JSON. Of what the person sees; sizes in bytes, days are those of UTC."""
+"""The figures of the first page as JSON. Of what the person sees; sizes in bytes, days in the person's zone."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class DaySerializer(serializers.Serializer[Any]):
     day = serializers.DateField()
     good_count = serializers.IntegerField(help_text="Backups asked for on the day that became good.")
     failed_count = serializers.IntegerField(help_text="That failed, and were not tried again.")
-    missed_count = serializers.IntegerField(help_text="Times of a schedule for which no backup was begun.")
+    missed_count = serializers.IntegerField(help_text="Times of the schedule of then for which no backup was begun.")
+    held_count = serializers.IntegerField(help_text="Such times at which a pause, or what else holds, kept it.")
     total_bytes = serializers.IntegerField(allow_null=True, help_text="Stored at its end; null: not counted.")
 
 
@@ -65,8 +66,9 @@ class LockEndSerializer(serializers.Serializer[Any]):
 
 class DaysSerializer(serializers.Serializer[Any]):
     days = DaySerializer(many=True, help_text=f"The last {SHOWN_DAYS}, the oldest first.")
+    time_zone = serializers.CharField(help_text="Of these days: the caller's; UTC where nothing was kept for it yet.")
     counted_at = UtcDateTimeField(allow_null=True, help_text=_COUNTED)
-    lock_ends = LockEndSerializer(many=True, allow_null=True, help_text="What ends to be locked, by day.")
+    lock_ends = LockEndSerializer(many=True, allow_null=True, help_text="What ends to be locked, by day (UTC).")
     locks_counted_at = UtcDateTimeField(allow_null=True, help_text=_COUNTED)
 
 
@@ -93,5 +95,5 @@ class OverviewDaysView(ApiView):
         now = timezone.now()
         found, tail = days_of(request.user, now=now), tail_of(request.user, now=now)
         ends = None if tail.ends is None else [{"day": day, "ending_bytes": size} for day, size in tail.ends]
-        shown = {"days": found.days, "counted_at": found.counted_at, "lock_ends": ends}
+        shown = {"days": found.days, "time_zone": found.time_zone, "counted_at": found.counted_at, "lock_ends": ends}
         return Response(DaysSerializer({**shown, "locks_counted_at": tail.counted_at}).data)

@@ -21,6 +21,9 @@ class UsageSerializer(serializers.Serializer[Any]):
     pending_delete_bytes = serializers.IntegerField(help_text="Needed by no backup, not deleted yet.")
     locked_bytes = serializers.IntegerField(help_text="The part of pending_delete_bytes that nobody can delete yet.")
     total_bytes = serializers.IntegerField()
+    counted_at = UtcDateTimeField(
+        default=None, allow_null=True, help_text="Null: now. A large tenant is counted every hour."
+    )
 
 
 class ViolationSerializer(serializers.Serializer[Any]):

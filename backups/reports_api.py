@@ -13,8 +13,10 @@ from rest_framework.response import Response
 
 from agents.api import DiskViewSet as PlainDiskViewSet
 from agents.api import ServerViewSet as PlainServerViewSet
-from backups.accounting import usage_of
-from backups.lock_coverage import coverage_of
+from backups.accounting import Usage, usage_of
+from backups.figure_models import TenantFigures
+from backups.figures import known_usage_of
+from backups.lock_coverage import known_coverage_of
 from backups.report_serializers import AcknowledgementSerializer, AlarmSerializer, CoverageSerializer, UsageSerializer
 from tenants.api import READ, KeysetPaging, ScopedViewSet, by_choice, by_id, by_presence, by_text, times
 from tenants.api.filtering import QueryBooleanField
@@ -32,13 +34,18 @@ class UsageMixin:
     @extend_schema(responses=UsageSerializer)
     @action(detail=True, filter_backends=[], pagination_class=None)
     def usage(self, request: Request, pk: str) -> Response:
-        """Space in vaults, counted from the ledger at this moment."""
-        usage = usage_of(self.get_object(), now=timezone.now())
-        return Response(UsageSerializer(usage).data)
+        """Space in vaults, from the ledger; `counted_at` is null where it was counted at this moment."""
+        return Response(UsageSerializer(self.usage_of(self.get_object())).data)
+
+    def usage_of(self, found: Any) -> Usage | TenantFigures:
+        return usage_of(found, now=timezone.now())
 
 
 class TenantViewSet(UsageMixin, PlainTenantViewSet):
     role_actions = {**PlainTenantViewSet.role_actions, "usage": Action.VIEW}
+
+    def usage_of(self, found: Any) -> Usage | TenantFigures:
+        return known_usage_of(found, now=timezone.now())
 
 
 class ServerViewSet(UsageMixin, PlainServerViewSet):
@@ -55,8 +62,8 @@ class VaultViewSet(PlainVaultViewSet):
     @extend_schema(responses=CoverageSerializer)
     @action(detail=True, filter_backends=[], pagination_class=None)
     def locks(self, request: Request, pk: str) -> Response:
-        """Whether every lock reaches as far as what was promised."""
-        return Response(CoverageSerializer(coverage_of(self.get_object(), now=timezone.now())).data)
+        """Whether every lock reaches as far as what was promised; of a large vault as the last hourly look found it."""
+        return Response(CoverageSerializer(known_coverage_of(self.get_object(), now=timezone.now())).data)
 
 
 class AlarmViewSet(ScopedViewSet):

@@ -5,17 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 
 from agents.protocol import ObjectMessage, ResumableMessage
+from backups.lost_claims import MOST_CLAIMS
 from backups.models import Session
 from engine.store.base import ObjectKind
 from vaults.custody import customer_key_since
 from vaults.locks import LONGEST_SESSION
 from vaults.models import StoredObject
 
-# A writer goes on with the newest attempts; what older ones left is removed after its lock.
-MOST_ATTEMPTS = 4
+# A writer goes on with the newest attempts; what older ones left is removed after its lock. Were these fewer than the
+# claims that a job may have, a job that is lost often would send again and again what its first claims had stored.
+MOST_ATTEMPTS = MOST_CLAIMS
 _USABLE = [StoredObject.Status.GRANTED, StoredObject.Status.STORED, StoredObject.Status.CONDEMNED]
 
 
@@ -25,12 +27,13 @@ def resumable_objects(session: Session, now: datetime) -> QuerySet[StoredObject]
     Nobody knows yet whether they arrived: the writer looks, and the commit looks again.
     """
     disk_id, domain_id = session.job.disk_id, session.job.disk.server.domain_id
-    attempts = Session.objects.filter(job__disk_id=disk_id).exclude(pk=session.pk).order_by("-created_at")
+    left = Exists(StoredObject.objects.filter(session_id=OuterRef("pk")))
+    attempts = Session.objects.filter(left, job__disk_id=disk_id).exclude(pk=session.pk)
     since = customer_key_since(session.job.tenant_id)
     if since is not None:
         # Sealed to the customer's key before this one, an attempt would make a backup that needs both.
         attempts = attempts.filter(created_at__gt=since)
-    newest = list(attempts.values_list("pk", flat=True)[:MOST_ATTEMPTS])
+    newest = list(attempts.order_by("-created_at").values_list("pk", flat=True)[:MOST_ATTEMPTS])
     return StoredObject.objects.filter(
         domain_id=domain_id,
         session_id__in=newest,

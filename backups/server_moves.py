@@ -16,7 +16,7 @@ from backups.accounting import bytes_in, copied_bytes, domains_of
 from backups.models import Backup, Job
 from backups.queue import hint_description
 from common.errors import ConflictError, InvalidInputError, NotAllowedError
-from definitions.models import Definition, DefinitionPause
+from definitions.models import Definition, DefinitionPause, EarlierSchedule
 from definitions.policies import apply_to_servers
 from definitions.services import check_caps
 from tenants import quotas
@@ -146,6 +146,7 @@ def _move_definitions(server: Server, tenant: Tenant, vault: Vault) -> int:
         definition.storage.tenants.add(tenant)
         definition.backup_node.tenants.add(tenant)
     definitions.exclude(vault=None).update(vault=vault)
+    EarlierSchedule.objects.filter(definition__disk__server=server).update(tenant=tenant)
     return definitions.update(tenant=tenant)
 
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Case, Exists, IntegerField, Max, OuterRef, Q, When
+from django.db.models import Case, Exists, IntegerField, Max, OuterRef, Q, Subquery, When
 
 from definitions.honest_states import State
 from definitions.models import Definition
@@ -66,22 +66,29 @@ def in_state(servers: Any, state: str) -> Any:
     wanted = ServerState(state)
     if wanted == ServerState.UNPROTECTED:
         return servers.exclude(Exists(_active().filter(disk__server=OuterRef("pk"))))
-    worse = [other for other in ServerState if _SEVERITY[other] > _SEVERITY[wanted]]
-    return servers.filter(_with(wanted)).exclude(_with(*worse))
+    own = _active().filter(disk__server=OuterRef("pk")).order_by().values("disk__server")
+    # As a value of each server: what is not to be there a database would look up for all servers first.
+    found = servers.filter(_with(wanted)).alias(worst_state=Subquery(own.annotate(worst=_worst()).values("worst")))
+    return found.filter(worst_state__lte=_SEVERITY[wanted])
 
 
-def _with(*states: ServerState) -> Q:
+def _with(state: ServerState) -> Q:
     """The servers of active definitions of which any of this was found.
 
     Asked server by server, so that a page of them in their order reads no others. What nobody looked at is asked for
     by itself: in an OR with what was found all definitions would be read.
     """
-    meant = [str(found) for found, state in _OF_DEFINITION.items() if state in states]
+    meant = [str(found) for found, of_server in _OF_DEFINITION.items() if of_server == state]
     active = _active().filter(disk__server=OuterRef("pk"))
     found = Q(Exists(active.filter(standing__state__in=meant)))
-    if ServerState.WAITING not in states:
+    if state != ServerState.WAITING:
         return found
     return found | Q(Exists(active.filter(standing=None)))
+
+
+def _worst() -> Max:
+    whens = [When(standing__state=str(found), then=_SEVERITY[state]) for found, state in _OF_DEFINITION.items()]
+    return Max(Case(*whens, default=_SEVERITY[ServerState.WAITING], output_field=IntegerField()))
 
 
 def _state(standing: str | None) -> ServerState:
@@ -100,8 +107,6 @@ def count_states(definitions: Any, *, found_only: bool = False) -> dict[ServerSt
     rows = definitions.filter(active=True, retired_at=None)
     if found_only:
         rows = rows.exclude(standing=None).exclude(standing__state__in=[State.PROTECTED, State.INACTIVE])
-    whens = [When(standing__state=str(found), then=_SEVERITY[state]) for found, state in _OF_DEFINITION.items()]
-    worst = Max(Case(*whens, default=_SEVERITY[ServerState.WAITING], output_field=IntegerField()))
-    found = Counter(rows.order_by().values("disk__server").annotate(worst=worst).values_list("worst", flat=True))
+    found = Counter(rows.order_by().values("disk__server").annotate(worst=_worst()).values_list("worst", flat=True))
     left_out = {ServerState.UNPROTECTED, *([ServerState.PROTECTED] if found_only else [])}
     return {state: found[number] for state, number in _SEVERITY.items() if state not in left_out}

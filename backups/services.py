@@ -24,10 +24,10 @@ from common.errors import BackupsiteError, ConflictError, InvalidInputError
 from common.ids import new_id
 from definitions.models import Definition
 from engine.manifest import CONTENT_DISK, CONTENT_STREAM, CONTENT_TREE
-from tenants import approvals
+from tenants import approvals, quotas
 from tenants.approval_states import ApprovalKind
 from tenants.audit import record, record_change
-from tenants.models import Person
+from tenants.models import Person, QuotaKind, Tenant
 from tenants.roles import Action
 from tenants.services import require_active
 from vaults.custody import restore_needs_customer_key
@@ -38,9 +38,10 @@ _WORDS_OF_CONTENT = {CONTENT_DISK: "a disk image", CONTENT_TREE: "files", CONTEN
 
 
 def request_backup(*, definition: Definition, actor: Person, now: datetime) -> Job:
-    """Backup now. When the disk is busy the job waits its turn."""
+    """Backup now. When the disk is busy the job waits its turn. Raises QuotaError when there is no room for more."""
     require_active(definition.tenant)
     refuse_unready(definition)
+    _require_room(definition.tenant)
     return create_backup_job(definition=definition, now=now, slot_at=None, requested_by=actor)
 
 
@@ -60,6 +61,7 @@ def request_server_backup(*, server: Server, actor: Person, now: datetime) -> li
     for definition in chosen.values():
         require_active(definition.tenant)
         refuse_unready(definition)
+    _require_room(server.tenant)
     run_id = new_id()
     return [
         create_backup_job(definition=definition, now=now, slot_at=None, requested_by=actor, run_id=run_id)
@@ -78,6 +80,12 @@ def refuse_unready(definition: Definition) -> None:
             f"{definition.disk} holds an unfinished restore: nothing to back up. Finish a restore onto it first.",
             code="disk_incomplete",
         )
+
+
+def _require_room(tenant: Tenant) -> None:
+    """It is asked again when the job begins; who asks by hand learns it at once."""
+    with transaction.atomic():
+        quotas.check_room(tenant=tenant, kind=QuotaKind.BYTES)
 
 
 def _refuse_vault(vault: Vault) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -14,6 +15,9 @@ from backups.states import BackupHealth, BackupStatus
 from definitions.holds import Holds, load_holds
 from definitions.honest_states import Facts, Standing, standing_of
 from definitions.models import Definition
+from definitions.past_holds import past_holds
+from definitions.promised import Era
+from definitions.schedule_history import eras_of
 from vaults.drift import locks_objects
 from vaults.models import ObjectUse
 
@@ -29,12 +33,22 @@ def standings_of(definitions: Sequence[Definition], *, now: datetime) -> dict[UU
         .values_list("definition")
         .annotate(last=Max("slot_at"))
     )
-    holds = load_holds(now=now)
+    holds, eras = load_holds(now=now), eras_of(definitions)
+    past = past_holds(definitions, begin=now - _LOOKED_BACK, end=now)
     found = {}
     for definition in definitions:
         facts = _facts(definition, good.get(definition.pk, {}), newest.get(definition.pk), holds, slots, locks)
+        facts = replace(facts, earlier=_earlier(eras[definition.pk]), pauses=past.spans_of(definition))
         found[definition.pk] = (facts, standing_of(facts, now=now))
     return found
+
+
+# Of a pause that was over before, nothing is open any more.
+_LOOKED_BACK = timedelta(days=62)
+
+
+def _earlier(eras: tuple[Era, ...]) -> tuple[Era, ...]:
+    return tuple(era for era in eras if era.end is not None)
 
 
 _NEWEST = {"finished": Max("finished_at"), "slot": Max("slot_at"), "verified": Max("verified_at")}

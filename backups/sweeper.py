@@ -11,6 +11,7 @@ from django.db import IntegrityError
 from django.db.models import Count, Exists, F, Max, OuterRef, Q
 
 from backups.agent_jobs import sweep_agents
+from backups.lost_claims import MOST_IN_VAIN, why_given_up
 from backups.models import Job, Session
 from backups.queue import create_retry, hint_commit, hint_job, hint_next_check, hint_nodes
 from backups.retrying import is_retried, pause_before_retry
@@ -32,7 +33,6 @@ ORPHAN_HINT_AFTER = timedelta(seconds=10)
 COMMIT_HINT_AFTER = timedelta(seconds=15)
 # Without any progress: a commit of hundreds of thousands of objects may well take longer.
 COMMIT_GIVE_UP_AFTER = timedelta(minutes=15)
-MOST_CLAIMS = 4
 
 
 def sweep(*, now: datetime) -> None:
@@ -98,13 +98,18 @@ def _sweep_checks(now: datetime) -> None:
 def _sweep_orphaned(now: datetime) -> None:
     orphaned = claimable(now).filter(state=JobState.RUNNING)
     # Those of agents have a longer time, see there.
-    for job in orphaned.exclude(node=None, kind__in=ON_A_NODE, fence__lt=MOST_CLAIMS).select_related("node"):
+    of_agents = Q(node=None, kind__in=ON_A_NODE)
+    for job in orphaned.exclude(of_agents, fence__lt=MOST_IN_VAIN).select_related("node", "backup"):
+        why = why_given_up(job.with_loss(), age=now - (job.started_at or now))
         still_orphaned = claimable(now).filter(state=JobState.RUNNING, fence=job.fence)
         if job.cancel_requested:
             end_job(still_orphaned, job=job, state=JobState.CANCELED, code="canceled", message="Canceled.", now=now)
-        elif job.fence >= MOST_CLAIMS:
-            message = f"The worker was lost {job.fence} times while it had this job. See the node's log."
+        elif why:
+            message = f"{why} See its log."
             end_job(still_orphaned, job=job, state=JobState.FAILED, code="worker_lost", message=message, now=now)
+        elif job.node is None and job.kind in ON_A_NODE:
+            # Its agent asks for it by itself.
+            continue
         elif job.hinted_at is None or job.hinted_at <= now - ORPHAN_HINT_AFTER:
             logger.warning("lease ran out; asking for another worker", extra={"job": str(job.pk)})
             hint_job(job)

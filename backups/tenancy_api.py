@@ -12,6 +12,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from backups.remains import known_remains_of
 from backups.reports_api import ServerViewSet as PlainServerViewSet
 from backups.reports_api import TenantViewSet as PlainTenantViewSet
 from backups.serializers import JobSerializer
@@ -28,7 +29,7 @@ from backups.tenancy_serializers import (
     TenantChangeSerializer,
     TenantEventSerializer,
 )
-from backups.tenant_removal import remains_of, request_tenant_deletion, undo_tenant_deletion
+from backups.tenant_removal import request_tenant_deletion, undo_tenant_deletion
 from tenants.api import by_id
 from tenants.models import Tenant, TenantDeletion, TenantEvent
 from tenants.quotas import set_quotas, uses_of
@@ -127,7 +128,7 @@ class TenantViewSet(PlainTenantViewSet):
 
     def _deletion_state(self, tenant: Tenant, *, status: int = 200) -> Response:
         deletion = TenantDeletion.objects.select_related("tenant").filter(tenant=tenant).first()
-        shown = {"deletion": deletion, "remains": remains_of(tenant)}
+        shown = {"deletion": deletion, "remains": known_remains_of(tenant)}
         return Response(DeletionStateSerializer(shown).data, status=status)
 
 

@@ -65,6 +65,10 @@ class RemainsSerializer(serializers.Serializer[Any]):
     last_lock_ends = UtcDateTimeField(
         allow_null=True, help_text="Not before that can everything be gone; new locks are not set."
     )
+    counted_at = UtcDateTimeField(
+        allow_null=True,
+        help_text="When it was counted, where there is too much to count it for each request; null: now.",
+    )
 
 
 class DeletionSerializer(ReadSerializer):

@@ -11,21 +11,20 @@ are kept, wrapped, until nothing is left that they open.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import transaction
-from django.db.models import Count, Max, Q, QuerySet, Sum
+from django.db.models import Q, QuerySet
 
 from agents.models import Disk, Server, ServerUserPermission
 from agents.services import grant_server_ownership
 from backups.catalogue import take_out
-from backups.models import Backup, Job
+from backups.models import Backup, Job, TenantFigures
+from backups.remains import remains_of
 from backups.services import cancel_for_deletion
 from backups.states import BackupStatus
 from common.errors import NotAllowedError
 from definitions.models import Definition
-from engine.store.base import ObjectKind
 from tenants.audit import record
 from tenants.lifecycle import begin_deletion, deletions_due, end_deletion, leave_tombstone, note, refuse_unconfirmed
 from tenants.models import Person, Tenant, TenantDeletion
@@ -35,23 +34,6 @@ from vaults.models import CatalogueKey, Domain, ObjectUse, Removal, StoredObject
 logger = logging.getLogger(__name__)
 
 BACKUPS_AT_ONCE = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Remains:
-    """What of a tenant is still there. `last_lock_ends` is the earliest moment at which everything can be gone."""
-
-    backups: int
-    jobs: int
-    objects: int
-    size_bytes: int
-    lent_objects: int
-    lent_backups: int
-    last_lock_ends: datetime | None
-
-    @property
-    def is_nothing(self) -> bool:
-        return not (self.backups or self.jobs or self.objects or self.lent_objects or self.lent_backups)
 
 
 # --- asking for it, and the way back ----------------------------------------------------------------------------------
@@ -95,38 +77,6 @@ def undo_tenant_deletion(*, tenant: Tenant, actor: Person, now: datetime) -> Non
 def _refuse_others(actor: Person) -> None:
     if not actor.is_superuser:
         raise NotAllowedError("Only a SuperAdmin deletes tenants.")
-
-
-# --- what is left -----------------------------------------------------------------------------------------------------
-
-
-def remains_of(tenant: Tenant) -> Remains:
-    """What is still there, for people and for the last step."""
-    left = _own_objects(tenant).exclude(status=StoredObject.Status.DELETED)
-    found = left.aggregate(count=Count("pk"), size_bytes=Sum("size_bytes"), last=Max("retain_until"))
-    lent = StoredObject.objects.filter(domain__tenant=tenant).exclude(domain__held_for=None)
-    lent_backups = Backup.objects.in_catalogue().filter(vault__tenant=tenant).exclude(tenant=tenant)
-    return Remains(
-        # Files on storages are erased before their rows go.
-        backups=Backup.objects.filter(Q(removed_at=None) | _unerased(), tenant=tenant).count(),
-        jobs=Job.objects.active().filter(tenant=tenant).count(),
-        objects=found["count"],
-        size_bytes=found["size_bytes"] or 0,
-        # Backups of servers that were moved away: this tenant's keys and vault are needed for them.
-        lent_objects=lent.exclude(status=StoredObject.Status.DELETED).exclude(kind=ObjectKind.CONFIG).count(),
-        lent_backups=lent_backups.count(),
-        last_lock_ends=found["last"],
-    )
-
-
-def _unerased() -> Q:
-    return Q(storage__isnull=False, erased_at=None) & ~Q(place="")
-
-
-def _own_objects(tenant: Tenant) -> QuerySet[StoredObject]:
-    """In its own vaults, and what moved servers left in vaults of others: there, descriptions are the vault's."""
-    elsewhere = Q(domain__held_for=tenant) & ~Q(kind=ObjectKind.CONFIG)
-    return StoredObject.objects.filter(elsewhere | Q(domain__tenant=tenant, domain__held_for=None))
 
 
 # --- step by step -----------------------------------------------------------------------------------------------------
@@ -197,6 +147,8 @@ def _remove_rows(tenant: Tenant) -> None:
     VaultDeletion.objects.filter(tenant=tenant).delete()
     TenantKey.objects.filter(tenant=tenant).delete()
     CatalogueKey.objects.filter(tenant=tenant).delete()
+    # Nobody counts it any more.
+    TenantFigures.objects.filter(tenant=tenant).delete()
     tenant.nodes.clear()
     tenant.storages.clear()
     record(action="tenant.keys_destroyed", subject=tenant, after={"keys": keys})

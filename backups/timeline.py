@@ -1,13 +1,17 @@
-"""Restore points of disks, day by day of the person's zone, with the runs that were promised and made none."""
+"""Restore points of disks, day by day of the person's zone, with the runs that were promised and made none.
+
+What was promised is what the schedule of that time said, not the present one. What something held is no gap: it is
+shown as what it was.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, tzinfo
-from itertools import islice, pairwise
+from itertools import islice
 from uuid import UUID
 
 from agents.models import Disk
@@ -15,13 +19,18 @@ from backups.models import Backup
 from backups.states import BackupHealth, BackupStatus
 from definitions.honest_states import GRACE
 from definitions.models import Definition
+from definitions.past_holds import past_holds
+from definitions.promised import Era, Slot, SlotTimes, slots_of
 from definitions.schedule import next_runs
+from definitions.schedule_history import eras_of
+from tenants.list_fields import midnight
 from tenants.models import Person
 
 DAYS = 30
 # Of one disk; who backs up more often than hourly sees the newest ones.
 MOST_POINTS = 1000
 _MOST_SLOTS = 1000
+SWITCHED_OFF = "switched off"
 _BAD = {BackupHealth.DAMAGED: "damaged", BackupHealth.MISSING: "lost"}
 # Of several points of a day its cell shows the worst one.
 _WORST_FIRST = ("lost", "damaged", "pending", "unverified", "verified")
@@ -49,19 +58,28 @@ class Point:
 @dataclass(frozen=True, slots=True)
 class Day:
     """`points` in the catalogue, the newest first; `removed` counts those that retention or a person took out since;
-    `gaps` are times of the schedule that made no backup.
+    `gaps` are times of the schedule that made no backup, `held` says of each of the others what kept it from starting.
     """
 
     on: date
     points: tuple[Point, ...] = ()
     removed: int = 0
     gaps: tuple[datetime, ...] = ()
+    held: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.points or self.gaps or self.removed or self.held)
+
+    @property
+    def held_counts(self) -> list[tuple[str, int]]:
+        return sorted(Counter(self.held).items())
 
     @property
     def mark(self) -> str:
         """What its cell shows: the name of a shape."""
         if not self.points:
-            return "gap" if self.gaps else "removed" if self.removed else "none"
+            return "gap" if self.gaps else "removed" if self.removed else "held" if self.held else "none"
         words = {point.word for point in self.points}
         worst = next(word for word in _WORST_FIRST if word in words)
         return "partly" if self.gaps and worst in {"verified", "unverified"} else worst
@@ -72,6 +90,7 @@ class Day:
         said = [f"{count} {word}" for count, word in counts if count]
         said += [f"{self.removed} made and removed since"] if self.removed else []
         said += [f"{len(self.gaps)} promised and not made"] if self.gaps else []
+        said += [f"{count} not due ({words})" for words, count in self.held_counts]
         return ", ".join(said) or "nothing promised"
 
 
@@ -93,41 +112,64 @@ class DiskLine:
 def timelines_of(
     disks: Sequence[Disk], definitions: Iterable[Definition], *, person: Person, now: datetime, zone: tzinfo
 ) -> list[DiskLine]:
-    """One line for each disk; one query. The definitions are those of the disks that promise something."""
-    first = _midnight(now.astimezone(zone).date() - timedelta(days=DAYS - 1), zone)
+    """One line for each disk; a few queries. The definitions are those of the disks; `disk.server` is loaded."""
+    first = midnight(now.astimezone(zone).date() - timedelta(days=DAYS - 1), zone)
     points, first = _points_of(disks, person=person, since=first)
+    chosen = list(definitions)
+    eras, holds = eras_of(chosen), past_holds(chosen, begin=first, end=now)
     gaps: dict[UUID, list[datetime]] = defaultdict(list)
-    for one in definitions:
-        if one.active:
-            gaps[one.disk_id] += missed_slots(one, points.get(one.disk_id, []), since=first, now=now)
-    return [DiskLine(disk, days_of(points.get(disk.pk, []), gaps[disk.pk], now=now, zone=zone)) for disk in disks]
+    held: dict[UUID, list[tuple[datetime, str]]] = defaultdict(list)
+    for one in chosen:
+        for slot in open_slots(eras[one.pk], points.get(one.disk_id, []), since=first, now=now):
+            words = holds.words_at(one, slot.at) if slot.active else SWITCHED_OFF
+            if words:
+                held[one.disk_id].append((slot.at, words))
+            else:
+                gaps[one.disk_id].append(slot.at)
+    return [
+        DiskLine(disk, days_of(points.get(disk.pk, []), gaps[disk.pk], held[disk.pk], now=now, zone=zone))
+        for disk in disks
+    ]
 
 
-def missed_slots(definition: Definition, points: Sequence[Point], *, since: datetime, now: datetime) -> list[datetime]:
-    """The times of its schedule, as it is now, that made no backup: neither for the slot nor until the next one.
+def open_slots(eras: Sequence[Era], points: Sequence[Point], *, since: datetime, now: datetime) -> list[Slot]:
+    """The slots that made no backup: neither for the slot nor until the next one. Of many the newest ones.
 
-    Nothing is said of the time before the definition was there, nor of a run that may still be under way.
+    Nothing is said of a run that may still be under way.
     """
-    schedule = {"cron": definition.cron, "time_zone": definition.time_zone}
     end = now - GRACE
-    following = list(islice(next_runs(**schedule, after=end), 2))
-    shortest = following[1] - following[0] if len(following) == 2 else timedelta(days=DAYS)
-    begin = max(since, definition.created_at, end - shortest * _MOST_SLOTS)
-    slots = [slot for slot in islice(next_runs(**schedule, after=begin), _MOST_SLOTS) if slot <= end]
+    begin = max([since, *(_most_ago(era, end) for era in eras if era.cron and (era.end is None or era.end > since))])
+    slots = list(slots_of(eras, SlotTimes(begin, end + timedelta(microseconds=1))))[-_MOST_SLOTS:]
     made, of_slot = sorted(point.at for point in points), {point.slot_at for point in points}
 
     def is_made(slot: datetime, following: datetime) -> bool:
         found = bisect_left(made, slot)
         return slot in of_slot or (found < len(made) and made[found] < following)
 
-    return [slot for slot, following in pairwise([*slots, now]) if not is_made(slot, following)]
+    following = [*(slot.at for slot in slots[1:]), now]
+    return [slot for slot, until in zip(slots, following, strict=False) if not is_made(slot.at, until)]
 
 
-def days_of(points: Iterable[Point], gaps: Iterable[datetime], *, now: datetime, zone: tzinfo) -> tuple[Day, ...]:
-    """DAYS days up to today, the oldest first."""
+def _most_ago(era: Era, end: datetime) -> datetime:
+    """Before that, more slots lie between than are shown."""
+    last = end if era.end is None else min(era.end, end)
+    runs = list(islice(next_runs(cron=era.cron, time_zone=era.time_zone, after=last), 2))
+    return last - (runs[1] - runs[0] if len(runs) == 2 else timedelta(days=DAYS)) * _MOST_SLOTS
+
+
+def days_of(
+    points: Iterable[Point],
+    gaps: Iterable[datetime],
+    held: Iterable[tuple[datetime, str]] = (),
+    *,
+    now: datetime,
+    zone: tzinfo,
+) -> tuple[Day, ...]:
+    """DAYS days up to today, the oldest first. Of what was held its words."""
     kept: dict[date, list[Point]] = defaultdict(list)
     removed: dict[date, int] = defaultdict(int)
     missing: dict[date, list[datetime]] = defaultdict(list)
+    resting: dict[date, list[str]] = defaultdict(list)
     for point in points:
         on = point.at.astimezone(zone).date()
         if point.kept:
@@ -136,12 +178,15 @@ def days_of(points: Iterable[Point], gaps: Iterable[datetime], *, now: datetime,
             removed[on] += 1
     for slot in gaps:
         missing[slot.astimezone(zone).date()].append(slot)
+    for slot, words in held:
+        resting[slot.astimezone(zone).date()].append(words)
     today = now.astimezone(zone).date()
-    days = [today - timedelta(days=ago) for ago in reversed(range(DAYS))]
-    return tuple(
-        Day(on, tuple(sorted(kept[on], key=lambda point: point.at, reverse=True)), removed[on], tuple(missing[on]))
-        for on in days
-    )
+
+    def day(on: date) -> Day:
+        newest_first = sorted(kept[on], key=lambda point: point.at, reverse=True)
+        return Day(on, tuple(newest_first), removed[on], tuple(missing[on]), tuple(resting[on]))
+
+    return tuple(day(today - timedelta(days=ago)) for ago in reversed(range(DAYS)))
 
 
 def _points_of(disks: Sequence[Disk], *, person: Person, since: datetime) -> tuple[dict[UUID, list[Point]], datetime]:
@@ -156,7 +201,3 @@ def _points_of(disks: Sequence[Disk], *, person: Person, since: datetime) -> tup
     for disk, key, name, at, status, health, removed_at, slot_at in rows:
         points[disk].append(Point(key, name, at, status, health, removed_at is None, slot_at))
     return points, rows[-1][3] if len(rows) == most else since
-
-
-def _midnight(on: date, zone: tzinfo) -> datetime:
-    return datetime(on.year, on.month, on.day, tzinfo=zone)

@@ -108,6 +108,7 @@ def claimable(now: datetime) -> JobQuerySet:
 def _take(job: Job, *, token: str, point: str, now: datetime, bandwidth: int | None) -> bool:
     taken_over = job.state == JobState.RUNNING
     fence = job.fence + 1
+    lost = job.with_loss() if taken_over else None
 
     def record() -> None:
         if job.node_id is not None or job.kind != JobKind.VERIFY:
@@ -132,6 +133,7 @@ def _take(job: Job, *, token: str, point: str, now: datetime, bandwidth: int | N
             "phase": "starting",
             "waits": "",
             **({} if taken_over else {"granted_bandwidth": bandwidth}),
+            **({"lost_in_vain": lost.in_vain, "furthest_bytes": lost.furthest_bytes} if lost is not None else {}),
             "done_bytes": 0,
             "stored_bytes": 0,
         },

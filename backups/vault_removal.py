@@ -10,14 +10,14 @@ more goes until it does not.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import transaction
-from django.db.models import Count, Max, Q, QuerySet, Sum
+from django.db.models import Max, Q
 
 from agents.models import Server
 from backups.models import Backup, Job
+from backups.remains import remains_of_vault
 from backups.tenant_removal import take_out_unlocked
 from common.errors import ConflictError, InvalidInputError, NotAllowedError
 from definitions.models import Definition
@@ -29,20 +29,6 @@ from tenants.models import Person, Tenant
 from vaults.models import Domain, ObjectUse, Removal, StoredObject, Vault, VaultDeletion
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class VaultRemains:
-    """What is still in the vault. `last_lock_ends` is None when nothing in it is locked by a date that we know."""
-
-    backups: int
-    objects: int
-    size_bytes: int
-    last_lock_ends: datetime | None
-
-    @property
-    def is_nothing(self) -> bool:
-        return not (self.backups or self.objects)
 
 
 @transaction.atomic
@@ -90,17 +76,6 @@ def undo_vault_removal(*, vault: Vault, actor: Person, now: datetime) -> None:
     record(action="vault.remove.undo", subject=vault, actor=actor, tenant=vault.tenant)
 
 
-def remains_of_vault(vault: Vault) -> VaultRemains:
-    left = StoredObject.objects.filter(vault=vault).exclude(status=StoredObject.Status.DELETED)
-    found = left.aggregate(count=Count("pk"), size_bytes=Sum("size_bytes"), last=Max("retain_until"))
-    return VaultRemains(
-        backups=Backup.objects.in_catalogue().filter(vault=vault).count(),
-        objects=found["count"],
-        size_bytes=found["size_bytes"] or 0,
-        last_lock_ends=found["last"],
-    )
-
-
 def uses_of_vault(vault: Vault) -> list[str]:
     """What keeps the vault from being removed, each as a sentence; empty when nothing does."""
     found = []
@@ -111,15 +86,19 @@ def uses_of_vault(vault: Vault) -> list[str]:
     jobs = Job.objects.active().filter(Q(backup__vault=vault) | Q(definition__vault=vault)).distinct().count()
     if jobs:
         found.append(f"{jobs} job{'s' if jobs > 1 else ''} of it wait or run.")
-    if _lent(vault).exists():
+    if _holds_others(vault):
         found.append("Backups of servers that were moved to other tenants lie in it.")
     if vault.tenant.status in (Tenant.Status.DELETING, Tenant.Status.DELETED):
         found.append("Its tenant is being deleted, and the vault with it.")
     return found
 
 
-def _lent(vault: Vault) -> QuerySet[Backup]:
-    return Backup.objects.in_catalogue().filter(vault=vault).exclude(tenant_id=vault.tenant_id)
+def _holds_others(vault: Vault) -> bool:
+    """By the two ends of an index: all backups of a vault would be read for one of another tenant than its own."""
+    tenants = (
+        Backup.objects.in_catalogue().filter(vault=vault).order_by("tenant_id").values_list("tenant_id", flat=True)
+    )
+    return not {tenants.first(), tenants.last()} <= {None, vault.tenant_id}
 
 
 def _refuse_others(actor: Person) -> None:

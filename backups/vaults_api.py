@@ -12,8 +12,9 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from backups.remains import known_remains_of_vault
 from backups.reports_api import VaultViewSet as PlainVaultViewSet
-from backups.vault_removal import remains_of_vault, request_vault_removal, undo_vault_removal, uses_of_vault
+from backups.vault_removal import request_vault_removal, undo_vault_removal, uses_of_vault
 from tenants.roles import Action
 from tenants.serializers import BodySerializer, ReadSerializer, UtcDateTimeField
 from tenants.sign_in.confirming import require_confirmed
@@ -32,6 +33,10 @@ class VaultRemainsSerializer(serializers.Serializer[Any]):
     objects = serializers.IntegerField()
     size_bytes = serializers.IntegerField()
     last_lock_ends = UtcDateTimeField(allow_null=True)
+    counted_at = UtcDateTimeField(
+        allow_null=True,
+        help_text="When it was counted, where there is too much to count it for each request; null: now.",
+    )
 
 
 class VaultDeletionSerializer(ReadSerializer):
@@ -86,5 +91,5 @@ class VaultViewSet(PlainVaultViewSet):
 
     def _removal_state(self, vault: Vault, *, status: int = 200) -> Response:
         deletion = VaultDeletion.objects.filter(vault=vault).first()
-        shown = {"removal": deletion, "uses": uses_of_vault(vault), "remains": remains_of_vault(vault)}
+        shown = {"removal": deletion, "uses": uses_of_vault(vault), "remains": known_remains_of_vault(vault)}
         return Response(VaultRemovalStateSerializer(shown).data, status=status)

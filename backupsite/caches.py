@@ -22,7 +22,7 @@ def caches_from_broker(url: str) -> dict[str, Any]:
 def _shared(url: str) -> dict[str, Any]:
     if url.startswith(("redis", "unix")):
         return {
-            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "BACKEND": "backupsite.counting_cache.CountingRedisCache",
             # Celery writes redis+socket:///path where redis-py writes unix:///path.
             "LOCATION": url.replace("redis+socket://", "unix://", 1),
             "KEY_PREFIX": "backupsite",

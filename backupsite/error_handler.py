@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.core.exceptions import ValidationError as ModelValidationError
 from django.http import Http404, HttpRequest, HttpResponse
@@ -138,16 +139,21 @@ def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 def server_error(request: HttpRequest) -> HttpResponse:
     problem = Problem(status=500, code="internal", detail="Something went wrong here. It is in the log of the service.")
-    if request.path.startswith(API_PREFIX):
+    if _is_for_a_program(request):
         return _json(problem)
     # Without the request: nothing that the page needs may fail once more.
     return HttpResponse(render_to_string("500.html", {"problem": problem}), status=500)
 
 
 def _page(request: HttpRequest, problem: Problem) -> HttpResponse:
-    if request.path.startswith(API_PREFIX):
+    if _is_for_a_program(request):
         return _json(problem)
     return render(request, "problem.html", {"problem": problem}, status=problem.status)
+
+
+def _is_for_a_program(request: HttpRequest) -> bool:
+    """Nobody at the gate has a browser, and the pages lead to the portal's addresses, which are not there."""
+    return request.path.startswith(API_PREFIX) or str(settings.ROLE) == "signer"
 
 
 def _json(problem: Problem) -> HttpResponse:

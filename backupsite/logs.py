@@ -7,6 +7,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import structlog
+from django.core.exceptions import PermissionDenied
 
 _SENSITIVE_NAME = re.compile(
     r"(secret|password|passwd|token|authorization|cookie|api_?key|data_key|map_key|id_key|private)", re.I
@@ -46,6 +47,16 @@ def _blotted(name: str, value: Any) -> Any:
     return [_blotted("", item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def shorten_refusals(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """structlog processor: who may not see a page is no fault of ours, so the reason is enough, without a traceback."""
+    raised = event.get("exc_info")
+    error = raised[1] if isinstance(raised, tuple) else None
+    if isinstance(error, PermissionDenied) and event.get("level") == "warning":
+        del event["exc_info"]
+        event["reason"] = str(error)
+    return event
+
+
 def _as_text(value: Any) -> str:
     """What JSON cannot say, such as a request, whose text holds its address."""
     return blot_text(str(value))
@@ -70,6 +81,7 @@ def logging_config(*, level: str) -> dict[str, Any]:
                 "foreign_pre_chain": _SHARED,
                 "processors": [
                     structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                    shorten_refusals,
                     structlog.processors.format_exc_info,
                     blot_secrets,
                     structlog.processors.JSONRenderer(default=_as_text),

@@ -78,6 +78,20 @@ MIDDLEWARE = [
     "backupsite.middleware.TimeZoneMiddleware",
 ]
 
+# Nobody at the gate has a session, a cookie or a browser.
+GATE_MIDDLEWARE = [
+    "agents.agent_endpoint.SignedAnswersMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "backupsite.middleware.SecurityHeadersMiddleware",
+    "tenants.origin.OriginMiddleware",
+    "tenants.refusals.RefusalMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    # allauth does not start without it.
+    "allauth.account.middleware.AccountMiddleware",
+]
+if ROLE is ProcessRole.SIGNER:
+    MIDDLEWARE = GATE_MIDDLEWARE
+
 # Only the process that serves the session gate knows its URLs; the portal's process has none of its secrets.
 ROOT_URLCONF = "backupsite.gate_urls" if ROLE is ProcessRole.SIGNER else "backupsite.urls"
 WSGI_APPLICATION = "backupsite.wsgi.application"

@@ -29,6 +29,10 @@ class AgentLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start_jitter_seconds: int = 600
 
 
+# msgspec crashes when two threads meet a type for the first time at once: this one is met here.
+_MET = msgspec.json.Decoder(AgentLimits)
+
+
 def read_limits(values: Mapping[str, Any]) -> AgentLimits:
     """Raises InvalidInputError with what is wrong."""
     try:

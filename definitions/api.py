@@ -12,6 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from definitions.choices import choices_for
+from definitions.hour_moves import move_to_hour, preview_move
 from definitions.models import Definition
 from definitions.retention import Rules
 from definitions.rule_fields import RULE_FIELDS
@@ -21,6 +22,8 @@ from definitions.serializers import (
     ChoicesSerializer,
     DefinitionChangeSerializer,
     DefinitionSerializer,
+    HourMoveSerializer,
+    MoveToHourSerializer,
     NewDefinitionSerializer,
     SchedulePreviewSerializer,
     ScheduleSerializer,
@@ -60,6 +63,7 @@ class DefinitionViewSet(ScopedViewSet):
         "choices": Action.VIEW,
         "spread": Action.EDIT,
         "undo_spread": Action.EDIT,
+        "move": Action.EDIT,
     }
     filters = {
         "tenant": by_id("tenant"),
@@ -134,6 +138,18 @@ class DefinitionViewSet(ScopedViewSet):
         planned = look(**chosen)
         moves = [{"definition": str(one.definition.pk), "before": one.before, "after": one.after} for one in planned]
         return Response(SpreadResultSerializer({"spread": None, "moves": moves}).data)
+
+    @extend_schema(request=MoveToHourSerializer, responses=HourMoveSerializer)
+    @action(detail=False, methods=["post"], filter_backends=[], pagination_class=None)
+    @transaction.atomic
+    def move(self, request: Request) -> Response:
+        """Let definitions that run once a day start in another hour; `undo-spread/` takes it back."""
+        body = self.read_body(MoveToHourSerializer)
+        verb = preview_move if body.pop("preview") else move_to_hour
+        made = verb(actor=request.user, now=timezone.now(), **body)
+        moves = [{"definition": str(one.definition.pk), "before": one.before, "after": one.after} for one in made.moves]
+        shown = {"spread": made.act.pk if made.act else None, "moves": moves, "loads": made.loads}
+        return Response(HourMoveSerializer(shown).data)
 
     @extend_schema(request=UndoSpreadSerializer, responses={204: None})
     @action(detail=False, methods=["post"], url_path="undo-spread", filter_backends=[], pagination_class=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+from typing import Self
 
 from django.db import models
 from django.db.models import Q
@@ -57,6 +58,9 @@ class DefinitionPause(IdentifiedModel):
 class BlackoutQuerySet(ScopedQuerySet):
     tenant_path = "tenant"
 
+    def standing(self) -> Self:
+        return self.filter(removed_at=None)
+
 
 class BlackoutWindow(IdentifiedModel):
     """A time of day, on some weekdays, in which nothing starts by schedule: of a node, a tenant, or the fleet."""
@@ -70,6 +74,8 @@ class BlackoutWindow(IdentifiedModel):
     time_zone = models.CharField(max_length=64, default="UTC")
     # ISO weekdays on which it starts, Monday is 1.
     weekdays = models.CharField(max_length=7, default="1234567")
+    # It stays behind: what it held until then was no miss.
+    removed_at = models.DateTimeField(null=True, blank=True)
 
     objects = BlackoutQuerySet.as_manager()
 

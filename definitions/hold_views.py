@@ -31,7 +31,8 @@ def hold_list(request: HttpRequest) -> HttpResponse:
     """What holds now, the newest first; with the buttons for who may end it."""
     person = request.user
     pauses = DefinitionPause.objects.for_user(person).filter(ended_at=None)
-    blackouts = BlackoutWindow.objects.for_user(person).select_related("node", "tenant").order_by("-created_at", "pk")
+    blackouts = BlackoutWindow.objects.for_user(person).standing().select_related("node", "tenant")
+    blackouts = blackouts.order_by("-created_at", "pk")
     context = {
         "page": paginate(
             request,
@@ -98,8 +99,8 @@ def blackout_create(request: HttpRequest) -> HttpResponse:
 @require_POST
 @portal_page
 def blackout_remove(request: HttpRequest, pk: UUID) -> HttpResponse:
-    found = get_for_user(BlackoutWindow.objects.all(), person=request.user, action=Action.DELETE, pk=pk)
-    remove_blackout(window=found, actor=request.user)
+    found = get_for_user(BlackoutWindow.objects.standing(), person=request.user, action=Action.DELETE, pk=pk)
+    remove_blackout(window=found, now=timezone.now(), actor=request.user)
     messages.success(request, "The time without backups is removed.")
     return redirect("hold-list")
 

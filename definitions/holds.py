@@ -70,12 +70,11 @@ def load_holds(*, now: datetime, of: Definition | None = None) -> Holds:
     if of is not None:
         own = (Q(tenant=None) | Q(tenant=of.tenant_id)) & (Q(node=None) | Q(node=of.disk.server.node_id))
     pauses = DefinitionPause.objects.filter(own, Q(until=None) | Q(until__gt=now), ended_at=None, starts_at__lte=now)
-    standing = [(_target(pause), Hold("pause", _target(pause)[0], pause.reason, pause.until)) for pause in pauses]
-    for window in BlackoutWindow.objects.filter(own):
+    standing = [(target_of(one), Hold("pause", target_of(one)[0], one.reason, one.until)) for one in pauses]
+    for window in BlackoutWindow.objects.standing().filter(own):
         end = ends_at(window, now=now)
         if end is not None:
-            scope, key = ("node", window.node_id) if window.node_id else ("tenant", window.tenant_id)
-            target = (scope, key) if key else (FLEET, None)
+            target = target_of(window)
             standing.append((target, Hold("blackout", target[0], window.reason, end)))
     return Holds(standing)
 
@@ -183,19 +182,22 @@ def add_blackout(
 
 
 @transaction.atomic
-def remove_blackout(*, window: BlackoutWindow, actor: Person) -> None:
+def remove_blackout(*, window: BlackoutWindow, now: datetime, actor: Person) -> None:
+    """It holds nothing from now on. Raises ConflictError for one that was removed before."""
+    if not BlackoutWindow.objects.standing().filter(pk=window.pk).update(removed_at=now):
+        raise ConflictError("This time without backups was removed already.", code="blackout_removed")
     before = {"reason": window.reason, "start": f"{window.start:%H:%M}", "end": f"{window.end:%H:%M}"}
     subject = window.node or window.tenant or window
     record(action="blackout.delete", subject=subject, actor=actor, tenant=window.tenant, before=before)
-    window.delete()
 
 
-def _target(pause: DefinitionPause) -> tuple[str, UUID | None]:
-    if pause.definition_id:
-        return "definition", pause.definition_id
-    if pause.node_id:
-        return "node", pause.node_id
-    return ("tenant", pause.tenant_id) if pause.tenant_id else (FLEET, None)
+def target_of(hold: DefinitionPause | BlackoutWindow) -> tuple[str, UUID | None]:
+    """Scope and key: the narrowest of what it names counts; without any it is for the whole fleet."""
+    if getattr(hold, "definition_id", None):
+        return "definition", hold.definition_id
+    if hold.node_id:
+        return "node", hold.node_id
+    return ("tenant", hold.tenant_id) if hold.tenant_id else (FLEET, None)
 
 
 def _end(hold: Hold) -> datetime:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from definitions.promised import Era, Span, first_promise, released_at
 from definitions.schedule import next_run
 
 # After this a run that was due and is not there is late; after a quarter of its interval more it counts as missed.
@@ -47,7 +48,8 @@ class Facts:
     made for; `last_slot_at` is the newest slot that was dispatched, `next_run_at` the next one, or one that nobody
     dispatched. `locked_until` is the end of the last good backup's lock as the store has it, None without one;
     `promised_until` what it was promised; both None: it lies where there are no locks, by intent. `since` is when it
-    became active as it is now.
+    was made. `earlier` is what it promised before its present schedule, the oldest first, and `pauses` are those of the
+    time since its last good backup: neither what another schedule left out nor what a person held back was missed.
     """
 
     cron: str
@@ -64,8 +66,19 @@ class Facts:
     # False when the vault's bucket was seen without Object Lock.
     vault_locks: bool = True
     held_because: str = ""
+    earlier: tuple[Era, ...] = ()
+    pauses: tuple[Span, ...] = ()
     # The recovery point objective; None: two intervals of the schedule.
     rpo: timedelta | None = None
+
+    @property
+    def eras(self) -> tuple[Era, ...]:
+        return *self.earlier, Era(self.cron, self.time_zone, self.active, self.changed_at)
+
+    @property
+    def changed_at(self) -> datetime:
+        """Since when it promises what it promises now."""
+        return max((self.since, *(era.end for era in self.earlier if era.end is not None)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +128,7 @@ def interval_after(facts: Facts, slot: datetime) -> timedelta:
 
 
 def missed_at(facts: Facts, slot: datetime) -> datetime:
-    """From when on a slot without a good backup counts as missed."""
+    """From when on a slot without a good backup counts as missed; of one that was held, the time when that ended."""
     return slot + interval_after(facts, slot) * MISSED_SHARE + GRACE
 
 
@@ -124,9 +137,10 @@ def _of_schedule(facts: Facts, now: datetime) -> list[Finding]:
         return [Finding(State.INACTIVE, "It is not active: nothing runs by its schedule.")]
     held = [Finding(State.HELD, facts.held_because)] if facts.held_because else []
     oldest = _oldest_open_slot(facts, now)
-    if oldest is None or now < oldest + GRACE:
+    could_begin = released_at(facts.pauses, oldest) if oldest is not None else None
+    if oldest is None or could_begin is None or now < could_begin + GRACE:
         return held
-    if now >= missed_at(facts, oldest):
+    if now >= missed_at(facts, could_begin):
         return [*held, Finding(State.MISSED, f"The run of {_at(oldest)} has made no good backup.", oldest)]
     return [*held, Finding(State.LATE, f"The run of {_at(oldest)} has not finished yet.", oldest)]
 
@@ -137,7 +151,7 @@ def _oldest_open_slot(facts: Facts, now: datetime) -> datetime | None:
     if due is None or _covers(facts, due):
         return None
     begun = max(filter(None, (facts.last_good_slot_at, facts.last_good_at, facts.since)))
-    first = next_run(cron=facts.cron, time_zone=facts.time_zone, after=begun)
+    first = first_promise(facts.eras, after=begun)
     return min(first, due) if first is not None else due
 
 
@@ -150,15 +164,31 @@ def _of_age(facts: Facts, now: datetime) -> list[Finding]:
     if not facts.active:
         return []
     reference = facts.last_good_at or facts.since
-    allowed = facts.rpo or interval_after(facts, reference) * STALE_INTERVALS + GRACE
-    if now - reference > allowed:
-        when = reference + allowed
+    when = reference + facts.rpo if facts.rpo else _stale_at(facts, reference, now)
+    if when is not None and now > when:
         if facts.last_good_at is None:
             return [Finding(State.STALE, f"It has no good backup, {_for(now - reference)} after it was made.", when)]
         return [Finding(State.STALE, f"Its last good backup is {_for(now - reference)} old.", when)]
     if facts.last_good_at is None:
         return [Finding(State.WAITING, "It has no good backup yet.", facts.since)]
     return []
+
+
+def _stale_at(facts: Facts, reference: datetime, now: datetime) -> datetime | None:
+    """Two intervals after the last good backup, as far as they were promised: from when on the schedule is the present
+    one, and without what was paused. None: it is paused now.
+    """
+    begin = max(reference, facts.changed_at)
+    for pause in sorted(facts.pauses, key=lambda span: span.begin):
+        if pause.begin < now and (pause.end is None or pause.end > now):
+            return None
+        if pause.end is not None and pause.begin < begin + _patience(facts, begin):
+            begin = max(begin, pause.end)
+    return begin + _patience(facts, begin)
+
+
+def _patience(facts: Facts, begin: datetime) -> timedelta:
+    return interval_after(facts, begin) * STALE_INTERVALS + GRACE
 
 
 def _of_checks(facts: Facts, now: datetime) -> list[Finding]:

@@ -11,6 +11,7 @@ from definitions.hold_models import BlackoutWindow, DefinitionPause
 from definitions.names import check_name
 from definitions.policy_models import EarlierRules, Policy, PolicyAssignment, ServerTag, SpreadAct
 from definitions.rule_fields import RetentionRules
+from definitions.schedule_models import EarlierSchedule
 from definitions.zone_models import ZoneRules
 from tenants.models import Tenant
 from tenants.querysets import ScopedQuerySet
@@ -22,6 +23,7 @@ __all__ = [
     "DefinitionPause",
     "DefinitionQuerySet",
     "EarlierRules",
+    "EarlierSchedule",
     "Policy",
     "PolicyAssignment",
     "ServerTag",

@@ -65,16 +65,23 @@ def order_server(*, tenant: str, email: str, name: str, region: str, actor: Pers
     with transaction.atomic():
         # One order after the other: two for the same new tenant make one.
         list(Region.objects.select_for_update().order_by("code")[:1])
-        present = ServerOrder.objects.filter(key=_key(tenant, wanted, address)).first()
+        ordered = _find_or_make(tenant, address, wanted, region, actor=actor, now=now)
+    # The mail goes out when the transaction is done, and says then whether it did.
+    ordered.order.refresh_from_db(fields=["mailed_at"])
+    return ordered
+
+
+def _find_or_make(tenant: str, address: str, wanted: str, region: str, *, actor: Person, now: datetime) -> Ordered:
+    present = ServerOrder.objects.filter(key=_key(tenant, wanted, address)).first()
+    if present is None:
+        owner = _tenant(tenant.strip(), actor=actor)
+        server = _server(owner, wanted, region, actor=actor)
+        policy = _policy(server, actor=actor, now=now)
+        # Named by the tenant's own name as well, whichever of both the order is given with again.
+        keys = {_key(known, wanted, address) for known in (tenant, owner.name, owner.title)}
+        present = ServerOrder.objects.filter(key__in=keys).first()
         if present is None:
-            owner = _tenant(tenant.strip(), actor=actor)
-            server = _server(owner, wanted, region, actor=actor)
-            policy = _policy(server, actor=actor, now=now)
-            # Named by the tenant's own name as well, whichever of both the order is given with again.
-            keys = {_key(known, wanted, address) for known in (tenant, owner.name, owner.title)}
-            present = ServerOrder.objects.filter(key__in=keys).first()
-            if present is None:
-                return _make(_key(tenant, wanted, address), server, address, policy, actor=actor, now=now)
+            return _make(_key(tenant, wanted, address), server, address, policy, actor=actor, now=now)
     return _described(present, is_new=False)
 
 

@@ -41,7 +41,10 @@ class OrderForm(PlainForm):
         help_text="Gets a read-only account and the install line.",
     )
     name = forms.CharField(
-        label="Server", max_length=128, widget=forms.TextInput(attrs=_INPUT), help_text="As it calls itself."
+        label="Server",
+        max_length=128,
+        widget=forms.TextInput(attrs=_INPUT),
+        help_text="As it calls itself (hostname). One that calls itself otherwise waits for your approval.",
     )
     region = forms.ChoiceField(label="Region", widget=forms.Select(attrs={"class": "form-select"}))
 

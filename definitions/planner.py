@@ -17,12 +17,15 @@ from definitions.spread import (
     DAY_MINUTES,
     STEP_MINUTES,
     Load,
+    NodeDay,
     PileUp,
     Placed,
     PlannedDay,
     Task,
     Window,
+    by_hour,
     nearest_night,
+    pile_ups_of,
     rebalance,
 )
 
@@ -60,11 +63,18 @@ class Move:
 
 
 def heat_map(definitions: QuerySet[Definition], *, now: datetime) -> HeatMap:
-    """The planned day of nodes: of the active definitions, of those that run once a day at a time.
+    """The planned day of nodes, with the hours that stand out."""
+    on = nearest_night(now.date())
+    days = planned_days(definitions, on=on, now=now)
+    rows = tuple(HeatRow(node, day.hours) for node, day in sorted(days.items()))
+    return HeatMap(on, rows, tuple(pile_ups_of(days)))
+
+
+def planned_days(definitions: QuerySet[Definition], *, on: date, now: datetime) -> dict[str, NodeDay]:
+    """By the name of each node: of the active definitions, of those that run once a day at a time.
 
     As `placed_of` would say it, without an object for each definition: there may be tens of thousands.
     """
-    on = nearest_night(now.date())
     day, stand = PlannedDay(on=on), _Stand(on)
     active = definitions.filter(active=True, disk__server__node__isnull=False).order_by()
     means = _means(active, now=now)
@@ -76,8 +86,7 @@ def heat_map(definitions: QuerySet[Definition], *, now: datetime) -> HeatMap:
             minutes, load = expected(size_bytes, *means.get(key, (None, None)))
             steps = -(-minutes // STEP_MINUTES)
             day.add(key, node=node, minute=minute, steps=steps, load=load, window=window)
-    rows = tuple(HeatRow(node, tuple(hours)) for node, hours in sorted(day.hours().items()))
-    return HeatMap(on, rows, tuple(day.pile_ups()))
+    return day.days()
 
 
 class _Stand:
@@ -132,17 +141,54 @@ def pile_proposal(pile: Iterable[Definition], *, node: Node, start: time, end: t
     return _moves(movable, [task_of(one, window=windows[key]) for key, one in movable.items()], fixed, now=now)
 
 
-def hour_proposal(chosen: Iterable[Definition], *, node: Node, hour: int, now: datetime) -> list[Move]:
+def hour_proposal(chosen: Iterable[Definition], *, hour: int, now: datetime) -> list[Move]:
     """What moving them into this hour of the UTC day changes: each gets the minute with the least load there.
 
-    All others of the node count and stay. What follows a policy may end up outside of its window: see `out_of_window`.
+    All others of their nodes count and stay. What follows a policy may end up outside of its window: `out_of_window`.
     """
     on = nearest_night(now.date())
-    movable = {str(one.pk): one for one in chosen}
-    everything = placed_of(Definition.objects.filter(disk__server__node=node), now=now)
-    fixed = [placed for placed in everything if placed.task.key not in movable]
-    tasks = [task_of(one, window=_hour_window(hour, one.time_zone, on)) for one in movable.values()]
-    return _moves(movable, tasks, fixed, now=now)
+    by_place: dict[str, list[Definition]] = {}
+    for one in chosen:
+        by_place.setdefault(_place_of(one.disk.server), []).append(one)
+    found = []
+    for there in by_place.values():
+        movable = {str(one.pk): one for one in there}
+        everything = placed_of(Definition.objects.filter(**_where(there[0].disk.server)), now=now)
+        fixed = [placed for placed in everything if placed.task.key not in movable]
+        tasks = [task_of(one, window=_hour_window(hour, one.time_zone, on)) for one in there]
+        found += _moves(movable, tasks, fixed, now=now)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class HourChange:
+    """Of one node: planned bytes per second in each hour of the UTC day, before and after definitions are moved."""
+
+    node: Node
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+
+def load_with_moves(definitions: QuerySet[Definition], moves: Iterable[Move], *, now: datetime) -> list[HourChange]:
+    """Of the nodes of what moves, by name; as far as these definitions make it."""
+    on, after = nearest_night(now.date()), {one.definition.pk: one.after for one in moves}
+    nodes = {one.definition.disk.server.node for one in moves} - {None}
+    rows = _rows(definitions.filter(disk__server__node__in=nodes), now=now)
+    loads = []
+    for crons in ({}, after):
+        for row in rows:
+            row.cron = crons.get(row.pk, row.cron)
+        loads.append(Load((placed for row in rows if (placed := _placed(row)) is not None), on=on))
+    idle = [0.0] * (DAY_MINUTES // STEP_MINUTES)
+    return [
+        HourChange(node, *(tuple(by_hour(load.of_node.get(node.name, idle))) for load in loads))
+        for node in sorted(nodes, key=lambda node: node.name)
+    ]
+
+
+def runs_daily(definition: Definition) -> bool:
+    """Once a day at a time: what has a place in the planned day."""
+    return _DAILY.fullmatch(definition.cron) is not None
 
 
 def out_of_window(move: Move) -> bool:
@@ -202,10 +248,13 @@ def _place_of(server: Server) -> str:
     return str(server.node) if server.node is not None else f"{OWN_PLACE}{server.pk}"
 
 
+def _where(server: Server) -> dict[str, Any]:
+    return {"disk__server__node": server.node_id} if server.node_id else {"disk__server": server.pk}
+
+
 def load_of_place(server: Server, *, now: datetime, without: Iterable[object] = ()) -> Load:
     """What is planned on the server's node, or on the server when it has an agent."""
-    where = {"disk__server__node": server.node_id} if server.node_id else {"disk__server": server.pk}
-    there = Definition.objects.filter(active=True, **where).exclude(pk__in=list(without))
+    there = Definition.objects.filter(active=True, **_where(server)).exclude(pk__in=list(without))
     return Load(placed_of(there, now=now), on=nearest_night(now.date()))
 
 

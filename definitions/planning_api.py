@@ -90,7 +90,7 @@ class NewBlackoutSerializer(BodySerializer):
 
 
 class BlackoutViewSet(ScopedViewSet):
-    queryset = BlackoutWindow.objects.order_by("created_at", "pk")
+    queryset = BlackoutWindow.objects.standing().order_by("created_at", "pk")
     serializer_class = BlackoutSerializer
     role_actions = {**READ, "create": Action.CREATE, "destroy": Action.DELETE}
     filters = {"tenant": by_id("tenant"), "node": by_id("node")}
@@ -104,7 +104,7 @@ class BlackoutViewSet(ScopedViewSet):
 
     @extend_schema(request=None, responses={204: None})
     def destroy(self, request: Request, pk: str) -> Response:
-        holds.remove_blackout(window=self.get_object(), actor=request.user)
+        holds.remove_blackout(window=self.get_object(), now=timezone.now(), actor=request.user)
         return Response(status=204)
 
 

@@ -26,6 +26,7 @@ from definitions.planner import load_of_place, task_of
 from definitions.retention import Rules
 from definitions.rule_fields import RULE_FIELDS
 from definitions.schedule import check_time_zone, next_run
+from definitions.schedule_history import keep_schedules
 from definitions.services import LONGEST_IMMUTABLE_DAYS, create_definition, vault_for
 from definitions.spread import Load, Placed, nearest_night, place, rebalance
 from tenants import approvals
@@ -259,6 +260,7 @@ def _hand_down(policy: Policy, definitions: list[Definition], *, now: datetime, 
             one.cron, one.time_zone = starts[str(one.pk)].cron, policy.time_zone
             if one.active:
                 one.next_run_at = next_run(cron=one.cron, time_zone=one.time_zone, after=now)
+    keep_schedules(definitions, now=now)
     fields = [*RULE_FIELDS, "immutable_days", "policy", "cron", "time_zone", "next_run_at"]
     Definition.objects.bulk_update(definitions, fields, batch_size=500)
     look_again(Agent.objects.filter(server__disks__definitions__policy=policy))

@@ -8,6 +8,7 @@ from rest_framework import serializers
 
 from agents.models import Disk, Node, Storage
 from definitions.excludes import LONGEST_EXCLUDES
+from definitions.hour_moves import MOST_CHOSEN
 from definitions.models import Definition
 from definitions.names import check_name
 from definitions.rule_fields import RULE_FIELDS
@@ -270,6 +271,7 @@ class HeatMapQuerySerializer(BodySerializer):
 class HeatMapSerializer(serializers.Serializer[Any]):
     on = serializers.DateField()
     pages = serializers.IntegerField(help_text="How many pages of nodes there are.")
+    counted_at = UtcDateTimeField(allow_null=True, help_text="Null: now. What is much is counted every 15 minutes.")
     rows = HeatRowSerializer(many=True)
     advice = PileUpSerializer(many=True)
 
@@ -300,6 +302,40 @@ class MoveSerializer(serializers.Serializer[Any]):
 class SpreadResultSerializer(serializers.Serializer[Any]):
     spread = serializers.UUIDField(allow_null=True, help_text="With it the change is taken back; null for a preview.")
     moves = MoveSerializer(many=True)
+
+
+class MoveToHourSerializer(BodySerializer):
+    """Of these definitions, or of all that one may move of those that start on the node in the hour `from_hour`."""
+
+    hour = serializers.IntegerField(min_value=0, max_value=23, help_text="Of the UTC day, in which they are to start.")
+    definitions = serializers.ListField(
+        source="chosen", child=serializers.UUIDField(), required=False, min_length=1, max_length=MOST_CHOSEN
+    )
+    node = ScopedField(queryset=Node.objects.all(), required=False)
+    from_hour = serializers.IntegerField(required=False, min_value=0, max_value=23, help_text="Of the UTC day.")
+    preview = serializers.BooleanField(default=False, help_text="Only what would move, and the load, is answered.")
+
+    def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        pile = {"node", "from_hour"} & set(attributes)
+        if "chosen" in attributes and pile:
+            raise serializers.ValidationError({"definitions": ["Name these, or a node and an hour."]}, code="invalid")
+        if "chosen" not in attributes and len(pile) < 2:
+            raise serializers.ValidationError(
+                {"definitions": ["Name definitions, or a node and the hour they start in now."]}, code="required"
+            )
+        return attributes
+
+
+class HourChangeSerializer(serializers.Serializer[Any]):
+    """Planned bytes per second in each hour of the UTC day, by the definitions that the caller sees."""
+
+    node = serializers.CharField(source="node.name")
+    before = serializers.ListField(child=serializers.FloatField())
+    after = serializers.ListField(child=serializers.FloatField())
+
+
+class HourMoveSerializer(SpreadResultSerializer):
+    loads = HourChangeSerializer(many=True, help_text="Of the nodes of what moves.")
 
 
 class UndoSpreadSerializer(BodySerializer):

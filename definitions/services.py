@@ -22,6 +22,7 @@ from definitions.presets import RESERVED, preset_for
 from definitions.retention import Rules
 from definitions.rule_fields import RULE_FIELDS
 from definitions.schedule import check_cron, check_time_zone, next_run
+from definitions.schedule_history import keep_schedules
 from tenants import approvals, quotas
 from tenants.approval_states import ApprovalKind
 from tenants.audit import fields_of, record, record_change
@@ -120,6 +121,7 @@ def update_definition(
     definition.time_zone = check_time_zone(definition.time_zone)
     if run_at_once or {"cron", "time_zone", "active"} & set(changes):
         _plan(definition, now=now, run_at_once=run_at_once)
+    keep_schedules([definition], now=now)
     _save(definition)
     _ask_for_shorter(definition, rules=rules, locked_days=locked_days, actor=actor, now=now)
     record_change(action="definition.edit", subject=definition, actor=actor, before=before)
@@ -211,6 +213,7 @@ def _retire(definition: Definition, *, days: int | None, actor: Person | None, n
         setattr(definition, name, 0)
     definition.retention_days, definition.retired_at = days, now
     definition.active, definition.next_run_at, definition.policy = False, None, None
+    keep_schedules([definition], now=now)
     definition.save()
     definition.earlier_rules.all().delete()
     _ask_for_shorter(definition, rules=rules, locked_days=_locked_days(definition), actor=actor, now=now)

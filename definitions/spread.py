@@ -9,7 +9,7 @@ windows of several zones stand where they stand on that date. A change of the cl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import accumulate
@@ -191,6 +191,41 @@ class PileUp:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class NodeDay:
+    """What is planned on one node: the mean load of each hour of the UTC day, by hour the keys of what starts in it,
+    and the hours in which the node may have to do.
+    """
+
+    hours: tuple[float, ...]
+    starting: Mapping[int, Sequence[Any]]
+    within: frozenset[int]
+
+
+def together(days: Sequence[NodeDay]) -> NodeDay:
+    """What several parts plan on the same node."""
+    if len(days) == 1:
+        return days[0]
+    starting: dict[int, list[Any]] = {}
+    for day in days:
+        for hour, keys in day.starting.items():
+            starting.setdefault(hour, []).extend(keys)
+    hours = tuple(sum(values) for values in zip(*(day.hours for day in days), strict=True))
+    return NodeDay(hours, starting, frozenset().union(*(day.within for day in days)))
+
+
+def pile_ups_of(days: Mapping[str, NodeDay], *, least_times: float = 2.0, least_count: int = 3) -> list[PileUp]:
+    """The hours that stand out, the worst first. A node's mean is over the hours in which it may have to do."""
+    found = []
+    for node, day in days.items():
+        mean = sum(day.hours) / len(day.within)
+        for hour, value in enumerate(day.hours):
+            keys = day.starting.get(hour, ())
+            if len(keys) >= least_count and value >= least_times * mean:
+                found.append(PileUp(node, hour, value / mean, tuple(sorted(map(str, keys)))))
+    return sorted(found, key=lambda item: (-item.times_mean, item.node, item.hour))
+
+
 class PlannedDay:
     """What is planned of each node, without its single tasks: made for tens of thousands of definitions.
 
@@ -200,7 +235,7 @@ class PlannedDay:
     def __init__(self, *, on: date) -> None:
         self._on = on
         self._changes: dict[str, list[float]] = {}
-        self._starting: dict[tuple[str, int], list[Any]] = {}
+        self._starting: dict[str, dict[int, list[Any]]] = {}
         self._windows: dict[str, set[Window]] = {}
 
     def add(self, key: Any, *, node: str, minute: int, steps: int, load: float, window: Window) -> None:
@@ -209,26 +244,21 @@ class PlannedDay:
         if changes is None:
             # Two days, of which the second one is laid over the first: a run may go over midnight.
             changes = self._changes[node] = [0.0] * (2 * _STEPS + 1)
-            self._windows[node] = set()
+            self._windows[node], self._starting[node] = set(), {}
         changes[minute // STEP_MINUTES] += load
         changes[minute // STEP_MINUTES + steps] -= load
-        self._starting.setdefault((node, minute // 60), []).append(key)
+        self._starting[node].setdefault(minute // 60, []).append(key)
         self._windows[node].add(window)
 
-    def hours(self) -> dict[str, list[float]]:
-        """Of each node the mean load of each hour."""
-        return {node: by_hour(self._steps(changes)) for node, changes in self._changes.items()}
-
-    def pile_ups(self, *, least_times: float = 2.0, least_count: int = 3) -> list[PileUp]:
-        """The hours that stand out, the worst first. The mean is over the hours in which the node may have to do."""
-        found = []
-        for node, hours in self.hours().items():
-            mean = sum(hours) / len(_hours_of_windows(self._windows[node], self._on))
-            for hour, value in enumerate(hours):
-                keys = self._starting.get((node, hour), [])
-                if len(keys) >= least_count and value >= least_times * mean:
-                    found.append(PileUp(node, hour, value / mean, tuple(sorted(map(str, keys)))))
-        return sorted(found, key=lambda item: (-item.times_mean, item.node, item.hour))
+    def days(self) -> dict[str, NodeDay]:
+        return {
+            node: NodeDay(
+                tuple(by_hour(self._steps(changes))),
+                self._starting[node],
+                frozenset(_hours_of_windows(self._windows[node], self._on)),
+            )
+            for node, changes in self._changes.items()
+        }
 
     @staticmethod
     def _steps(changes: list[float]) -> list[float]:
@@ -243,7 +273,7 @@ def pile_ups(placed: Iterable[Placed], *, on: date) -> list[PileUp]:
     for item in placed:
         task, minute = item.task, item.utc_minute(on)
         day.add(task.key, node=task.node, minute=minute, steps=task.steps, load=task.load, window=task.window)
-    return day.pile_ups()
+    return pile_ups_of(day.days())
 
 
 def _hours_of_windows(windows: Iterable[Window], on: date) -> set[int]:

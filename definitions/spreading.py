@@ -6,7 +6,7 @@ follows a policy over its window, what follows none over a window that he choose
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from datetime import datetime, time
 from uuid import UUID
 
@@ -16,8 +16,9 @@ from django.db.models import QuerySet
 from agents.models import Node
 from common.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
 from definitions.models import Definition, SpreadAct
-from definitions.planner import Move, hour_proposal, out_of_window, pile_of, pile_proposal, proposal
+from definitions.planner import Move, pile_of, pile_proposal, proposal
 from definitions.schedule import next_run
+from definitions.schedule_history import keep_schedules
 from tenants.audit import record, record_many
 from tenants.models import Person
 from tenants.roles import Action
@@ -36,7 +37,7 @@ def preview_spread(*, definitions: QuerySet[Definition], actor: Person, now: dat
 def spread(*, definitions: QuerySet[Definition], actor: Person, now: datetime) -> SpreadAct:
     """Give those that follow a policy new minutes within its window. A run that is due already stays due."""
     _refuse_others(actor)
-    return _carry_out(proposal(definitions, now=now), actor=actor, now=now)
+    return carry_out(proposal(definitions, now=now), actor=actor, now=now)
 
 
 def movable_pile(
@@ -46,10 +47,14 @@ def movable_pile(
 
     Raises InvalidInputError for an hour that no day has.
     """
-    if not 0 <= hour < 24:
-        raise InvalidInputError("An hour is a number from 0 to 23.", field="hour")
+    check_hour(hour)
     pile = pile_of(definitions, node=node, hour=hour, now=now)
     return [one for one in pile if actor.is_superuser or one.policy is None or not one.policy.restricted]
+
+
+def check_hour(hour: int) -> None:
+    if not 0 <= hour < 24:
+        raise InvalidInputError("An hour is a number from 0 to 23.", field="hour")
 
 
 def preview_pile(
@@ -89,35 +94,7 @@ def spread_pile(
             f"Nothing that you may change starts on {node.name} in this hour and has a better time within the window.",
             code="nothing_to_spread",
         )
-    return _carry_out(moves, actor=actor, now=now)
-
-
-@transaction.atomic
-def move_to_hour(
-    *, definitions: QuerySet[Definition], chosen: Collection[UUID], node: Node, hour: int, actor: Person, now: datetime
-) -> SpreadAct:
-    """Let these of `definitions`, which the actor may edit, start on the node in this hour (UTC); can be taken back.
-
-    Raises InvalidInputError when none was chosen, NotAllowedError for a restricted policy's, ConflictError when a
-    policy's window has no such time, or nothing would change.
-    """
-    if not 0 <= hour < 24:
-        raise InvalidInputError("An hour is a number from 0 to 23.", field="hour")
-    rows = definitions.filter(pk__in=list(chosen), disk__server__node=node, active=True)
-    found = list(rows.select_related("disk__server__node", "policy", "tenant"))
-    if not found:
-        raise InvalidInputError("Choose at least one definition that may be moved.", code="none_chosen")
-    if any(one.policy is not None and one.policy.restricted for one in found) and not actor.is_superuser:
-        raise NotAllowedError("What follows a restricted policy is moved by your provider.")
-    moves = hour_proposal(found, node=node, hour=hour, now=now)
-    if outside := [move.definition.name for move in moves if out_of_window(move)]:
-        raise ConflictError(
-            f"{', '.join(outside[:5])}: the window of the policy has no such time. Choose another hour.",
-            code="outside_of_window",
-        )
-    if not moves:
-        raise ConflictError("They start in this hour already.", code="nothing_to_spread")
-    return _carry_out(moves, actor=actor, now=now)
+    return carry_out(moves, actor=actor, now=now)
 
 
 def find_act(key: UUID | str, *, actor: Person) -> SpreadAct:
@@ -129,7 +106,8 @@ def find_act(key: UUID | str, *, actor: Person) -> SpreadAct:
     return found
 
 
-def _carry_out(moves: list[Move], *, actor: Person, now: datetime) -> SpreadAct:
+def carry_out(moves: list[Move], *, actor: Person, now: datetime) -> SpreadAct:
+    """Set the schedules as one act, which can be taken back. The caller has seen to what the actor may move."""
     act = SpreadAct.objects.create(
         made_by=actor, moves=[[str(one.definition.pk), one.before, one.after] for one in moves]
     )
@@ -173,6 +151,7 @@ def _set_schedules(chosen: Iterable[tuple[Definition, str]], *, now: datetime) -
         definition.cron = cron
         if definition.next_run_at is not None and definition.next_run_at > now:
             definition.next_run_at = next_run(cron=cron, time_zone=definition.time_zone, after=now)
+    keep_schedules(rows, now=now)
     Definition.objects.bulk_update(rows, ["cron", "next_run_at"], batch_size=500)
 
 

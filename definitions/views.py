@@ -45,7 +45,9 @@ def definition_create(request: HttpRequest) -> HttpResponse:
     if form.is_bound and form.is_valid():
         created = _create(form, person)
         if created is not None:
-            messages.success(request, f"The definition {created.name} is there.")
+            at_once = created.active and form.cleaned_data["run_at_once"]
+            begins = " Its first backup begins within a minute." if at_once else ""
+            messages.success(request, f"The definition {created.name} is there.{begins}")
             return redirect("definition-detail", created.pk)
     context = {"form": form, **_preview(form), **_places(form, person)}
     return render(request, "definitions/form.html", context, status=_status(form))

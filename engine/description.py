@@ -151,7 +151,7 @@ def parse_description(data: bytes, *, catalogue_fingerprint: bytes, map_key: byt
     check_header(data, ObjectKind.CONFIG.value)
     _check_signature(data, catalogue_fingerprint)
     reader = ByteReader(memoryview(data)[OBJECT_HEADER.size : -_TAIL_SIZE], what="description")
-    body = _decode(reader.take(reader.number(4)), DescriptionBody)
+    body = _decode(reader.take(reader.number(4)), _BODIES)
     sealed = reader.take(reader.number(4))
     reader.expect_end()
     _check_body(body)
@@ -206,9 +206,14 @@ def _check_signature(data: bytes, catalogue_fingerprint: bytes) -> None:
     )
 
 
-def _decode(raw: bytes, kind: type[_Decoded]) -> _Decoded:
+# Made here and not where something is read: msgspec crashes when two threads read the first one of a type at once.
+_BODIES = msgspec.msgpack.Decoder(DescriptionBody)
+_SECTIONS = msgspec.msgpack.Decoder(Labels)
+
+
+def _decode(raw: bytes, decoder: msgspec.msgpack.Decoder[_Decoded]) -> _Decoded:
     try:
-        return msgspec.msgpack.decode(raw, type=kind)
+        return decoder.decode(raw)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise FormatError("a section of the description cannot be decoded") from error
 
@@ -273,6 +278,6 @@ def _open_labels(sealed: bytes, sealer: RecordSealer) -> Labels:
     plain_length, compression, nonce, content_id = _SEALED_HEAD.unpack(reader.take(_SEALED_HEAD.size))
     payload = reader.take(reader.left)
     record = SealedRecord(content_id, nonce, plain_length, compression, payload)
-    labels = _decode(sealer.open(record), Labels)
+    labels = _decode(sealer.open(record), _SECTIONS)
     _check_labels(labels)
     return labels

@@ -180,7 +180,7 @@ def parse_manifest(data: bytes, *, trusted_writers: Collection[bytes], map_key: 
         trusted=trusted_writers,
     )
     reader = ByteReader(memoryview(data)[OBJECT_HEADER.size : -_TAIL_SIZE], what="manifest")
-    body = _decode(reader.take(reader.number(4)), ManifestBody)
+    body = _decode(reader.take(reader.number(4)), _BODIES)
     sealed = reader.take(reader.number(4))
     reader.expect_end()
     _check_body(body)
@@ -206,9 +206,14 @@ def _manifest_sealer(body: ManifestBody, map_key: bytes) -> RecordSealer:
     return map_sealer(RecordType.MANIFEST, tenant=body.tenant, domain=body.domain, map_key=map_key)
 
 
-def _decode(raw: bytes, kind: type[_Decoded]) -> _Decoded:
+# Made here and not where something is read: msgspec crashes when two threads read the first one of a type at once.
+_BODIES = msgspec.msgpack.Decoder(ManifestBody)
+_SECTIONS = msgspec.msgpack.Decoder(_SealedSection)
+
+
+def _decode(raw: bytes, decoder: msgspec.msgpack.Decoder[_Decoded]) -> _Decoded:
     try:
-        return msgspec.msgpack.decode(raw, type=kind)
+        return decoder.decode(raw)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise FormatError("a section of the manifest cannot be decoded") from error
 
@@ -248,7 +253,7 @@ def _open_sealed(sealed: bytes, sealer: RecordSealer) -> _SealedSection:
     plain_length, compression, nonce, content_id = _SEALED_HEAD.unpack(reader.take(_SEALED_HEAD.size))
     payload = reader.take(reader.left)
     record = SealedRecord(content_id, nonce, plain_length, compression, payload)
-    return _decode(sealer.open(record), _SealedSection)
+    return _decode(sealer.open(record), _SECTIONS)
 
 
 def _root_entry(root: MapEntry | None) -> _RootEntry | None:

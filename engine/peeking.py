@@ -20,6 +20,10 @@ class _Named(msgspec.Struct, frozen=True, kw_only=True):
     segments: list[ObjectEntry] = []
 
 
+# As in `engine.manifest`.
+_BODIES = msgspec.msgpack.Decoder(_Named)
+
+
 def named_objects(data: bytes) -> Iterator[tuple[ObjectKind, bytes]]:
     """(kind, SHA-256) of every object that the manifest names. FormatError for what cannot be decoded as one."""
     if len(data) > OBJECT_SIZE_MAX:
@@ -27,7 +31,7 @@ def named_objects(data: bytes) -> Iterator[tuple[ObjectKind, bytes]]:
     check_header(data, ObjectKind.MANIFEST.value)
     reader = ByteReader(memoryview(data)[OBJECT_HEADER.size :], what="manifest")
     try:
-        body = msgspec.msgpack.decode(reader.take(reader.number(4)), type=_Named)
+        body = _BODIES.decode(reader.take(reader.number(4)))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise FormatError("the manifest's body cannot be decoded") from error
     named = [(ObjectKind.PACK, entry) for entry in body.packs] + [(ObjectKind.INDEX, entry) for entry in body.segments]

@@ -236,9 +236,13 @@ def _is_same(one: MapEntry, other: MapEntry) -> bool:
     return (one.content_id, one.plain_length) == (other.content_id, other.plain_length)
 
 
+# As in `engine.manifest`.
+_BODIES = msgspec.msgpack.Decoder(_Body)
+
+
 def _decode(plain: bytes) -> _Body:
     try:
-        return msgspec.msgpack.decode(plain, type=_Body)
+        return _BODIES.decode(plain)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise FormatError("the relocation object cannot be decoded") from error
 

@@ -90,6 +90,13 @@ class DirectoryPath:
             if inner.descriptor is not None:
                 os.close(inner.descriptor)
 
+    def surface(self) -> int:
+        """After a MovedDirectoryError: up to the innermost directory that is still open; how many were passed."""
+        count = len(self._levels)
+        while self._levels[-1].descriptor is None:
+            self._levels.pop()
+        return count - len(self._levels)
+
 
 def open_directory(name: bytes, directory: int | None = None) -> int:
     """Without leaving a trace in its access time where that is allowed. OSError when it is no directory."""

@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from engine.tree_dirs import proc_path
 from engine.tree_entries import TreeEntry
 
 _CAPABILITY = b"security.capability"
@@ -46,7 +45,7 @@ class MetadataSetter:
         """To what an open descriptor names (O_PATH will do). Yields what could not be set."""
         path = b"/proc/self/fd/%d" % descriptor
         owner_set = yield from self._owner(entry, lambda uid, gid: os.chown(path, uid, gid))
-        yield from self._xattrs(entry, path, follow=True, skip=_CAPABILITY)
+        yield from self._xattrs(entry, path, skip=_CAPABILITY)
         is_trusted = owner_set or self._options.keep_setuid
         mode = entry.mode if is_trusted else entry.mode & ~_PRIVILEGED_BITS
         if mode != entry.mode:
@@ -59,12 +58,12 @@ class MetadataSetter:
             yield "file capabilities were left out"
         yield from _times(entry, lambda times: os.utime(path, ns=times))
 
-    def apply_to_symlink(self, entry: TreeEntry, directory: int, name: bytes) -> Iterator[str]:
-        yield from self._owner(
-            entry, lambda uid, gid: os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
-        )
-        yield from self._xattrs(entry, proc_path(directory, name), follow=False, skip=b"")
-        yield from _times(entry, lambda times: os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False))
+    def apply_to_symlink(self, entry: TreeEntry, descriptor: int) -> Iterator[str]:
+        """To a link that is open (O_PATH) itself: the path leads to it and no further."""
+        path = b"/proc/self/fd/%d" % descriptor
+        yield from self._owner(entry, lambda uid, gid: os.chown(path, uid, gid))
+        yield from self._xattrs(entry, path, skip=b"")
+        yield from _times(entry, lambda times: os.utime(path, ns=times))
 
     def _owner(self, entry: TreeEntry, change: Callable[[int, int], None]) -> Generator[str, None, bool]:
         """Returns whether the owner was set."""
@@ -78,16 +77,16 @@ class MetadataSetter:
         yield from failed
         return not failed
 
-    def _xattrs(self, entry: TreeEntry, path: bytes, *, follow: bool, skip: bytes) -> Iterator[str]:
+    def _xattrs(self, entry: TreeEntry, path: bytes, *, skip: bytes) -> Iterator[str]:
         if self._options.clear_acls:
             for acl in _ACLS:
-                yield from _removed(acl, path, follow)
+                yield from _removed(acl, path)
         if self._options.clear_xattrs:
-            for extra in _extra_xattrs(entry, path, follow):
-                yield from _removed(extra, path, follow)
+            for extra in _extra_xattrs(entry, path):
+                yield from _removed(extra, path)
         for name, value in entry.xattrs:
             if name != skip:
-                change = partial(os.setxattr, path, name, value, follow_symlinks=follow)
+                change = partial(os.setxattr, path, name, value)
                 yield from _tried(os.fsdecode(name), change)
 
 
@@ -116,19 +115,19 @@ def _tried(what: str, change: Callable[[], None]) -> Iterator[str]:
         yield f"{what}: {getattr(error, 'strerror', None) or type(error).__name__}"
 
 
-def _extra_xattrs(entry: TreeEntry, path: bytes, follow: bool) -> list[bytes]:
+def _extra_xattrs(entry: TreeEntry, path: bytes) -> list[bytes]:
     """Of those that a restore sets. Labels of the security system are its own business."""
     try:
-        names = [os.fsencode(name) for name in os.listxattr(path, follow_symlinks=follow)]
+        names = [os.fsencode(name) for name in os.listxattr(path)]
     except OSError:
         return []
     known = {name for name, _ in entry.xattrs}
     return [name for name in names if name not in known and (name.startswith(_CLEARED) or name == _CAPABILITY)]
 
 
-def _removed(acl: bytes, path: bytes, follow: bool) -> Iterator[str]:
+def _removed(acl: bytes, path: bytes) -> Iterator[str]:
     try:
-        os.removexattr(path, acl, follow_symlinks=follow)
+        os.removexattr(path, acl)
     except OSError as error:
         if error.errno not in (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM):
             yield f"{os.fsdecode(acl)}: {error.strerror}"

@@ -207,13 +207,17 @@ class Placer:
             temporary = self._temporary_name()
             return NewFile(self.directory, name, temporary, os.open(temporary, flags, 0o600, dir_fd=self.directory))
 
-    def place_symlink(self, entry: TreeEntry) -> bytes:
+    def place_symlink(self, entry: TreeEntry) -> int:
+        """A descriptor that names the link itself."""
         name = self.go_to_parent(entry.key)
         with target_trouble():
             if not self._has_symlink(name, entry.target):
                 self._make_way(name)
                 os.symlink(entry.target, name, dir_fd=self.directory)
-        return name
+            descriptor = self._pin(name)
+            found = os.fstat(descriptor)
+            is_it = stat.S_ISLNK(found.st_mode) and found.st_nlink == 1
+            return self._if(is_it and os.readlink(b"", dir_fd=descriptor) == entry.target, descriptor)
 
     def place_node(self, entry: TreeEntry) -> int:
         """Make a FIFO, socket or device; a descriptor that names it without opening it."""
@@ -223,7 +227,20 @@ class Placer:
             if not self._has_node(name, _NODE_TYPES[entry.kind], device):
                 self._make_way(name)
                 os.mknod(name, _NODE_TYPES[entry.kind] | 0o600, device, dir_fd=self.directory)
-            return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory)
+            descriptor = self._pin(name)
+            return self._if(_is_node(os.fstat(descriptor), _NODE_TYPES[entry.kind], device), descriptor)
+
+    def _pin(self, name: bytes) -> int:
+        return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory)
+
+    @staticmethod
+    def _if(is_it: bool, descriptor: int) -> int:
+        """The descriptor. PlaceError when whoever owns the directory put something else in the place of what was made:
+        it would get the entry's owner and mode."""
+        if is_it:
+            return descriptor
+        os.close(descriptor)
+        raise PlaceError("replaced while it was restored")
 
     def note_head(self, key: bytes, descriptor: int) -> None:
         """Remember a file to which later names may be linked."""
@@ -242,13 +259,21 @@ class Placer:
         name = self.go_to_parent(key)
         *parents, head_name = head.split(b"\0")
         with target_trouble(), self._descend(parents) as directory:
-            found = os.stat(head_name, dir_fd=directory, follow_symlinks=False)
-            if (found.st_dev, found.st_ino) != self._heads[head]:
-                raise PlaceError("the file to link to was replaced")
-            if self._replace in _ALSO_DIRECTORIES and self._is_at(name, self._heads[head]):
-                return
-            self._make_way(name)
-            os.link(head_name, name, src_dir_fd=directory, dst_dir_fd=self.directory, follow_symlinks=False)
+            pin = os.open(head_name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                self._link(pin, name, head)
+            finally:
+                os.close(pin)
+
+    def _link(self, pin: int, name: bytes, head: bytes) -> None:
+        """By what was opened, not by a name that whoever owns the directory may give to another file meanwhile."""
+        found = os.fstat(pin)
+        if (found.st_dev, found.st_ino) != self._heads[head]:
+            raise PlaceError("the file to link to was replaced")
+        if self._replace in _ALSO_DIRECTORIES and self._is_at(name, self._heads[head]):
+            return
+        self._make_way(name)
+        os.link(b"/proc/self/fd/%d" % pin, name, dst_dir_fd=self.directory, follow_symlinks=True)
 
     @contextmanager
     def _descend(self, names: list[bytes]) -> Iterator[int]:
@@ -312,9 +337,7 @@ class Placer:
 
     def _has_node(self, name: bytes, kind: int, device: int) -> bool:
         found = self._found(name) if self._replace in _ALSO_DIRECTORIES else None
-        if found is None or stat.S_IFMT(found.st_mode) != kind or found.st_nlink != 1:
-            return False
-        return kind in (stat.S_IFIFO, stat.S_IFSOCK) or found.st_rdev == device
+        return found is not None and _is_node(found, kind, device)
 
     def _temporary_name(self) -> bytes:
         while True:
@@ -366,6 +389,13 @@ class NewFile:
         if self._temporary is not None:
             os.unlink(self._temporary, dir_fd=self._directory)
             self._temporary = None
+
+
+def _is_node(found: os.stat_result, kind: int, device: int) -> bool:
+    """Under this name alone."""
+    if stat.S_IFMT(found.st_mode) != kind or found.st_nlink != 1:
+        return False
+    return kind in (stat.S_IFIFO, stat.S_IFSOCK) or found.st_rdev == device
 
 
 # A restore that compares what it finds, and keeps what is right.

@@ -229,8 +229,11 @@ class _TreeRestore:
         elif entry.kind == FileKind.FILE:
             self._open_file(entry, held)
         elif entry.kind == FileKind.SYMLINK:
-            name = self._placer.place_symlink(entry)
-            self._note_metadata(entry, self._metadata.apply_to_symlink(entry, self._placer.directory, name))
+            descriptor = self._placer.place_symlink(entry)
+            try:
+                self._note_metadata(entry, self._metadata.apply_to_symlink(entry, descriptor))
+            finally:
+                os.close(descriptor)
         elif entry.kind == FileKind.HARD_LINK:
             self._link(entry)
         else:

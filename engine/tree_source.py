@@ -25,6 +25,7 @@ _KINDS = {
 # Clocks of file systems are coarse: a file changed within this time of being read may change again unseen.
 FRESH_NS = 2_000_000_000
 _NO_XATTRS = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+_OPEN_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 # File systems whose files are made up by the kernel.
 PSEUDO_FILE_SYSTEMS = frozenset(
     [
@@ -145,7 +146,8 @@ def open_regular(directory: int, seen: Seen) -> int:
     """A descriptor for reading. FileNotFoundError when the name is no longer that file; other OSErrors pass through.
 
     The file is pinned without being opened first: opening a FIFO or a device that took its place could block, or
-    do something.
+    do something. BlockingIOError while somebody has a lease on it, which asks them to give it up: waiting for that
+    could take most of a minute for each file of a user who wants it to.
     """
     pin = os.open(seen.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
@@ -155,9 +157,9 @@ def open_regular(directory: int, seen: Seen) -> int:
             raise FileNotFoundError(errno.ENOENT, "the file was replaced")
         path = b"/proc/self/fd/%d" % pin
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME)
+            return os.open(path, _OPEN_FILE | os.O_NOATIME)
         except PermissionError:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(path, _OPEN_FILE)
     finally:
         os.close(pin)
 

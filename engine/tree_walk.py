@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from engine.stream_pages import KEY_SIZE_MAX
 from engine.tree_dirs import DirectoryPath, MovedDirectoryError
 from engine.tree_entries import NAME_SIZE_MAX, FileKind, key_of, path_of
 from engine.tree_facts import Excludes
+from engine.tree_names import names_in_order
 from engine.tree_source import PSEUDO_FILE_SYSTEMS, Seen, file_system_types, look, look_at_root
 from engine.waiting import Cancel, check_cancel
 
@@ -96,31 +96,28 @@ class TreeWalker:
         self._types: Mapping[int, str] = {} if options.one_file_system else options.file_systems()
 
     def walk(self, root_descriptor: int) -> Iterator[Visit]:
-        """Takes over the descriptor. SourceError when the root cannot be listed or is moved away."""
+        """Takes over the descriptor. SourceError when the root cannot be listed."""
         with DirectoryPath(root_descriptor) as path:
             root = look_at_root(root_descriptor)
             try:
-                pending = [(b"", self._names(path.descriptor))]
+                pending = [(b"", names_in_order(path.descriptor))]
             except OSError as error:
                 raise SourceError("the root of the tree cannot be listed", code="root_unreadable") from error
             yield Visit(root, path.descriptor, False)
-            try:
-                yield from self._below(path, pending, root.found.st_dev)
-            except MovedDirectoryError as error:
-                raise SourceError("the tree was moved while it was walked", code="source_changed") from error
+            yield from self._below(path, pending, root.found.st_dev)
 
     def _below(
-        self, path: DirectoryPath, pending: list[tuple[bytes, list[bytes]]], root_device: int
+        self, path: DirectoryPath, pending: list[tuple[bytes, Iterator[bytes]]], root_device: int
     ) -> Iterator[Visit]:
         while pending:
             parent, names = pending[-1]
-            if not names:
+            name = next(names, None)
+            if name is None:
                 pending.pop()
                 if pending:
-                    path.leave()
+                    self._leave(path, pending)
                 continue
             check_cancel(self._cancel)
-            name = names.pop()
             key = parent + b"\0" + name if parent else name
             seen = self._look(path.descriptor, name, key)
             if seen is None:
@@ -128,12 +125,29 @@ class TreeWalker:
             if seen.kind != FileKind.DIRECTORY:
                 yield Visit(seen, path.descriptor, False)
                 continue
-            children = self._enter(path, seen, root_device)
+            try:
+                children = self._enter(path, seen, root_device)
+            except MovedDirectoryError:
+                self._come_up(path, pending)
+                continue
             if children is None:
                 yield Visit(seen, path.descriptor, True)
                 continue
             yield Visit(Seen(key, b".", seen.kind, seen.found), path.descriptor, key in self._covered)
             pending.append((key, children))
+
+    def _leave(self, path: DirectoryPath, pending: list[tuple[bytes, Iterator[bytes]]]) -> None:
+        try:
+            path.leave()
+        except MovedDirectoryError:
+            self._come_up(path, pending)
+
+    def _come_up(self, path: DirectoryPath, pending: list[tuple[bytes, Iterator[bytes]]]) -> None:
+        """Whoever owns a deep directory may move it at any time: what is left in it and above it, up to a directory
+        that is still open, is passed over, and costs the others nothing."""
+        for _ in range(path.surface()):
+            key, _ = pending.pop()
+            self._problems.add(key, ProblemKind.CHANGED, "moved while the tree was walked: not all of it was read")
 
     def _look(self, directory: int, name: bytes, key: bytes) -> Seen | None:
         """None for what is left out: excluded, gone, or with a name that no entry can have."""
@@ -150,8 +164,9 @@ class TreeWalker:
             return None
         return None if self._excludes.has(key, is_directory=seen.kind == FileKind.DIRECTORY) else seen
 
-    def _enter(self, path: DirectoryPath, seen: Seen, root_device: int) -> list[bytes] | None:
-        """The names in a directory, which is the innermost now; None when it is not entered."""
+    def _enter(self, path: DirectoryPath, seen: Seen, root_device: int) -> Iterator[bytes] | None:
+        """The names in a directory, which is the innermost now; None when it is not entered. MovedDirectoryError when
+        there is no way back from it."""
         device = seen.found.st_dev
         if device != root_device and self._options.one_file_system:
             return None
@@ -166,17 +181,11 @@ class TreeWalker:
             self._problems.add(seen.key, ProblemKind.UNREADABLE, _reason(error))
             return None
         try:
-            return self._names(path.descriptor)
+            return names_in_order(path.descriptor)
         except OSError as error:
             self._problems.add(seen.key, ProblemKind.UNREADABLE, _reason(error))
             path.leave()
             return None
-
-    def _names(self, directory: int) -> list[bytes]:
-        """Descending, so that the next one is popped from the end."""
-        names = [os.fsencode(name) for name in os.listdir(directory)]
-        names.sort(reverse=True)
-        return names
 
 
 def _reason(error: OSError) -> str:

@@ -9,6 +9,7 @@ Trouble with single files never ends a backup: it is marked in the entry, counte
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections import Counter
@@ -35,6 +36,11 @@ from engine.waiting import Cancel, check_cancel, never_cancel
 
 # Files with further names yet to come; about 250 bytes of memory each.
 _LINKS_MAX = 200_000
+# A backup counts less than 4 EiB. What is on disks never comes near it, but holes cost nothing: so many bytes of them
+# may the files of one owner have, and all files together. What is beyond is stored by name only.
+_HOLES_OF_OWNER_MAX, _HOLES_MAX = 1 << 56, 1 << 61
+# Of waiting in all, and between two tries.
+_LEASES_SECONDS, _LEASE_STEP_SECONDS = 30.0, 0.02
 _COUNTER_OF_KIND = {
     FileKind.FILE: "files",
     FileKind.DIRECTORY: "directories",
@@ -158,6 +164,8 @@ class _TreeWrite:
         self._cancel = cancel
         self._base = BaseEntries(session, distrusted_packs=context.distrusted_packs)
         self._queue = EntryQueue(session)
+        self._lease_seconds = _LEASES_SECONDS
+        self._holes: Counter[int] = Counter()
         self._links: dict[tuple[int, int], _Links] = {}
         self._counters: Counter[str] = Counter()
         self.problems = ProblemLog()
@@ -186,6 +194,10 @@ class _TreeWrite:
             self.problems.add(seen.key, ProblemKind.NOT_MOUNTED, why)
         old = self._base.take(seen.key)
         entry = self._hard_link(seen)
+        if entry is None and self._has_too_many_holes(seen):
+            self._base.drop(old)
+            self._put_name(visit)
+            return
         if entry is None and old is not None and self._is_unchanged(old, visit):
             self._note_links(seen)
             self._count("unchanged", old)
@@ -223,6 +235,23 @@ class _TreeWrite:
             self.problems.add(seen.key, ProblemKind.METADATA, "extended attributes could not be read")
         return entry.marked(Marks.NOT_ENTERED) if visit.not_entered else entry
 
+    def _has_too_many_holes(self, seen: Seen) -> bool:
+        """Those of the file are counted where there are not."""
+        if seen.kind != FileKind.FILE:
+            return False
+        owner, holes = seen.found.st_uid, max(seen.found.st_size - seen.found.st_blocks * 512, 0)
+        if self._holes[owner] + holes > _HOLES_OF_OWNER_MAX or self._holes.total() + holes > _HOLES_MAX:
+            return True
+        self._holes[owner] += holes
+        return False
+
+    def _put_name(self, visit: Visit) -> None:
+        self.problems.add(visit.seen.key, ProblemKind.UNREADABLE, "it says it is larger than any disk")
+        entry = self._describe(visit)
+        if entry is not None:
+            self._count("changed", entry)
+            self._queue.put(entry.with_content(chunks=(), chunk_map=None, size=0, marks=entry.marks | Marks.UNREADABLE))
+
     def _seen_ns(self) -> int:
         """When what is read now was as it is."""
         now_ns = self._now_ns()
@@ -231,7 +260,7 @@ class _TreeWrite:
     def _read(self, visit: Visit, entry: TreeEntry, old: TreeEntry | None) -> None:
         """Put the content of a regular file into the queue, and its entry behind it."""
         try:
-            descriptor = open_regular(visit.directory, visit.seen)
+            descriptor = self._opened(visit)
         except FileNotFoundError:
             self._base.drop(old)
             self.problems.add(entry.key, ProblemKind.VANISHED, "gone before it was opened")
@@ -248,6 +277,19 @@ class _TreeWrite:
             self._read_content(descriptor, self._queue.open(entry, known=self._base.chunks_of(old)), visit.seen)
         finally:
             os.close(descriptor)
+
+    def _opened(self, visit: Visit) -> int:
+        """Who has a lease on a file, such as a file server, gives it up in a moment. All of a tree are waited for so
+        long and no longer."""
+        while True:
+            try:
+                return open_regular(visit.directory, visit.seen)
+            except BlockingIOError:
+                if self._lease_seconds <= 0:
+                    raise OSError(errno.EBUSY, "somebody has a lease on it") from None
+                self._lease_seconds -= _LEASE_STEP_SECONDS
+                check_cancel(self._cancel)
+                time.sleep(_LEASE_STEP_SECONDS)
 
     def _read_content(self, descriptor: int, open_entry: OpenEntry, seen: Seen) -> None:
         entry = open_entry.entry

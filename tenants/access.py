@@ -6,9 +6,10 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import models
+from django.db.models import Count, Q
 
 from common.errors import NotAllowedError, NotFoundError
-from tenants.models import Person, Tenant
+from tenants.models import Person, Tenant, TenantGroupPermission, TenantUserPermission
 from tenants.origin import note_refused_subject
 from tenants.querysets import ScopedQuerySet
 from tenants.roles import Action, Role, actions_of
@@ -33,6 +34,19 @@ def get_for_user(queryset: ScopedQuerySet, *, person: Person, action: Action, **
             f"Your role may look at this {label} but not {action} it. Ask an administrator of the tenant."
         )
     return found
+
+
+# Of a tenant that people of more zones look at, the days are kept in those of the most people.
+MOST_ZONES = 8
+
+
+def zones_that_see(tenant: Tenant) -> list[str]:
+    """The zones of those who administer the tenant and of SuperAdmins, that of the most people first."""
+    held = TenantUserPermission.objects.filter(content_object=tenant).values("user")
+    by_group = TenantGroupPermission.objects.filter(content_object=tenant).values("group")
+    people = Person.objects.filter(Q(pk__in=held) | Q(groups__in=by_group) | Q(is_superuser=True), is_active=True)
+    zones = people.order_by().values_list("time_zone").annotate(count=Count("pk", distinct=True))
+    return [zone for zone, _ in zones.order_by("-count", "time_zone")[:MOST_ZONES]]
 
 
 def may(person: Person, action: Action, instance: Any) -> bool:

@@ -236,9 +236,13 @@ def _is_plain(name: str) -> bool:
     return name.isascii() and name.isprintable()
 
 
+# Made here: msgspec crashes when two threads read the first one of a type at once.
+_MANIFESTS = msgspec.json.Decoder(CopyManifest)
+
+
 def _parse(data: bytes) -> CopyManifest | None:
     try:
-        manifest = msgspec.json.decode(data, type=CopyManifest)
+        manifest = _MANIFESTS.decode(data)
     except (msgspec.DecodeError, msgspec.ValidationError):
         return None
     sane = manifest.format == FORMAT and min(manifest.size_bytes, manifest.file_bytes) >= 0 and b"\\u0000" not in data

@@ -8,7 +8,6 @@ top of files hides them, and nothing of the kernel, of memory or of the network 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +34,7 @@ from agents.drivers.folders import opened_folder
 from agents.drivers.holding import held_server
 from agents.drivers.host_layout import layout_facts
 from agents.drivers.host_mounts import Mount, chosen, is_below, parse_mounts, patterns_of
-from agents.drivers.host_snapshots import NONE, PREFIX, Place, live_place, remove_leftovers, standing_still
+from agents.drivers.host_snapshots import NONE, PREFIX, Place, all_standing_still, live_place, remove_leftovers
 from agents.drivers.host_space import bind_read_only, mount_read_only, private_tree, unmount
 from engine.tree_source import file_system_types
 from engine.tree_walk import TreeOptions
@@ -99,7 +98,8 @@ class HostDriver:
 
     def mounts(self) -> list[Mount]:
         """What makes up the server now, what is left out included."""
-        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as lines:
+        # Only the line feed ends a line: another sign that does so elsewhere may be in the name of a directory.
+        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
             return chosen(parse_mounts(lines), root=self.settings.root)
 
     @contextmanager
@@ -115,7 +115,7 @@ class HostDriver:
             configuration = layout_facts()
             moment_ns = time.time_ns()
             name = "".join(sign for sign in point if sign.isalnum())[:40] or "now"
-            places = [place for mount in kept for place in held.enter_context(standing_still(mount, name))]
+            places = held.enter_context(all_standing_still(kept, name))
             tree = self.settings.work / "tree"
             tree.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
@@ -144,7 +144,9 @@ class HostDriver:
 
     def _options(self, left_out: Sequence[str], kept: Sequence[Mount], *, moment_ns: int) -> TreeOptions:
         settings = self.settings
-        never = patterns_of((*settings.never, str(settings.work)), root=settings.root)
+        # Where it is shown, ZFS has all snapshots of a live dataset in there once more.
+        shown = (os.path.join(mount.point, ".zfs") for mount in kept if mount.kind == "zfs")
+        never = patterns_of((*settings.never, str(settings.work), *shown), root=settings.root)
         return TreeOptions(
             exclude=(*settings.excludes, *left_out, *never, f"{PREFIX}*/"),
             one_file_system=False,
@@ -217,18 +219,21 @@ def _put_together(places: Sequence[Place], tree: Path, *, root: str) -> tuple[li
 def _bound(place: Place, tree: Path, *, root: str, is_first: bool) -> Place:
     """The place, or the live one where its snapshot cannot be had. OSError."""
     within = Path(os.path.relpath(root, place.point)) if is_first else Path()
-    target = tree if is_first else tree / os.path.relpath(place.point, root)
-    if os.path.realpath(target) != str(target):
-        raise OSError(errno.ELOOP, "a symbolic link is on the way to it")
+    target = tree, Path() if is_first else Path(os.path.relpath(place.point, root))
     try:
-        bind_read_only(place.source / within, target)
+        bind_read_only(_split(place.source / within, ours=tree.parent), target)
     except OSError as error:
         if place.snapshot == NONE:
             raise
-        unmount(target)
         place = live_place(place.point, error.strerror or type(error).__name__)
-        bind_read_only(place.source / within, target)
+        bind_read_only(_split(place.source / within, ours=tree.parent), target)
     return place
+
+
+def _split(source: Path, *, ours: Path) -> tuple[Path, Path]:
+    """What is below our own folder may be behind a link of the administrator's, as that of the folder itself."""
+    start = ours if source.is_relative_to(ours) else Path("/")
+    return start, source.relative_to(start)
 
 
 def _not_still(places: Sequence[Place]) -> Iterator[Warned]:

@@ -18,6 +18,7 @@ _NETWORK = frozenset(
 _MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs", "rootfs"})
 # What is mounted from a file or layers that are themselves in the backup.
 _MADE_OF_FILES = frozenset({"overlay", "aufs", "squashfs", "iso9660", "udf", "erofs", "cramfs"})
+_USER = re.compile(r"(?:^|,)user_id=([0-9]+)(?:,|$)")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -26,7 +27,7 @@ class Mount:
     """A line of mountinfo. `inner` is the directory of the file system that is mounted, "/" for all of it.
 
     `left_out` says why its files do not belong to the backup; empty for what belongs to it. `number` is the mount's
-    own, `parent` that of the one that it was mounted in.
+    own, `parent` that of the one that it was mounted in, `user` who let a program (FUSE) make it up.
     """
 
     point: str
@@ -37,6 +38,7 @@ class Mount:
     left_out: str = ""
     number: int = 0
     parent: int = 0
+    user: int = 0
 
 
 def parse_mounts(mountinfo: Iterable[str]) -> list[Mount]:
@@ -49,7 +51,15 @@ def parse_mounts(mountinfo: Iterable[str]) -> list[Mount]:
             continue
         number, parent = int(parts[0]), int(parts[1])
         point, inner = _plain(parts[4]), _plain(parts[3])
-        found.append(Mount(point, kinds[0], _plain(kinds[1]), parts[2], inner, number=number, parent=parent))
+        user = _USER.search(kinds[-1])
+        found.append(
+            Mount(
+                *(point, kinds[0], _plain(kinds[1]), parts[2], inner),
+                number=number,
+                parent=parent,
+                user=int(user[1]) if user else 0,
+            )
+        )
     return found
 
 
@@ -107,13 +117,21 @@ def _uncovered(mounts: Sequence[Mount]) -> list[Mount]:
 def _why_not(mount: Mount) -> str:
     if mount.kind in PSEUDO_FILE_SYSTEMS:
         return "made up by the kernel"
-    if mount.kind in _NETWORK or (mount.kind.startswith("fuse.") and mount.kind != "fuse.zfs"):
+    if mount.kind in _NETWORK or _is_of_a_program(mount):
         return "on the network, or of a program: back it up where it is"
+    if mount.kind == "zfs" and "@" in mount.device:
+        return "a snapshot that somebody looks at"
     if mount.kind in _MEMORY:
         return "in memory only"
     if mount.kind in _MADE_OF_FILES:
         return "made of files that are in the backup themselves"
     return ""
+
+
+def _is_of_a_program(mount: Mount) -> bool:
+    """Any user may have a program make up files, and choose what comes behind the dot: ZFS by FUSE is root's."""
+    is_fuse = mount.kind == "fuse" or mount.kind.startswith("fuse.")
+    return is_fuse and (mount.kind != "fuse.zfs" or mount.user != 0)
 
 
 def _seen_elsewhere(mount: Mount, kept: Sequence[Mount], on_top: Sequence[Mount]) -> str:

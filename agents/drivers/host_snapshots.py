@@ -5,24 +5,20 @@ Others are read as they are, and the engine says which files changed meanwhile.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.drivers import btrfs_calls, host_lvm
+from agents.drivers import btrfs_calls, host_lvm, host_zfs
 from agents.drivers.base import DriverError, Warned
 from agents.drivers.host_mounts import Mount
-from agents.drivers.host_space import unmount
-from agents.drivers.zfs_commands import Host
 
 logger = logging.getLogger(__name__)
 
 PREFIX = ".backupsite-host-"
-ZFS_PREFIX = "bs-host-"
 BTRFS, ZFS, LVM, NONE = "btrfs", "zfs", "lvm", "none"
 
 
@@ -46,9 +42,24 @@ def way_of(mount: Mount) -> str:
     """How the file system can stand still: `btrfs`, `zfs`, `lvm` or `none`. No program is run."""
     if mount.kind == "btrfs" and _is_subvolume(mount.point):
         return BTRFS
-    if mount.kind == "zfs" and Path(mount.point, ".zfs").is_dir():
+    if host_zfs.can_hold(mount):
         return ZFS
     return LVM if host_lvm.is_on_volume(mount) else NONE
+
+
+@contextmanager
+def all_standing_still(mounts: Sequence[Mount], name: str) -> Iterator[list[Place]]:
+    """As `standing_still`, of all of them in their order. Datasets of one ZFS pool are of the same moment."""
+    datasets = {mount.device for mount in mounts if way_of(mount) == ZFS}
+    with ExitStack() as held:
+        refused = held.enter_context(host_zfs.held_still(datasets, name))
+        places: list[Place] = []
+        for mount in mounts:
+            if mount.kind == "zfs" and mount.device in datasets:
+                places.append(_zfs(mount, name, refused))
+            else:
+                places += held.enter_context(standing_still(mount, name))
+        yield places
 
 
 @contextmanager
@@ -59,8 +70,8 @@ def standing_still(mount: Mount, name: str) -> Iterator[Sequence[Place]]:
         with _btrfs(mount, name) as places:
             yield places
     elif way == ZFS:
-        with _zfs(mount, name) as places:
-            yield places
+        with host_zfs.held_still([mount.device], name) as refused:
+            yield [_zfs(mount, name, refused)]
     elif way == LVM:
         with _lvm(mount, name) as places:
             yield places
@@ -74,7 +85,7 @@ def remove_leftovers(mount: Mount) -> list[str]:
         if mount.kind == "btrfs" and _is_subvolume(mount.point):
             return list(_removed_btrfs(mount.point))
         if mount.kind == "zfs":
-            return list(_removed_zfs(mount.device))
+            return list(host_zfs.leftovers_removed(mount.device))
         if host_lvm.is_on_volume(mount):
             return list(host_lvm.leftovers_removed(mount))
     except (OSError, DriverError) as error:
@@ -170,43 +181,13 @@ def _is_subvolume(point: str) -> bool:
 # --- ZFS --------------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _zfs(mount: Mount, name: str) -> Iterator[Sequence[Place]]:
-    host, snapshot = Host(), f"{ZFS_PREFIX}{name}"
-    source = Path(mount.point) / ".zfs" / "snapshot" / snapshot
-    with ExitStack() as held:
-        try:
-            host.snapshot(mount.device, snapshot, disk="host")
-            held.callback(_destroy_zfs, host, mount.device, snapshot)
-            held.enter_context(_mounted_by_kernel(source, Path(mount.point)))
-        except (DriverError, OSError) as error:
-            yield [live_place(mount.point, str(error))]
-            return
-        yield [Place(mount.point, source, ZFS)]
-
-
-@contextmanager
-def _mounted_by_kernel(source: Path, live: Path) -> Iterator[None]:
-    """A snapshot is mounted when somebody looks at it, where every process sees it: later, in a mount namespace of our
-    own, it would not come in. It stays mounted as long as it is open. OSError when it is not mounted."""
-    descriptor = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.listdir(descriptor)  # noqa: PTH208  # a descriptor has no path
-        if os.fstat(descriptor).st_dev == live.stat().st_dev:
-            raise OSError(errno.ENXIO, "the snapshot was not mounted")
-        yield
-    finally:
-        os.close(descriptor)
-        # What came along into our namespace would keep the snapshot busy.
-        unmount(source)
-
-
-def _destroy_zfs(host: Host, dataset: str, snapshot: str) -> None:
-    """One that is still busy is removed by the next start, or by the program that waits for this process."""
-    try:
-        host.destroy_own(dataset, snapshot)
-    except (DriverError, OSError) as error:
-        logger.warning("a snapshot stays", extra={"snapshot": f"{dataset}@{snapshot}", "reason": str(error)})
+def _zfs(mount: Mount, name: str, refused: Mapping[str, str]) -> Place:
+    """Mounted by ourselves where nobody else sees it, as one of LVM is. What the kernel mounts below `.zfs` is seen by
+    all of the server, is gone after some minutes, and is not there where that directory is switched off."""
+    if mount.device in refused:
+        return live_place(mount.point, refused[mount.device])
+    snapshot = host_lvm.Held(Path(f"{mount.device}@{host_zfs.PREFIX}{name}"), "zfs", "")
+    return Place(mount.point, Path(mount.inner), ZFS, held=snapshot)
 
 
 # --- LVM --------------------------------------------------------------------------------------------------------------
@@ -227,11 +208,3 @@ def _lvm(mount: Mount, name: str) -> Iterator[Sequence[Place]]:
 def live_place(point: str, reason: str) -> Place:
     why = f"{point} could not be held still ({reason}): its files are of different moments."
     return Place(point, Path(point), NONE, (Warned("no_snapshot", why),))
-
-
-def _removed_zfs(dataset: str) -> Iterator[str]:
-    host = Host()
-    for snapshot in host.snapshots(dataset):
-        if snapshot.name.startswith(ZFS_PREFIX):
-            host.destroy_own(dataset, snapshot.name)
-            yield f"{dataset}@{snapshot.name}"

@@ -7,6 +7,7 @@ entered one stays in it: threads that it started since share it, and the kernel 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,11 +32,41 @@ def private_tree(tree: Path) -> Iterator[None]:
         unmount(tree)
 
 
-def bind_read_only(source: Path, target: Path) -> None:
-    """The directory, without what is mounted inside of it. Raises OSError."""
-    _mount(os.fsencode(source), os.fsencode(target), _MS_BIND)
-    flags = _MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
-    _mount(b"none", os.fsencode(target), flags)
+def bind_read_only(source: tuple[Path, Path], target: tuple[Path, Path]) -> None:
+    """A directory, without what is mounted inside of it. Each is a place that is ours and a path below it, on which
+    whoever owns a directory may put a symbolic link at any time: none is followed. Raises OSError."""
+    with _opened(*source) as from_here, _opened(*target) as to_here:
+        _mount(_named(from_here), _named(to_here), _MS_BIND)
+        # By now the path leads to what was mounted.
+        with _opened(*target) as mounted:
+            flags = _MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+            try:
+                _mount(b"none", _named(mounted), flags)
+            except OSError:
+                _check(_libc().umount2(_named(mounted), _MNT_DETACH), str(target[1]))
+                raise
+
+
+@contextmanager
+def _opened(start: Path, below: Path) -> Iterator[int]:
+    """A descriptor that names the directory. OSError where something else than directories is on the way."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    descriptor = os.open(start, flags)
+    try:
+        for name in below.parts:
+            try:
+                inner = os.open(name, flags | os.O_NOFOLLOW, dir_fd=descriptor)
+            except NotADirectoryError as error:
+                raise OSError(errno.ELOOP, "a symbolic link, or a file, is on the way to it") from error
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _named(descriptor: int) -> bytes:
+    return b"/proc/self/fd/%d" % descriptor
 
 
 def mount_read_only(device: Path, target: Path, *, kind: str, options: str) -> None:

@@ -260,9 +260,13 @@ class Host:
 
     def snapshot(self, dataset: str, name: str, *, disk: str) -> None:
         """Marked as that of the disk, and held: a person who tidies up does not take the next backup's base."""
-        whole = f"{_name(dataset)}@{own_snapshot(name)}"
-        self.run("snapshot", "-o", f"{OWNER}={disk}", whole)
-        self.run("hold", HOLD, whole)
+        self.snapshot_together([dataset], name, disk=disk)
+
+    def snapshot_together(self, datasets: Sequence[str], name: str, *, disk: str) -> None:
+        """Of datasets of one pool, all at the same moment; all of them or none, but for the holds."""
+        whole = [f"{_name(dataset)}@{own_snapshot(name)}" for dataset in datasets]
+        self.run("snapshot", "-o", f"{OWNER}={disk}", *whole)
+        self.run("hold", HOLD, *whole)
 
     def release(self, dataset: str, name: str) -> None:
         """Nothing, where it is not held."""
@@ -360,8 +364,13 @@ def own_snapshot(name: str) -> str:
     return name
 
 
+def is_name(dataset: str) -> bool:
+    """Whether it is the name of a dataset as we take them: without spaces."""
+    return _DATASET.fullmatch(dataset) is not None and ".." not in dataset.split("/")
+
+
 def _name(dataset: str) -> str:
-    if not _DATASET.fullmatch(dataset) or ".." in dataset.split("/"):
+    if not is_name(dataset):
         raise ZfsError(f"{dataset!r} is no name of a dataset.")
     return dataset
 

@@ -74,6 +74,17 @@ def _warned(code: str, words: str, *, count: int, found: Sequence[tuple[bytes, s
 
 
 def shown_path(path: bytes) -> str:
-    """A path as text that any database and JSON can hold, its end when it is long."""
-    text = path.decode("utf-8", "backslashreplace") or "the root"
+    """A path as text that any database, terminal and JSON can hold, its end when it is long."""
+    text = plain(path.decode("utf-8", "surrogateescape")) or "the root"
     return text if len(text) <= _LONGEST_NAME else f"...{text[3 - _LONGEST_NAME :]}"
+
+
+def plain(text: str) -> str:
+    """Without signs that begin a line, speak to a terminal, turn the direction of writing, or cannot be encoded: any
+    user may have them in names of theirs. They are shown as a program would write them."""
+    return "".join(sign if sign.isprintable() else _escaped(sign) for sign in text)
+
+
+def _escaped(sign: str) -> str:
+    is_byte = "\udc80" <= sign <= "\udcff"
+    return f"\\x{ord(sign) - 0xDC00:02x}" if is_byte else sign.encode("unicode_escape").decode("ascii")

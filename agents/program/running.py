@@ -13,6 +13,7 @@ from typing import TypeVar
 from agents import protocol
 from agents.drivers.base import DriverError, Warned
 from agents.program.heart import Heart
+from agents.program.naming_files import plain
 from agents.program.session import GateError, GateRefusedError, SessionClient, SessionEndedError
 from engine.crypto import WriterKey
 from engine.errors import CanceledError, EngineError
@@ -87,7 +88,7 @@ def failure_of(error: Exception) -> protocol.Failure | None:
     if isinstance(error, DriverError | EngineError):
         return protocol.Failure(
             code=error.code,
-            message=error.message,
+            message=plain(error.message),
             permanent=getattr(error, "permanent", False),
             warnings=warned(getattr(error, "warnings", ())),
             is_whole_but_damage=getattr(error, "is_whole_but_damage", False),
@@ -100,7 +101,7 @@ def failure_of(error: Exception) -> protocol.Failure | None:
 
 
 def warned(warnings: Sequence[Warned]) -> list[protocol.WarnedMessage]:
-    return [protocol.WarnedMessage(code=one.code, message=one.message) for one in warnings]
+    return [protocol.WarnedMessage(code=one.code, message=plain(one.message)) for one in warnings]
 
 
 class UsageMeter:

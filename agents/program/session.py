@@ -1,7 +1,7 @@
 """Client of the session gate: what a mover may ask the control plane during one session.
 
-One client serves all threads of a session: every call opens its own short connection. Calls are retried while the
-gate cannot be reached; each can be made twice.
+One client serves all threads of a session, which share its connections. Calls are retried while the gate cannot be
+reached; each can be made twice.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import http.client
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
 from agents import protocol
+from agents.program.connections import Answer, Call, KeptConnections
 from engine.store.base import ObjectRef
 from engine.store.http import Grant, PutSpec
 
@@ -57,11 +59,11 @@ class SessionClient:
         retry_seconds: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        connect: Callable[[], http.client.HTTPConnection] | None = None,
     ) -> None:
-        parts = urlsplit(gate_url)
-        self._host = parts.hostname or ""
-        self._port = parts.port
-        self._connection_class = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._host = urlsplit(gate_url).hostname or ""
+        self._folder = urlsplit(gate_url).path.rstrip("/")
+        self._connections = KeptConnections(connect or partial(_open, gate_url))
         self._token = token
         self._retry_seconds = retry_seconds
         self._clock = clock
@@ -132,14 +134,21 @@ class SessionClient:
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     def _post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        connection = self._connection_class(self._host, self._port, timeout=_TIMEOUT_SECONDS)
-        try:
-            headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
-            connection.request("POST", protocol.PATH_PREFIX + path, body=body, headers=headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read(protocol.LARGEST_MESSAGE_BYTES)
-        finally:
-            connection.close()
+        answer = self._sent(protocol.PATH_PREFIX + path, body, {})
+        return answer.status, answer.content
+
+    def _sent(self, address: str, body: bytes, more: Mapping[str, str]) -> Answer:
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json", **more}
+        call = Call("POST", self._folder + address, body, headers, may_repeat=True)
+        return self._connections.ask(call, most_bytes=protocol.LARGEST_MESSAGE_BYTES)
+
+
+def _open(gate_url: str) -> http.client.HTTPConnection:
+    parts = urlsplit(gate_url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_SECONDS)
+    connection.connect()
+    return connection
 
 
 def _refusal(status: int, content: bytes) -> GateError:

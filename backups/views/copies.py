@@ -15,7 +15,7 @@ from django.views.decorators.http import require_GET, require_POST
 from agents.models import Storage
 from backups.copies.importing import import_copy, request_comparison
 from backups.models import StrayCopy
-from common.errors import BackupsiteError
+from common.errors import BackupsiteError, NotFoundError
 from common.forms import PlainForm
 from tenants.access import get_for_user, may_create
 from tenants.models import Tenant
@@ -49,7 +49,11 @@ def stray_import(request: HttpRequest, pk: UUID) -> HttpResponse:
     stray = get_for_user(StrayCopy.objects.select_related("storage__node"), person=person, action=Action.EDIT, pk=pk)
     form = ImportForm(request.POST)
     key = form.cleaned_data["tenant"] if form.is_valid() else None
-    tenant = get_for_user(Tenant.objects.all(), person=person, action=Action.VIEW, pk=key)
+    try:
+        tenant = get_for_user(Tenant.objects.all(), person=person, action=Action.VIEW, pk=key)
+    except NotFoundError:
+        messages.error(request, "There is no such tenant. Type the id that the address of its page shows.")
+        return redirect("stray-list")
     try:
         backup = import_copy(stray=stray, tenant=tenant, actor=person, now=timezone.now())
     except BackupsiteError as error:

@@ -21,7 +21,7 @@ from backups.services import request_backup
 from backups.standing import standings_of
 from common.errors import BackupsiteError
 from definitions.forms import DeletionForm
-from definitions.models import Definition
+from definitions.models import Definition, EarlierSchedule
 from definitions.schedule import preview
 from definitions.serializers import DefinitionSerializer
 from definitions.services import Fate, delete_definition
@@ -71,11 +71,13 @@ def definition_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     person = request.user
     definition = get_for_user(_DEFINITIONS.all(), person=person, action=Action.VIEW, pk=pk)
     backups = Backup.objects.for_user(person).in_catalogue().filter(definition=definition)
+    earlier = EarlierSchedule.objects.for_user(person).filter(definition=definition)
     facts, standing = standings_of([definition], now=timezone.now())[definition.pk]
     context = {
         "definition": definition,
         "facts": facts,
         "standing": standing,
+        "earlier": earlier.order_by("-until", "-pk")[:SHOWN_RUNS],
         "sees_vault": definition.vault is not None and may(person, Action.VIEW, definition.vault),
         "schedule": preview(
             cron=definition.cron, time_zone=definition.time_zone, after=timezone.now(), count=SHOWN_RUNS

@@ -30,7 +30,7 @@ def overview_days(request: HttpRequest) -> HttpResponse:
     context = {
         "found": found,
         "days": found.days,
-        "has_runs": any(day.run_count for day in found.days),
+        "has_runs": any(day.run_count or day.held_count for day in found.days),
         "growth": _growth(found.days),
         "tail": tail,
         "still_locked": tail.still_locked(),

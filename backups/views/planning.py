@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
@@ -16,7 +18,9 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from agents.models import Node
 from backups.node_load import LOOKED_BACK, LoadMap, load_map
 from backups.overview import overview_of
+from backups.views.definitions import DEFINITIONS
 from common.errors import BackupsiteError, NotFoundError
+from definitions.hour_moves import HourMove, move_to_hour, preview_move
 from definitions.models import Definition, SpreadAct
 from definitions.planner import heat_map
 from definitions.planning_forms import PileForm
@@ -24,13 +28,13 @@ from definitions.spreading import (
     NIGHT,
     find_act,
     movable_pile,
-    move_to_hour,
     preview_pile,
     spread,
     spread_pile,
     undo_spread,
 )
-from tenants.models import Person, Tenant
+from tenants.listing import Listed, administers
+from tenants.models import Person
 from tenants.roles import Action
 from tenants.views import STATUS_WRONG_INPUT, back_with_error, paginate, portal_page, show_error
 
@@ -39,22 +43,25 @@ _UNDO_FOR = LOOKED_BACK
 _SHADES = 9
 
 
+OVERVIEW = replace(
+    DEFINITIONS,
+    name="overview-of-definitions",
+    sorts={**DEFINITIONS.sorts, "server": replace(DEFINITIONS.sorts["server"], title="Server")},
+    order="name",
+)
+
+
 @require_GET
 @portal_page
-def definition_overview(request: HttpRequest) -> HttpResponse:
-    """By tenant or by node."""
-    person = request.user
-    tenant = _chosen(request, "tenant", Tenant.objects.for_user(person))
-    node = _chosen(request, "node", Node.objects.for_user(person))
-    found = Definition.objects.for_user(person)
-    if tenant is not None:
-        found = found.filter(tenant=tenant)
-    if node is not None:
-        found = found.filter(disk__server__node=node)
-    page, now = paginate(request, found.order_by("name", "pk")), timezone.now()
-    rows = overview_of(page.object_list, person=person, now=now)
-    sees_tenants = Tenant.objects.for_user(person).exists()
-    context = {"page": page, "rows": rows, "tenant": tenant, "node": node, "sees_tenants": sees_tenants, "now": now}
+def definition_overview(request: HttpRequest) -> HttpResponseBase:
+    """The list of definitions with the figures of each, by tenant, node or state."""
+    seen = Definition.objects.for_user(request.user).select_related("disk__server", "tenant")
+    listed = OVERVIEW.read(request, seen)
+    if not isinstance(listed, Listed):
+        return listed
+    now = timezone.now()
+    rows = overview_of(listed.rows, person=request.user, now=now)
+    context = {"listed": listed, "rows": rows, "now": now, "administers": administers(request.user)}
     return render(request, "definitions/overview.html", context)
 
 
@@ -133,15 +140,17 @@ def move_of_pile(request: HttpRequest) -> HttpResponse:
     if node is None:
         raise NotFoundError("Name a node.")
     back = f"{reverse('definition-spread')}?node={node.pk}&hour={_hour(request.GET.get('hour', ''))}"
+    wanted: dict[str, Any] = {
+        "chosen": [_uuid(text) for text in request.POST.getlist("definition")],
+        "node": node,
+        "hour": _hour(request.POST.get("to", "")),
+        "actor": person,
+        "now": now,
+    }
     try:
-        made = move_to_hour(
-            definitions=Definition.objects.for_user(person, Action.EDIT),
-            chosen=[_uuid(text) for text in request.POST.getlist("definition")],
-            node=node,
-            hour=_hour(request.POST.get("to", "")),
-            actor=person,
-            now=now,
-        )
+        if "look" in request.POST:
+            return _show_move(request, preview_move(**wanted), wanted, back=back)
+        made = move_to_hour(**wanted)
     except NotFoundError:
         raise
     except BackupsiteError as error:
@@ -151,6 +160,24 @@ def move_of_pile(request: HttpRequest) -> HttpResponse:
         request, f"{count} definition{'' if count == 1 else 's'} moved. You can take it back on this page."
     )
     return redirect("definition-load")
+
+
+def _show_move(request: HttpRequest, planned: HourMove, wanted: dict[str, Any], *, back: str) -> HttpResponse:
+    most = max((value for load in planned.loads for value in (*load.before, *load.after)), default=0) or 1
+    context = {
+        "planned": planned,
+        "loads": [(one.node.name, _shaded(one.before, most), _shaded(one.after, most)) for one in planned.loads],
+        "node": wanted["node"],
+        "chosen": wanted["chosen"],
+        "to": wanted["hour"],
+        "hours": range(24),
+        "back": back,
+    }
+    return render(request, "definitions/move.html", context)
+
+
+def _shaded(hours: tuple[float, ...], most: float) -> list[dict[str, int]]:
+    return [{"load": int(value), "shade": round(_SHADES * value / most)} for value in hours]
 
 
 def _hour(text: str) -> int:
@@ -184,15 +211,12 @@ def _cells(found: LoadMap) -> list[dict[str, Any]]:
     """Each hour as a shade from 0 to 9 of the busiest one, planned or actual, with its bytes per second."""
     most = max((value for row in found.rows for value in (*row.planned, *row.actual)), default=0) or 1
 
-    def shaded(hours: tuple[float, ...]) -> list[dict[str, int]]:
-        return [{"load": int(value), "shade": round(_SHADES * value / most)} for value in hours]
-
     address = reverse("definition-spread")
     return [
         {
             "node": row.node,
-            "planned": shaded(row.planned),
-            "actual": shaded(row.actual),
+            "planned": _shaded(row.planned, most),
+            "actual": _shaded(row.actual, most),
             "address": f"{address}?node={row.node.pk}",
         }
         for row in found.rows

@@ -48,7 +48,7 @@ def server_restore(request: HttpRequest, pk: UUID) -> HttpResponse:
     person = request.user
     server = get_for_user(Server.objects.select_related("tenant"), person=person, action=Action.RESTORE, pk=pk)
     disks = list(Disk.objects.for_user(person).filter(server=server).order_by("number"))
-    definitions = Definition.objects.for_user(person).filter(disk__server=server)
+    definitions = Definition.objects.for_user(person).filter(disk__server=server).select_related("disk__server")
     context = {"server": server, **timeline_context(request, disks, definitions, restoring=True)}
     return render(request, "backups/restore_source.html", context)
 

@@ -45,6 +45,7 @@ MARKS = {
     "lost": "lost",
     "partly": "some runs missing",
     "gap": "promised, and no backup made",
+    "held": "not due: paused, held or switched off",
     "removed": "made, and removed since",
 }
 # What a node's own name for a server is, by driver; the others know no servers.

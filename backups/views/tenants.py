@@ -15,7 +15,8 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from backups.figures import known_uses
 from backups.forms import DeletionForm, QuotaForm
-from backups.tenant_removal import remains_of, request_tenant_deletion, undo_tenant_deletion
+from backups.remains import known_remains_of
+from backups.tenant_removal import request_tenant_deletion, undo_tenant_deletion
 from common.errors import BackupsiteError
 from tenants.access import get_for_user, may
 from tenants.lifecycle import UNDO_PERIOD
@@ -65,7 +66,7 @@ def tenant_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
         "people": people.order_by("username")[:SHOWN],
         "may_edit": may(request.user, Action.EDIT, tenant),
         "deletion": deletion,
-        "remains": remains_of(tenant) if deletion is not None else None,
+        "remains": known_remains_of(tenant) if deletion is not None else None,
         "may_undo": deletion is not None and deletion.finished_at is None and timezone.now() < deletion.undo_until,
     }
     return render(request, "backups/tenant.html", context)
@@ -117,7 +118,8 @@ def tenant_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
         else:
             messages.success(request, f"{tenant.title} is being deleted.")
             return redirect("tenant-detail", pk)
-    context: dict[str, Any] = {"tenant": tenant, "form": form, "days": UNDO_PERIOD.days, "remains": remains_of(tenant)}
+    remains = known_remains_of(tenant)
+    context: dict[str, Any] = {"tenant": tenant, "form": form, "days": UNDO_PERIOD.days, "remains": remains}
     return render(request, "backups/tenant_delete.html", context, status=_status(form))
 
 

@@ -14,7 +14,8 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from backups.figures import overview_of
 from backups.forms import VaultRemovalForm
-from backups.vault_removal import remains_of_vault, request_vault_removal, undo_vault_removal, uses_of_vault
+from backups.remains import known_remains_of_vault
+from backups.vault_removal import request_vault_removal, undo_vault_removal, uses_of_vault
 from common.errors import BackupsiteError
 from tenants.access import get_for_user
 from tenants.lifecycle import UNDO_PERIOD
@@ -62,7 +63,7 @@ def vault_remove(request: HttpRequest, pk: UUID) -> HttpResponse:
         "deletion": deletion,
         "may_undo": deletion is not None and timezone.now() < deletion.undo_until,
         "uses": uses_of_vault(vault),
-        "remains": remains_of_vault(vault),
+        "remains": known_remains_of_vault(vault),
     }
     return render(request, "backups/vault_remove.html", context, status=STATUS_WRONG_INPUT if form.errors else 200)
 

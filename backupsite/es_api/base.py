@@ -84,7 +84,8 @@ class EsView(GuardedMixin, APIView):
 
     def pending(self, job: Job) -> HttpResponseBase:
         """201 with the job's id as the task; held open until it has ended for a client that asks for it."""
-        stream = stream_of(job, person=self.person) if "ES-STREAM" in self.request.headers else None
+        wanted = "ES-STREAM" in self.request.headers
+        stream = stream_of(job, person=self.person, token=self.request.auth) if wanted else None
         if stream is None:
             return Response(
                 {"task_id": str(job.pk), "status": PENDING, "result": None},

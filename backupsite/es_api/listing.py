@@ -17,7 +17,7 @@ def rows_of(queryset: Any, given: Mapping[str, Any], *, columns: Mapping[str, st
 
     Raises PreconditionError for an unknown column.
     """
-    ordered = queryset.order_by(*_ordering(given.get("order_by") or usual, columns), "pk")
+    ordered = queryset.order_by(*ordering(given.get("order_by") or usual, columns), "pk")
     if "page" in given:
         start = (given["page"] - 1) * given["limit"]
         return ordered[start : start + given["limit"]]
@@ -38,7 +38,8 @@ def listed(rows: Any, given: Mapping[str, Any], *, name: str, shape: Shape) -> l
     return shape(found) if as_objects else found
 
 
-def _ordering(text: str, columns: Mapping[str, str]) -> Iterable[str]:
+def ordering(text: str, columns: Mapping[str, str]) -> Iterable[str]:
+    """What to order by; PreconditionError for an unknown column."""
     for part in text.split(","):
         # In this grammar a plus turns it round, too; in a query it arrives as a blank.
         name = part.strip().lstrip("+-")

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rest_framework import serializers
-from rest_framework.exceptions import ValidationError
+from rest_framework.exceptions import UnsupportedMediaType, ValidationError
 from rest_framework.request import Request
 
+from backupsite.es_api.errors import PreconditionError
 from tenants.serializers import BodySerializer
 
 MOST_ROWS = 10_000
@@ -34,11 +35,14 @@ class ShowParameters(Parameters):
     extended = serializers.BooleanField(default=False, help_text="With counts and sums.")
 
 
+def order_of(help_text: str) -> Any:
+    # Not trimmed: a plus arrives as a blank.
+    return serializers.CharField(required=False, max_length=200, trim_whitespace=False, help_text=help_text)
+
+
 class ListParameters(ShowParameters):
     full = serializers.BooleanField(default=False, help_text="Objects instead of names.")
-    order_by = serializers.CharField(
-        required=False, max_length=200, help_text="Columns; a minus before turns it round."
-    )
+    order_by = order_of("Columns; a minus before turns it round.")
     page = serializers.IntegerField(required=False, min_value=1, max_value=1_000_000)
     limit = serializers.IntegerField(default=MOST_ROWS, min_value=1, max_value=MOST_ROWS, help_text="Rows of a page.")
 
@@ -70,6 +74,8 @@ class NamesField(serializers.ListField):
     child = serializers.CharField(max_length=100)
 
     def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, str | list):
+            raise PreconditionError("These are names: a list, or a text with commas.", field=self.field_name)
         return super().to_internal_value([name for name in data.split(",") if name] if isinstance(data, str) else data)
 
 
@@ -79,7 +85,7 @@ def disk_number(**options: Any) -> Any:
 
 def read_parameters(request: Request, serializer_class: type[Parameters], *, path_dc: str | None) -> dict[str, Any]:
     """Those of the request, checked. Raises ValidationError with the name of what is wrong, unknown, or said twice."""
-    body = {} if request.method in {"GET", "OPTIONS"} and not request.body else request.data
+    body = {} if request.method in {"GET", "OPTIONS"} and not request.body else _body(request)
     if not isinstance(body, Mapping):
         raise ValidationError("The body is an object with parameters.", code="invalid")
     query = {name: _from_query(name, values, serializer_class) for name, values in request.query_params.lists()}
@@ -91,6 +97,15 @@ def read_parameters(request: Request, serializer_class: type[Parameters], *, pat
     serializer = serializer_class(data={**query, **body, **path}, context={"request": request})
     serializer.is_valid(raise_exception=True)
     return dict(serializer.validated_data)
+
+
+def _body(request: Request) -> Any:
+    try:
+        return request.data
+    except UnsupportedMediaType as error:
+        # As curl sends without being told otherwise.
+        error.detail = "Send the parameters as JSON, with the header Content-Type: application/json."
+        raise
 
 
 def _from_query(name: str, values: list[str], serializer_class: type[Parameters]) -> Any:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from django.db.models import Count, Q, Sum
+from django.db.models import Count, F, Q, Sum
 
 from agents.models import Node, Server, Storage
-from backups.models import Backup
+from backups.figures import LIVE_BACKUPS
+from backups.models import Backup, TenantFigures
 from backupsite.es_api.task_shapes import moment
 from definitions.models import Definition
 from tenants.models import Person, Tenant
@@ -223,14 +224,28 @@ def dcs(rows: list[Tenant], *, person: Person, extended: bool) -> list[dict[str,
     shown = [_dc(one) for one in rows]
     if extended:
         keys = [one.pk for one in rows]
-        by = {"number": Count("pk"), "size": Sum("stored_bytes")}
+        attached = Node.tenants.through.objects.filter(node__in=Node.objects.for_user(person))
+        nodes_of = _counted(attached, "tenant", keys, number=Count("pk"))
         vms = _counted(Server.objects.for_user(person), "tenant", keys, number=Count("pk"))
-        kept = _counted(Backup.objects.in_catalogue().for_user(person), "tenant", keys, **by)
+        kept = _kept_of_tenants(keys, person)
         for row, one in zip(shown, rows, strict=True):
             counted = kept.get(one.pk, {})
+            row["nodes"] = nodes_of.get(one.pk, {}).get("number", 0)
             row["vms"] = vms.get(one.pk, {}).get("number", 0)
             row.update(backups=counted.get("number", 0), size_backups=_mib(counted.get("size") or 0))
+            row["counted"] = moment(counted.get("counted_at"))
     return shown
+
+
+def _kept_of_tenants(keys: list[Any], person: Person) -> dict[Any, dict[str, Any]]:
+    """Backups and their bytes: now; of large tenants that the person administers as they were counted last."""
+    figures = TenantFigures.objects.filter(tenant__in=keys, backup_count__gt=LIVE_BACKUPS)
+    seen = figures.filter(tenant__in=Tenant.objects.for_user(person).order_by().values("pk"))
+    columns = {"number": F("backup_count"), "size": F("backup_bytes")}
+    large = {row["tenant_id"]: row for row in seen.values("tenant_id", "counted_at", **columns)}
+    rest = [key for key in keys if key not in large]
+    by = {"number": Count("pk"), "size": Sum("stored_bytes")}
+    return large | _counted(Backup.objects.in_catalogue().for_user(person), "tenant", rest, **by)
 
 
 def _dc(one: Tenant) -> dict[str, Any]:

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.http import StreamingHttpResponse
+from django.utils import timezone
 from rest_framework.renderers import JSONRenderer
 
 from backups.models import Job
 from backupsite.es_api.task_shapes import task_status
-from common.errors import BackupsiteError
+from common.errors import BackupsiteError, NotSignedInError
 from tenants.access import get_for_user
-from tenants.models import Person
+from tenants.models import ApiToken, Person
 from tenants.roles import Action
 
 # Of a process with eight threads: the portal keeps most of them.
@@ -31,20 +32,20 @@ _places = threading.BoundedSemaphore(MOST_STREAMS)
 pause = time.sleep
 
 
-def stream_of(job: Job, *, person: Person) -> StreamingHttpResponse | None:
-    """The answer that waits; None when as many as may wait already do."""
+def stream_of(job: Job, *, person: Person, token: ApiToken | None) -> StreamingHttpResponse | None:
+    """The answer that waits; None when as many as may wait already do. `token`: with which the person came."""
     if not _places.acquire(blocking=False):
         return None
     headers = {"es_stream": "es", "es_task_id": str(job.pk), "X-Accel-Buffering": "no"}
-    waiting = _Waiting(job.pk, person=person)
+    waiting = _Waiting(job.pk, person=person, token=token)
     return StreamingHttpResponse(waiting, status=201, content_type="application/json", headers=headers)
 
 
 class _Waiting:
     """The parts of the body. `close` gives the place back, also when the client is gone before the first part."""
 
-    def __init__(self, key: Any, *, person: Person) -> None:
-        self._parts = _parts(key, person=person)
+    def __init__(self, key: Any, *, person: Person, token: ApiToken | None) -> None:
+        self._parts = _parts(key, person=person, token=token)
         self._held = True
 
     def __iter__(self) -> Iterator[bytes]:
@@ -57,12 +58,12 @@ class _Waiting:
             _places.release()
 
 
-def _parts(key: Any, *, person: Person) -> Any:
+def _parts(key: Any, *, person: Person, token: ApiToken | None) -> Any:
     waited = 0
     # At once, so that the client has the headers.
     yield b" "
     for number in range(LONGEST_SECONDS):
-        code, body = _looked_at(key, person)
+        code, body = _looked_at(key, person, token)
         if code != 201 or waited >= LONGEST_SECONDS:
             break
         step = _STEPS[number] if number < len(_STEPS) else _LAST_STEP
@@ -72,9 +73,11 @@ def _parts(key: Any, *, person: Person) -> Any:
     yield b"%d\n%s" % (code, JSONRenderer().render(body))
 
 
-def _looked_at(key: Any, person: Person) -> tuple[int, dict[str, Any]]:
-    """As the person may see it at this moment: rights can end while one waits."""
+def _looked_at(key: Any, person: Person, token: ApiToken | None) -> tuple[int, dict[str, Any]]:
+    """As the person may see it at this moment: rights and tokens can end while one waits."""
     try:
+        if token is not None and not ApiToken.objects.filter(pk=token.pk).live(timezone.now()).exists():
+            raise NotSignedInError("The token is not valid any more.")
         person.refresh_from_db(fields=["is_active", "is_superuser"])
         return task_status(get_for_user(Job.objects.all(), person=person, action=Action.VIEW, pk=key))
     except BackupsiteError as error:

@@ -32,12 +32,20 @@ def task_status(job: Job) -> tuple[int, dict[str, Any]]:
 
 
 def _result(job: Job) -> dict[str, Any]:
+    """`detail` is how its clients learn the name of what was made."""
     succeeded = job.state == JobState.OK
     told = (
         f"Backup {job.backup_name} {_DONE.get(JobKind(job.kind), 'is done')}." if succeeded else job.message or job.code
     )
-    facts = {"message": told, "returncode": 0 if succeeded else 1, "bkpname": job.backup_name}
-    return facts if succeeded else {**facts, "code": job.code, "detail": told}
+    facts = {"message": told, "returncode": 0 if succeeded else 1, "detail": _about(job), "bkpname": job.backup_name}
+    return facts if succeeded else {**facts, "code": job.code}
+
+
+def _about(job: Job) -> str:
+    """In the words of that grammar's task log."""
+    target = "target_" if job.kind == JobKind.RESTORE else ""
+    where = (f"'{job.disk.server.name}'", str(job.disk.number)) if job.disk else ("null", "null")
+    return f"{target}hostname={where[0]}, bkpname='{job.backup_name}', {target}disk_id={where[1]}"
 
 
 def task_details(job: Job) -> dict[str, Any]:
@@ -69,7 +77,7 @@ def log_line(job: Job) -> dict[str, Any]:
         "status": STATES[job.state][1],
         "username": job.requested_by.username if job.requested_by else None,
         "msg": f"{_VERBS.get(JobKind(job.kind), 'Work on')} backup of server's disk",
-        "detail": " ".join(part for part in (f"bkpname={job.backup_name}", job.message) if part),
+        "detail": "; ".join(part for part in (_about(job), job.message) if part),
         "object_name": job.disk.server.name if job.disk else None,
         "object_alias": job.disk.server.name if job.disk else None,
         "object_type": "vm",

@@ -17,7 +17,8 @@ from backups.services import cancel_job
 from backups.states import ACTIVE, JobState
 from backupsite.es_api.base import EsView
 from backupsite.es_api.finding import within
-from backupsite.es_api.parameters import Parameters
+from backupsite.es_api.listing import ordering
+from backupsite.es_api.parameters import Parameters, order_of
 from backupsite.es_api.task_shapes import STATES, log_line, task_details, task_status
 from tenants.access import get_for_user
 from tenants.roles import Action
@@ -48,6 +49,7 @@ class LogParameters(Parameters):
     hide_auto = serializers.BooleanField(default=False)
     date_from = serializers.DateField(required=False, allow_null=True)
     date_to = serializers.DateField(required=False, allow_null=True)
+    order_by = order_of("time; a minus before turns it round.")
 
 
 class StatsParameters(Parameters):
@@ -117,7 +119,8 @@ class TaskLog(EsView):
     parameters = {"GET": LogParameters}
 
     def get(self, request: Request) -> Response:
-        seen = within(_JOBS.for_user(self.person), self.dc).filter(self._chosen()).order_by("-created_at", "-pk")
+        chosen = within(_JOBS.for_user(self.person), self.dc).filter(self._chosen())
+        seen = chosen.order_by(*ordering(self.given.get("order_by") or "-time", {"time": "created_at"}), "-pk")
         if "page" not in self.given:
             return Response({"results": [log_line(job) for job in seen[:_LATEST]]})
         page = self.given["page"]

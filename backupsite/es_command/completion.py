@@ -24,34 +24,55 @@ PARAMETERS = (
 )
 _STYLES = ("grid", "pipe", "plain", "rst", "orgtbl", "mediawiki", "latex", "html", "csv")
 
+# What is below one of them, by its name.
+BELOW = {
+    "vm": ("backup", "define/backup"),
+    "node": ("backup", "define/backup", "storage"),
+    "dc": ("vm", "vm/define/backup"),
+    "task": ("status", "done", "cancel"),
+}
+
+# No `compgen -W` over what was typed: it would run what is in $( ).
 _SCRIPT = """# Completion of es: eval "$(es help completion)"
 if [ -n "${{ZSH_VERSION-}}" ]; then
     autoload -Uz +X compinit bashcompinit && compinit && bashcompinit
 fi
 _es_complete() {{
     local word=${{COMP_WORDS[COMP_CWORD]}}
-    local words
+    local words one kind below name=
+    words=() below=()
     case $word in
-        --*) words="{formats}" ;;
-        -*) words="{parameters}" ;;
-        *)
-            if [ "$COMP_CWORD" -eq 1 ]; then
-                words="{actions}"
-            elif [ "$COMP_CWORD" -eq 2 ]; then
-                words="{resources}"
-            else
-                words=""
-            fi
-            ;;
+        --*) words=({formats}) ;;
+        -*) words=({parameters}) ;;
+        /vm/define* | /task/log*) ;;
+{below}
     esac
-    COMPREPLY=($(compgen -W "$words" -- "$word"))
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        words=({actions})
+    elif [ "$COMP_CWORD" -eq 2 ] && [ "${{word#-}}" = "$word" ]; then
+        words=({resources})
+        name=${{word#/*/}}
+        for one in "${{below[@]}}"; do
+            words+=("/$kind/${{name%%/*}}/$one")
+        done
+    fi
+    COMPREPLY=()
+    for one in "${{words[@]}}"; do
+        case $one in
+            "$word"*) COMPREPLY+=("$one") ;;
+        esac
+    done
 }}
 complete -o default -F _es_complete es"""
 
 
 def script() -> str:
     formats = [*FORMATS, *(f"tabulate-{style}" for style in _STYLES), *SWITCHES]
+    # In quotes: `done` is a word of the shell.
+    quoted = {kind: " ".join(f"'{path}'" for path in paths) for kind, paths in BELOW.items()}
+    below = (f"        /{kind}/*/*) kind={kind} below=({paths}) ;;" for kind, paths in quoted.items())
     return _SCRIPT.format(
+        below="\n".join(below),
         formats=" ".join(f"--{name}" for name in formats),
         parameters=" ".join(f"-{name}" for name in PARAMETERS),
         actions=" ".join(METHODS),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-REFUSED, BROKEN, NO_TRANSPORT, NO_LOGIN, INTERRUPTED, NO_OUTPUT = 1, 2, 3, 4, 5, 9
+REFUSED, BROKEN, NO_TRANSPORT, NO_LOGIN, INTERRUPTED, NO_ENCODING, NO_OUTPUT = 1, 2, 3, 4, 5, 8, 9
 USAGE, NO_RESOURCE, NO_FORMAT = 11, 12, 13
 
 
@@ -32,6 +32,10 @@ class TransportError(EsError):
 
 class OutputError(EsError):
     exit_code = NO_OUTPUT
+
+
+class EncodingError(EsError):
+    exit_code = NO_ENCODING
 
 
 def exit_code_of(status: int) -> int:

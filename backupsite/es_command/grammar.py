@@ -148,7 +148,7 @@ def _value(name: str, word: str) -> Any:
     if word.startswith("json::"):
         try:
             return json.loads(word.removeprefix("json::"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"-{name} is no JSON: {error}") from error
     if word.startswith("file::"):
         try:

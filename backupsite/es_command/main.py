@@ -1,5 +1,5 @@
 """The command `es`. Exit codes: 0 done, 1 refused or failed, 2 broken server, 3 no answer, 4 no sign-in, 5 interrupted,
-9 no output, 11 wrong use, 12 no resource, 13 no such format."""
+8 and 9 no output, 11 wrong use, 12 no resource, 13 no such format."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from backupsite.es_command.errors import (
     INTERRUPTED,
     NO_LOGIN,
     NO_OUTPUT,
+    EncodingError,
     EsError,
     OutputError,
     UsageError,
@@ -103,8 +104,13 @@ def _secrets(call: Call, configuration: Configuration) -> Mapping[str, str]:
 
 
 def _given(call: Call) -> dict[str, object]:
-    if call.action != "login" or "password" in call.parameters:
+    if call.method == "GET" and any(str(value).startswith("bks_") for value in call.parameters.values()):
+        raise UsageError("A key in an address gets into logs. Say -api-key <key>, or set ES_API_KEY.")
+    if call.action != "login":
         return call.parameters
+    if call.parameters.get("password", True) is not True:
+        # A file that an editor or `echo` has written ends with the end of a line, which is none of the password.
+        return {**call.parameters, "password": str(call.parameters["password"]).rstrip("\r\n")}
     if not sys.stdin.isatty():
         raise EsError("Give the password: -password file::<path>")
     return {**call.parameters, "password": getpass.getpass()}
@@ -141,11 +147,13 @@ class Interrupted(EsError):
 
 def _print(answer: Answer, call: Call, configuration: Configuration) -> None:
     text = shown(answer, call.output, csv_delimiter=configuration.csv_delimiter, debug=call.debug)
+    # As CSV an empty list is no line: `wc -l` counts rows.
+    end = "" if call.output == "csv" and not text else "\n"
     try:
-        print(text)
+        print(text, end=end)
         sys.stdout.flush()
     except UnicodeEncodeError as error:
-        raise OutputError(
+        raise EncodingError(
             f"This terminal cannot show {error.object[error.start]!a}: set PYTHONIOENCODING=utf-8."
         ) from error
     except BrokenPipeError:

@@ -49,7 +49,9 @@ def table_of(answer: Answer) -> tuple[list[str], list[list[Any]]]:
     """Headers, and rows: of a list one each, of an object one for each of its members."""
     found = answer.text
     if isinstance(found, dict) and 200 <= answer.status < 300:
-        found = found.get("result", found.get("results", found))
+        result = found.get("result", found.get("results"))
+        # Without one, as of a task that is not waited for, its id is what there is to know.
+        found = found if result is None else result
     if isinstance(found, dict):
         return [], [[name, value] for name, value in found.items()]
     if not isinstance(found, list):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from shutil import get_terminal_size
 from typing import Any, TextIO
 
 from backupsite.es_command.client import Answer, Client
@@ -16,11 +18,12 @@ _LAST_STEP = 10
 # How often in a row the server may be away, about ten minutes.
 _MOST_FAILURES = 60
 _BUSY = frozenset({429, 500, 502, 503, 504})
+_PENDING = 201
 
 
 def is_pending(answer: Answer) -> bool:
     return (
-        answer.status == 201
+        answer.status == _PENDING
         and isinstance(answer.text, dict)
         and answer.text.get("status") == "PENDING"
         and _TASK.fullmatch(str(answer.text.get("task_id"))) is not None
@@ -35,39 +38,43 @@ def task_goes_on(task: str) -> str:
 def wait_for(client: Client, begun: Answer, *, pause: Pause, screen: TextIO | None) -> Answer:
     """The task's last answer, as if it were the first one's. Raises TransportError when the server stays away."""
     task, failures, looks = begun.text["task_id"], 0, 0
+    if screen is not None:
+        print(f"Waiting for task {task}", file=screen)
     try:
         while True:
             pause(_STEPS[looks] if looks < len(_STEPS) else _LAST_STEP)
             looks += 1
-            try:
-                now = client.ask("GET", f"/task/{task}")
-            except TransportError:
-                now = None
-            failures = failures + 1 if now is None or now.status in _BUSY else 0
+            now = _look(client, task, screen)
+            failures = failures + 1 if now is None else 0
             if failures > _MOST_FAILURES:
                 raise TransportError(f"The server does not answer any more. {task_goes_on(task)}")
-            if now is None or now.status in _BUSY:
-                continue
-            _show(screen, task, now.text)
-            if now.status >= 400 or _has_ended(now.text):
-                return _ended(client, task, begun)
+            if now is not None and now.status != _PENDING:
+                return Answer(begun.method, begun.url, now.status, now.text, now.headers)
     finally:
         if screen is not None:
             print(file=screen)
 
 
-def _ended(client: Client, task: str, begun: Answer) -> Answer:
-    last = client.ask("GET", f"/task/{task}/status")
-    return Answer(begun.method, begun.url, last.status, last.text, last.headers)
+def _look(client: Client, task: str, screen: TextIO | None) -> Answer | None:
+    """How the task stands: 201 as long as it goes on. None when the server is away or too busy to say."""
+    try:
+        now = client.ask("GET", f"/task/{task}")
+        if now.status < 400 and not isinstance(now.text, dict):
+            # A page of something on the way.
+            return None
+        if now.status < 400:
+            _show(screen, progress(now.text))
+            goes_on = now.text.get("status") == "PENDING"
+            now = replace(now, status=_PENDING) if goes_on else client.ask("GET", f"/task/{task}/status")
+    except TransportError:
+        return None
+    return None if now.status in _BUSY else now
 
 
-def _has_ended(told: Any) -> bool:
-    return isinstance(told, dict) and told.get("status") != "PENDING"
-
-
-def _show(screen: TextIO | None, task: str, told: Any) -> None:
-    if screen is not None and isinstance(told, dict):
-        screen.write(f"\r\x1b[KWaiting for task {task}: {progress(told)}")
+def _show(screen: TextIO | None, text: str) -> None:
+    if screen is not None:
+        # Beyond the edge it would go on in the next line, and that one is not written over.
+        screen.write(f"\r\x1b[K{text[: get_terminal_size().columns - 1]}")
         screen.flush()
 
 

@@ -148,6 +148,9 @@ class Programs:
             "1",
             "--threads",
             str(WEB_THREADS),
+            # Longer than callers keep an idle connection, so that none is closed under a call.
+            "--keep-alive",
+            "5",
         )
         quiet = ("--no-control-socket", "--graceful-timeout", "5", "--log-level", "info")
         spec = self._python(name, role, "-m", "gunicorn", "backupsite.wsgi:application", *arguments, *quiet)

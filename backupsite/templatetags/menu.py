@@ -82,7 +82,7 @@ GROUPS = (
         "Administration",
         (
             Page("Tenants", "tenant-list", _ADMINISTRATOR, of=("tenant",)),
-            Page("Order", "order-list", _SUPER_ADMIN, of=("order",)),
+            Page("Orders", "order-list", _SUPER_ADMIN, of=("order",)),
             Page("People", "people-list", _ADMINISTRATOR, of=("people", "person", "invitation")),
             Page("Keys", "key-list", _ADMINISTRATOR, of=("key",)),
             Page("Approvals", "approval-list", _ADMINISTRATOR, of=("approval",)),
@@ -130,6 +130,24 @@ def main_menu(context: dict[str, Any]) -> dict[str, Any]:
         "groups": [group for group in groups if group.pages],
         "personal": ShownGroup(request.user.username, _shown(PERSONAL, who, here)),
     }
+
+
+@register.inclusion_tag("_crumbs.html", takes_context=True)
+def way_back(context: dict[str, Any]) -> dict[str, Any]:
+    """To the page of the menu that this one belongs to, or to the first one; for pages that say no more exact way.
+
+    Nothing where that is the page itself, or nobody signed in.
+    """
+    request: HttpRequest = context["request"]
+    # A request that is refused before anybody looks who asks has no user.
+    who = getattr(request, "user", None)
+    if who is None or not who.is_authenticated or request.resolver_match is None:
+        return {}
+    name = request.resolver_match.url_name or ""
+    here = _here(name, role_of(request)) or DIRECT[0]
+    if here.name == name:
+        return {}
+    return {"first": here.title, "first_url": reverse(here.name)}
 
 
 def role_of(request: HttpRequest) -> Who:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated, Throttled
 from rest_framework.request import Request
 
+from common.errors import InvalidInputError
 from tenants.api.idempotency import Claim, Replay, claim
 from tenants.api.parsing import StrictJsonParser
 from tenants.api.schema import ProblemAutoSchema
@@ -24,6 +25,13 @@ def refuse_beyond_token(request: Any, action: Action) -> None:
         limits.refuse(action, method=request.method)
 
 
+class LengthNeededError(InvalidInputError):
+    """A body in chunks: nothing of it gets here, and the request would mean what it means without its parameters."""
+
+    code = "length_needed"
+    http_status = 411
+
+
 class GuardedMixin:
     """Beside DRF's APIView. `rate_scope` names a rate of its own for the view; None: by the method.
 
@@ -37,6 +45,11 @@ class GuardedMixin:
     rate_scope: ClassVar[str | None] = None
     secret_actions: ClassVar[frozenset[str]] = frozenset()
     _claim: Claim | None = None
+
+    def initial(self, request: Request, *args: Any, **options: Any) -> None:
+        super().initial(request, *args, **options)
+        if "HTTP_TRANSFER_ENCODING" in request.META:
+            raise LengthNeededError("Send the body in one piece, with a Content-Length.")
 
     def claim_key(self, request: Request) -> None:
         """To be called when it is certain that the caller may do what he asks for."""

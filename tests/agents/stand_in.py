@@ -6,11 +6,13 @@ What it decides is not the real one's; what the program under test sends and che
 from __future__ import annotations
 
 import hashlib
+import socket
 import ssl
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -61,6 +63,9 @@ class ControlPlane:
         self.writer_key = b""
         self.polls: list[messages.PollRequest] = []
         self.asked: list[str] = []
+        # How many connections were made, and those that are open.
+        self.connections = 0
+        self.open: set[socket.socket] = set()
         self.nonces: set[str] = set()
         self.signed_policy: messages.SignedPolicy | None = None
         self.restore = messages.RestoreAsked("r1", "AB-12", "https://portal/x", self.now())
@@ -88,6 +93,13 @@ class ControlPlane:
         assert self.http is not None
         self.http.shutdown()
         self.http.server_close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close what is open, as a server does with connections that nobody uses for some seconds."""
+        for connection in list(self.open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     @property
     def url(self) -> str:
@@ -298,6 +310,16 @@ class _Handler(BaseHTTPRequestHandler):
     # Head and body are sent apart: the second would wait for the other side's delayed acknowledgement, 40 ms each.
     disable_nagle_algorithm = True
     owner: ControlPlane
+
+    def setup(self) -> None:
+        super().setup()
+        self.owner.connections += 1
+        self.owner.open.add(self.connection)
+
+    def finish(self) -> None:
+        self.owner.open.discard(self.connection)
+        with suppress(OSError):
+            super().finish()
 
     def log_message(self, *_: object) -> None:
         pass

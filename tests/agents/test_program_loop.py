@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,15 +17,15 @@ import pytest
 
 from agents import agent_messages as messages
 from agents.answer_signing import fingerprint
-from agents.program.agent import enrolling
+from agents.program.agent import cli, commands, enrolling
 from agents.program.agent import memory as remembering
 from agents.program.agent.carrying import Verdict
 from agents.program.agent.conditions import is_on_battery, why_paused
 from agents.program.agent.control import ControlClient, Reply
-from agents.program.agent.errors import NotTrustedError, RefusedError, UnreachableError
+from agents.program.agent.errors import EXIT_FAILED, NotTrustedError, RefusedError, UnreachableError
 from agents.program.agent.identity import Identity, request_key, save_identity, writer_key
 from agents.program.agent.loop import Agent, Surroundings
-from agents.program.agent.memory import ControlClock, load_memory
+from agents.program.agent.memory import ControlClock, Memory, load_memory
 from agents.program.agent.moving import ENDED, MoveEvent, MoveOrder
 from agents.program.agent.pacing import STOPPED_POLL_SECONDS
 from agents.program.agent.places import Places, Settings
@@ -203,6 +205,35 @@ def test_who_waits_for_a_job_is_not_sent_away_while_it_is_taken_up_again() -> No
         assert verdict.is_final("session_ended") is is_final
     verdict.goes_on()
     assert not verdict.is_final("mover_ended")
+
+
+def test_who_waits_for_a_job_of_a_stopped_agent_is_sent_away_and_not_for_an_old_note() -> None:
+    now = [0.0]
+    verdict = Verdict(lambda: now[0])
+    stopped = Memory(status="agent_quarantined", problem="Its key is on two machines.")
+    verdict.refuse_stopped(stopped)
+    now[0] = 4.9
+    verdict.refuse_stopped(stopped)
+    verdict.refuse_stopped(Memory(status="enrolled"))
+    now[0] = 9.0
+    verdict.refuse_stopped(stopped)
+    now[0] = 14.0
+    with pytest.raises(RefusedError, match="two machines") as raised:
+        verdict.refuse_stopped(stopped)
+    assert raised.value.code == "agent_quarantined"
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "make room"), (errno.EROFS, "mount it")])
+def test_a_state_folder_that_cannot_be_written_is_no_internal_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, remedy: str
+) -> None:
+    def fails(options: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(commands, "run_status", fails)
+    assert cli.main(["--home", str(tmp_path), "status"]) == EXIT_FAILED
+    said = capsys.readouterr().err
+    assert remedy in said and str(tmp_path) in said and "internal" not in said
 
 
 @pytest.mark.case("AG-05")

@@ -23,6 +23,7 @@ import pytest
 
 from agents import agent_messages as messages
 from agents.answer_signing import sign_release
+from agents.program.agent.errors import EXIT_REFUSED
 from agents.program.agent.files import holder
 from agents.program.agent.places import Places
 from tests.agents.stand_in import ControlPlane, eventually
@@ -162,6 +163,17 @@ def test_a_server_is_enrolled_backed_up_and_restored(machine: Machine) -> None:
     assert not machine.places.identity.exists() and gate.objects and "unenrol/" in plane.asked
 
 
+@pytest.mark.parametrize("is_running", [False, True], ids=["by itself", "by the service"])
+def test_run_ends_when_the_agent_is_quarantined_meanwhile(machine: Machine, is_running: bool) -> None:
+    machine.enrol()
+    if is_running:
+        machine.start("daemon")
+        eventually(lambda: machine.plane.polls)
+    machine.plane.refuse["poll/"] = [(403, "agent_quarantined")] * 50
+
+    assert "refused: agent_quarantined" in machine.run("run", code=EXIT_REFUSED)
+
+
 @pytest.mark.case("AG-04", "AG-13")
 def test_it_is_killed_while_it_reads_a_snapshot_and_nothing_is_left_over(machine: Machine, btrfs: Path) -> None:
     plane, gate = machine.plane, machine.plane.gate
@@ -245,10 +257,11 @@ def test_hooks_a_cancel_and_a_mover_that_the_kernel_ends(machine: Machine) -> No
     eventually(lambda: said.exists() and said.read_text() == "pre-1\npost-1\n")
 
     # Memory that runs out ends the mover alone; the agent says so, and the job can begin again.
+    # The next one is offered only when its mover is gone: the agent may ask at once.
+    eventually(lambda: not _movers(machine))
     gate.cancel = False
     gate.back_up()
     plane.offers.append(messages.JobOffer("job-2", "backup", begins_at_once=True))
-    eventually(lambda: not _movers(machine))
     daemon.send_signal(signal.SIGUSR1)
     beats = len(gate.beats)
     eventually(lambda: len(gate.beats) > beats)
@@ -261,9 +274,9 @@ def test_hooks_a_cancel_and_a_mover_that_the_kernel_ends(machine: Machine) -> No
     plane.offers.append(messages.JobOffer("job-3", "backup", begins_at_once=True))
     daemon.send_signal(signal.SIGUSR1)
     eventually(lambda: gate.commits)
+    eventually(lambda: not _movers(machine))
     gate.restore()
     plane.offers.append(messages.JobOffer("restore-1", "restore", begins_at_once=True))
-    eventually(lambda: not _movers(machine))
     daemon.send_signal(signal.SIGUSR1)
     eventually(lambda: gate.restored)
     folders = {name.split("/")[0] for name in contents(machine.root / "restored")}

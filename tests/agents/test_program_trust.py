@@ -28,7 +28,7 @@ from agents.answer_signing import sign_release
 from agents.program.agent.daemon import Trial
 from agents.program.agent.errors import NotTrustedError, UpdateError, UsageError
 from agents.program.agent.hooks import HookError, hooks_around
-from agents.program.agent.tls import Endpoint, connect, read_url
+from agents.program.agent.tls import Endpoint, connect, read_url, trust_this_system
 from agents.program.agent.update import Installation, checked_release, install_release
 from engine.crypto import generate_writer_key
 from tests.agents.test_program_loop import Mover, World
@@ -124,6 +124,20 @@ def test_with_a_wrong_clock_the_pin_alone_says_who_it_is(authority: Authority, d
         with pytest.raises(NotTrustedError):
             connect(endpoint, pins=[bytes(32)], ca_file=ca)
         connect(endpoint, pins=[pin], ca_file=ca).close()
+
+
+def test_a_frozen_program_trusts_what_the_system_trusts_unless_it_was_told_otherwise(tmp_path: Path) -> None:
+    files = [str(tmp_path / name) for name in ("debian", "rhel", "suse")]
+    environment: dict[str, str] = {}
+    trust_this_system(environment, files)
+    assert environment == {}
+    for name in files[1:]:
+        Path(name).touch()
+    trust_this_system(environment, files)
+    assert environment == {"SSL_CERT_FILE": files[1]}
+    told = {"SSL_CERT_DIR": "/srv/certificates"}
+    trust_this_system(told, files)
+    assert told == {"SSL_CERT_DIR": "/srv/certificates"}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from tests.agents.agent_worlds import enrolled
 from tests.factories import make_person
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.agents.both_urls")]
+ROOT = Path(__file__).parents[2]
 KEY = Ed25519PrivateKey.from_private_bytes(b"r" * 32)
 PUBLIC = KEY.public_key().public_bytes_raw()
 
@@ -81,11 +84,16 @@ def test_only_what_was_signed_is_taken_in_and_once(tmp_path: Path) -> None:
         import_release(**good, actor=None)
 
 
-def test_the_command(tmp_path: Path, capsys: Any) -> None:
+def test_the_command_takes_what_the_build_signed(tmp_path: Path, capsys: Any) -> None:
     made = built(tmp_path)
-    (tmp_path / "m").write_bytes(made["manifest"])
-    (tmp_path / "s").write_text(base64.b64encode(made["signature"]).decode())
-    told = {"manifest": tmp_path / "m", "signature": tmp_path / "s"}
+    place = importlib.util.spec_from_file_location("agent_build", ROOT / "tools/agent/build.py")
+    assert place is not None and place.loader is not None
+    build = importlib.util.module_from_spec(place)
+    place.loader.exec_module(build)
+    (tmp_path / "key").write_bytes(b"r" * 32)
+    facts = {**json.loads(made["manifest"]), "c_library": "glibc 2.28", "base": "bullseye"}
+    build._sign(tmp_path, facts, tmp_path / "key")
+    told = {"manifest": tmp_path / "manifest.json", "signature": tmp_path / "manifest.sig"}
 
     call_command("import_release", made["file"], **told)
 

@@ -1,13 +1,17 @@
-"""One signed request, sent many times at the same moment: one of them gets in. Run on PostgreSQL as well."""
+"""One signed request, sent many times at the same moment: one of them gets in; what a poll costs the database; how
+messages are learned. Run on PostgreSQL as well."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from django.core.cache import cache
+from django.db import connection
 
-from agents.models import AgentNonce
+from agents import agent_messages, protocol
+from agents.models import Agent, AgentNonce
 from tests.agents.agent_client import AgentClient
 from tests.api.test_concurrent_requests import at_once
 from tests.factories import make_agent, make_server
@@ -35,3 +39,33 @@ def test_one_of_many_at_once_gets_in_and_none_after_a_restart() -> None:
     # What a process remembers is gone after a restart.
     cache.clear()
     assert send().json()["code"] == "replayed"
+
+
+@pytest.mark.django_db
+@pytest.mark.urls("tests.agents.both_urls")
+def test_a_poll_is_two_statements_and_a_replay_of_it_writes_nothing(django_assert_num_queries: Any) -> None:
+    """Who asks, and one that keeps the nonce, notes what was told and looks for work. SQLite has no such one."""
+    client = AgentClient(*make_agent(make_server(name="web01")))
+    client.polled()
+    cost = 2 if connection.vendor == "postgresql" else 4
+
+    with django_assert_num_queries(cost):
+        client.polled(policy_number=1)
+
+    seen = Agent.objects.values("last_seen_at", "poll_count", "version").get()
+    body = BODY.replace(b'"count": 1', b'"count": 9').replace(b'"m"', b'"' + b"m" * 64 + b'"')
+    header = client.header("POST", POLL, body)
+    assert client.send("POST", POLL, body, header=header).status_code == 200
+    noted = Agent.objects.values("last_seen_at", "poll_count", "version").get()
+    assert (seen["poll_count"], noted["poll_count"], noted["version"]) == (2, 9, "1.2.3")
+
+    assert client.send("POST", POLL, body, header=header).json()["code"] == "replayed"
+    assert Agent.objects.values("last_seen_at", "poll_count", "version").get() == noted
+
+
+def test_messages_are_learned_before_there_are_threads() -> None:
+    """msgspec learns a type when it is first read, and crashes when two threads do so: workers of the gate ended."""
+    for module in (agent_messages, protocol):
+        kinds = {kind for kind in vars(module).values() if isinstance(kind, msgspec.StructMeta)}
+
+        assert kinds == {decoder.type for decoder in module._LEARNED}

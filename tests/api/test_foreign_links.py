@@ -32,6 +32,7 @@ KINDS = {
     "storage": "storages",
     "disk": "disks",
     "definition": "definitions",
+    "definitions": "definitions",
     "adopter": "definitions",
     "vault": "vaults",
     # What was done before, to take it back: no object has this id.

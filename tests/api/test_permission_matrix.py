@@ -225,6 +225,12 @@ TABLE: dict[tuple[str, str], Row] = {
     ("GET", "definitions/heat-map/"): everybody(200),
     ("GET", "definitions/choices/"): Row(200, 200, 200, query=lambda estate: f"?disk={disk_of(estate.server).pk}"),
     ("POST", "definitions/spread/"): only_superadmin(200, lambda estate: {"apply": True}),
+    ("POST", "definitions/move/"): Row(
+        200,
+        200,
+        403,
+        body=lambda estate: {"hour": 5, "definitions": [str(estate.definition.pk)]},
+    ),
     # Of nobody's making: who may not take a spreading back does not learn that it is there.
     ("POST", "definitions/undo-spread/"): everybody(404, body=lambda estate: {"spread": str(estate.definition.pk)}),
     ("GET", "pauses/"): everybody(200),

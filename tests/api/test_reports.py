@@ -45,6 +45,7 @@ def test_usage_is_counted(world: World, pack: StoredObject, resource: str) -> No
         "pending_delete_bytes": 0,
         "locked_bytes": 0,
         "total_bytes": 6000,
+        "counted_at": None,
     }
 
 

@@ -6,6 +6,7 @@ All checks of schemathesis are on. Seeded, in this process, and undone behind ea
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,6 +78,8 @@ def map_body(context: Any, body: Any) -> Any:
     if "/spread/" in context.operation.path and not {"node", "hour"} <= set(body):
         # A pile is one hour of one node.
         body = {name: value for name, value in body.items() if name not in ("node", "hour")}
+    if "/move/" in context.operation.path:
+        body = _one_choice(body)
     if "/policies/" in context.operation.path:
         # Only what is kept by age can be locked as long; a number kept says no time.
         body.pop("lock_whole_retention", None)
@@ -84,6 +87,14 @@ def map_body(context: Any, body: Any) -> Any:
         if isinstance(limits := body.get("agent_limits"), dict) and limits.get("bandwidth"):
             limits["bandwidth"] = [{**row, "bytes_per_second": 65536} for row in limits["bandwidth"][:24]]
     return {name: SENSIBLE.get(name, value) if isinstance(value, str) else value for name, value in body.items()}
+
+
+def _one_choice(body: dict[str, Any]) -> dict[str, Any]:
+    """Definitions by their names, or those of one hour of one node."""
+    if {"node", "from_hour"} <= set(body):
+        return {name: value for name, value in body.items() if name != "definitions"}
+    chosen = {name: value for name, value in body.items() if name not in ("node", "from_hour")}
+    return {"definitions": [str(uuid.UUID(int=7))], **chosen}
 
 
 def _whole_budget(body: dict[str, Any]) -> dict[str, Any]:

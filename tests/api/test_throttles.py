@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.core.cache import cache, caches
 from django.test import Client, RequestFactory, override_settings
+from django.utils.module_loading import import_string
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -114,12 +115,10 @@ def test_without_the_shared_cache_each_process_counts_for_itself(
     world: World, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis may be down: the API stays up, and is not without a limit."""
+    nowhere = caches_from_broker("redis+socket:///nowhere/broker.sock")["default"]
+    down = import_string(nowhere["BACKEND"])(nowhere["LOCATION"], nowhere)
 
-    class Down:
-        def add(self, *_: object, **__: object) -> None:
-            raise ConnectionError("no Redis")
-
-    monkeypatch.setattr("tenants.api.throttling.cache", Down())
+    monkeypatch.setattr("tenants.api.throttling.cache", down)
 
     assert statuses(world.client("admin_a"), "/api/v1/me/", 4) == [200, 200, 200, 429]
 
@@ -165,9 +164,9 @@ def test_the_window_slides() -> None:
 @pytest.mark.parametrize(
     ("url", "backend", "location"),
     [
-        ("redis://host:6379/0", "RedisCache", "redis://host:6379/0"),
-        ("rediss://host/1", "RedisCache", "rediss://host/1"),
-        ("redis+socket:///run/broker.sock", "RedisCache", "unix:///run/broker.sock"),
+        ("redis://host:6379/0", "CountingRedisCache", "redis://host:6379/0"),
+        ("rediss://host/1", "CountingRedisCache", "rediss://host/1"),
+        ("redis+socket:///run/broker.sock", "CountingRedisCache", "unix:///run/broker.sock"),
         ("filesystem://", "DatabaseCache", "backupsite_cache"),
         ("amqp://host", "DatabaseCache", "backupsite_cache"),
         ("memory://", "LocMemCache", "default"),

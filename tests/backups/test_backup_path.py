@@ -13,6 +13,7 @@ from agents.drivers.image import ImageSource
 from agents.program.session import SessionClient, SessionEndedError
 from agents.protocol import CommitRequest, ObjectMessage, Progress, TargetOpened
 from backups import committer, runner, sweeper
+from backups.lost_claims import MOST_CLAIMS, MOST_IN_VAIN
 from backups.models import Backup, Job, Session
 from backups.services import cancel_job, request_backup, request_restore
 from backups.states import BackupStatus, JobState
@@ -98,7 +99,7 @@ def test_a_lost_worker_is_replaced_and_can_do_nothing_more(site: Site, settings)
 def test_a_worker_that_is_lost_again_and_again_ends_the_job(site: Site) -> None:
     disk = site.server("web01")
     job = request_backup(definition=site.definition(disk), actor=site.admin, now=timezone.now())
-    for _ in range(sweeper.MOST_CLAIMS):
+    for _ in range(MOST_IN_VAIN):
         assert claim_job(job_id=job.pk, now=timezone.now())
         Job.objects.filter(pk=job.pk).update(lease_until=timezone.now() - timedelta(seconds=1))
 
@@ -288,7 +289,7 @@ def test_an_unfinished_restore_marks_the_disk_and_stops_its_backups(site: Site, 
     client.target_opened(TargetOpened())
     backup.refresh_from_db()
     assert backup.status == BackupStatus.RESTORE
-    Job.objects.filter(pk=job.pk).update(lease_until=timezone.now() - timedelta(seconds=1), fence=sweeper.MOST_CLAIMS)
+    Job.objects.filter(pk=job.pk).update(lease_until=timezone.now() - timedelta(seconds=1), fence=MOST_CLAIMS)
 
     sweeper.sweep(now=timezone.now())
 

@@ -12,7 +12,7 @@ from backups.models import Backup, Job
 from backups.states import JobState
 from backups.transitions import claim_job
 from definitions.holds import add_blackout, end_pause, pause
-from definitions.models import Definition
+from definitions.models import BlackoutWindow, Definition
 from tenants.models import AuditEvent, NoticeEvent, Person
 from tests.factories import make_definition, make_person, make_server, make_webhook
 
@@ -62,6 +62,8 @@ def test_a_time_without_backups_puts_the_run_off_to_its_end(operator: Person) ->
     held = due_definition()
     make_webhook(held.tenant)
     add_blackout(reason="Trading hours", start=time(11, 30), end=time(14, 0), actor=operator, tenant=held.tenant)
+    # It stood before the run was due.
+    BlackoutWindow.objects.update(created_at=DUE - timedelta(hours=1))
 
     counts = [dispatch_due(now=DUE + timedelta(minutes=minutes)) for minutes in (0, 60, 119, 120, 121)]
 

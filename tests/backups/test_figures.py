@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -10,15 +11,15 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from backups import figures
+from backups import figures, remains
 from backups.accounting import stored_bytes, usage_of
 from backups.figures import Totals, count_everywhere, known_uses, overview_of, totals_of
-from backups.lock_coverage import check_locks, coverage_of
+from backups.lock_coverage import check_locks, coverage_of, known_coverage_of
 from backups.models import Backup, DefinitionStanding, TenantFigures, VaultFigures
 from tenants import quotas
-from tests.factories import make_backup, make_definition, make_server
+from tests.factories import make_backup, make_definition, make_job, make_server
 from tests.worlds import World
-from vaults.models import Vault
+from vaults.models import StoredObject, Vault
 
 NOW = timezone.now()
 
@@ -160,3 +161,44 @@ def test_the_hourly_task_counts_everything(large: World) -> None:
 
     assert {row.tenant_id for row in TenantFigures.objects.all()} == {vault.tenant_id for vault in vaults()}
     assert {row.vault_id for row in VaultFigures.objects.all()} == {vault.pk for vault in vaults()}
+
+
+def test_what_would_go_is_kept_and_shown_with_its_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backups.lock_coverage._keeper_trouble", lambda vault: "")
+    ours, boss = world.ours, world.client("super")
+    make_backup(ours.server)
+    count_all()
+    counted, of_vault = remains.remains_of(ours.tenant), remains.remains_of_vault(ours.vault)
+    assert remains.known_remains_of(ours.tenant) == counted
+    assert remains.known_remains_of_vault(ours.vault) == of_vault
+
+    # From here on what there was is much; and then there is more, which nobody counted yet.
+    monkeypatch.setattr(remains, "MOST_EXACT", 0)
+    make_backup(ours.server)
+    make_job(ours.server)
+    known = remains.known_remains_of(ours.tenant)
+
+    assert known == replace(counted, jobs=counted.jobs + 1, counted_at=NOW)
+    assert remains.known_remains_of_vault(ours.vault) == replace(of_vault, counted_at=NOW)
+    assert remains.remains_of(ours.tenant).backups == counted.backups + 1
+    for address in (f"/tenants/{ours.tenant.pk}/delete/", f"/vaults/{ours.vault.pk}/remove/"):
+        assert "before anything goes it is counted again" in boss.get(address).content.decode()
+    assert boss.get(f"/api/v1/tenants/{ours.tenant.pk}/deletion/").json()["remains"]["counted_at"]
+
+
+def test_a_large_vault_and_a_large_tenant_are_reported_as_they_were_counted(
+    large: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backups.lock_coverage.LIVE_REPORT", 0)
+    backup = make_backup(large.ours.server)
+    assert backup.manifest is not None
+    Backup.objects.filter(pk=backup.pk).update(immutable_until=backup.manifest.retain_until + timedelta(days=9))
+    count_all()
+
+    found, report = known_coverage_of(large.ours.vault, now=NOW), coverage_of(large.ours.vault, now=NOW)
+    StoredObject.objects.update(retain_until=NOW + timedelta(days=99))
+    later = known_coverage_of(large.ours.vault, now=NOW + timedelta(minutes=5))
+
+    assert report.violations and found == later == report
+    usage = large.client("super").get(f"/api/v1/tenants/{large.ours.tenant.pk}/usage/").json()
+    assert usage["counted_at"] and usage["used_bytes"] == usage_of(large.ours.tenant, now=NOW).used_bytes

@@ -15,6 +15,7 @@ from agents.program.holding import LOCKS, moving, sweeping
 from agents.program.session import SessionClient
 from backups import queue, runner, sweeper
 from backups.leftovers import request_sweep, request_sweeps_everywhere, sweep_node
+from backups.lost_claims import MOST_CLAIMS
 from backups.models import Backup, Job
 from backups.services import request_backup
 from definitions.models import Definition
@@ -74,7 +75,7 @@ def test_after_a_fault_or_a_kill_at_any_call_a_sweep_leaves_the_base_and_nothing
             run_until(job, call, error)
             swept()
             assert points_on_node(disk) == {base.point, "daily-snapshot"}, (call, error)
-            Job.objects.filter(pk=job.pk, state="running").update(fence=sweeper.MOST_CLAIMS)
+            Job.objects.filter(pk=job.pk, state="running").update(fence=MOST_CLAIMS)
             sweeper.sweep(now=timezone.now())
 
     assert Job.objects.filter(state="failed").count() == 2 * len(CALLS)

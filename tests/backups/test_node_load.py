@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from agents.models import Node
-from backups.models import Job
+from agents.models import Node, Server
+from backups import node_load
+from backups.models import Job, NodeShareFigures
 from backups.node_load import FRESH, actual_load, count_loads, load_map
 from definitions.models import Definition, SpreadAct
 from tests.factories import make_definition, make_job, make_person, make_server
@@ -123,3 +124,39 @@ def test_kept_figures_are_shown_to_who_sees_everything_until_they_are_old_or_som
     assert live.advice and any(live.rows[0].planned) and any(live.rows[0].actual)
     for again in (old, own, moved):
         assert again.counted_at is None and not again.advice and not any(again.rows[0].planned)
+
+
+def test_an_administrator_is_shown_what_was_kept_of_a_large_tenant_beside_what_is_counted_now(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_load, "LIVE_DEFINITIONS", 3)
+    other, idle = make_server(), make_server()
+    Node.objects.get(pk=server.node_id).tenants.add(other.tenant)
+    Server.objects.filter(pk=other.pk).update(node=server.node)
+    other = Server.objects.get(pk=other.pk)
+    nodes = [server.node, idle.node]
+    for number, owner in enumerate([server] * 4 + [other] * 3):
+        make_definition(owner, name=f"d{number}", cron="0 22 * * *")
+    for owner in (server, other):
+        ran(owner, NOW - timedelta(days=1), HOUR / 2, 500)
+    boss, both = make_person(superadmin=True), make_person(administers=[server.tenant, other.tenant])
+    small, owner = make_person(administers=[other.tenant]), make_person(owns=[server])
+    live = {person: load_map(nodes, person=person, now=NOW) for person in (boss, both, small, owner)}
+    count_loads(now=NOW)
+    assert [share.tenant for share in NodeShareFigures.objects.all()] == [server.tenant]
+
+    kept = load_map(nodes, person=both, now=NOW + FRESH / 2)
+
+    assert kept.counted_at == NOW and kept.advice
+    for row, *others in zip(kept.rows, live[both].rows, live[boss].rows, strict=True):
+        # Sums of parts are not the same to the last bit.
+        assert all(row.planned == pytest.approx(other.planned) for other in others)
+        assert all(row.actual == pytest.approx(other.actual) for other in others)
+    [pile], [other] = kept.advice, live[both].advice
+    assert (pile.hour, pile.keys, pile.times_mean) == (other.hour, other.keys, pytest.approx(other.times_mean))
+    # The figures of a whole tenant are not for who owns one of its servers, and old ones for nobody.
+    Definition.objects.filter(tenant=server.tenant).delete()
+    assert load_map(nodes, person=small, now=NOW).rows == live[small].rows
+    for person, at in ((owner, NOW), (both, NOW + FRESH)):
+        again = load_map(nodes, person=person, now=at)
+        assert again.counted_at is None and again.rows != live[person].rows

@@ -10,11 +10,11 @@ import pytest
 
 from agents.models import Server
 from backups.models import Backup
+from backups.remains import remains_of_vault
 from backups.services import refuse_unready
 from backups.states import JobState
 from backups.vault_removal import (
     advance_vault_removals,
-    remains_of_vault,
     request_vault_removal,
     undo_vault_removal,
 )

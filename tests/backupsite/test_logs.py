@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 import pytest
+from django.core.exceptions import PermissionDenied
 
 from backupsite.logs import blot_text, logging_config
 
@@ -58,6 +59,17 @@ def test_a_traceback_is_cleaned_as_well(lines) -> None:
         logging.getLogger("tests.logs").exception("failed")
 
     assert "abc123" not in lines()
+
+
+def test_a_refused_page_leaves_its_reason_and_no_traceback(lines) -> None:
+    try:
+        raise PermissionDenied("Only a SuperAdmin sees this.")
+    except PermissionDenied as error:
+        logging.getLogger("tests.logs").warning("Forbidden: %s", "/audit/", exc_info=error)
+
+    told = json.loads(lines())
+    assert (told["event"], told["reason"]) == ("Forbidden: /audit/", "Only a SuperAdmin sees this.")
+    assert "Traceback" not in lines()
 
 
 def test_ordinary_text_stays() -> None:

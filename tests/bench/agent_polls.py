@@ -1,74 +1,37 @@
 """`make bench-agent-polls`: what polls of agents cost the session gate, on PostgreSQL and the stack's own gunicorn.
 
-200 agents that ask at the same moment, and 5,000 that ask each minute, all by the agent program's own client: requests
-are signed and answers verified. The clients take processor time of the same machine, so the server's own is told
-beside what the clients saw. Written to var/bench/agent-polls.json.
+200 agents that ask at the same moment (timed whole; with requests that were signed before; and as they come back when
+they were told when to ask again), and 5,000 that ask each minute, all by the agent program's own client: requests are
+signed and answers verified. The clients take processor time of the same machine, so that of each side is told beside
+what the clients saw. Written to var/bench/agent-polls.json.
 `python -m tests.bench.agent_polls [agents at once] [agents each minute] [seconds]`
 """
 
 from __future__ import annotations
 
-import heapq
 import json
 import multiprocessing
 import os
-import random
 import signal
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from tests.bench import polling_fleet
-from tests.bench.polling_fleet import MACHINE, Key
+from tests.bench.polling_clients import Plane, ask_in_turn, ask_together
+from tests.bench.polling_fleet import Key
 
 AT_ONCE, EACH_MINUTE, SECONDS = 200, 5000, 200
+WAYS = ("whole", "prepared", "spread")
 ROUNDS, CLIENT_PROCESSES, GATE_PROCESSES = 6, 2, 2
 AIM_P95_MS, AIM_MIB_OF_AN_AGENT = 250.0, 2.5
 REPORT = Path(__file__).resolve().parents[2] / "var" / "bench" / "agent-polls.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Plane:
-    """Where the gate is, and the key that it answers with."""
-
-    url: str
-    control_key: bytes
-
-
-class Caller:
-    """One agent, by the program's own client."""
-
-    def __init__(self, plane: Plane, key: Key) -> None:
-        from agents.agent_messages import HostFacts
-        from agents.program.agent.control import client_of
-        from agents.program.agent.identity import Identity
-        from agents.program.agent.memory import ControlClock
-        from engine.crypto import WriterKey
-
-        identity = Identity(plane.url, key.agent_id, "metal", "bench", "enrolled", plane.control_key)
-        self._client = client_of(identity, WriterKey(key.private, b""), ControlClock(None))
-        self._host = HostFacts("metal", MACHINE, "boot", "Debian 12", "6.1", "x86_64")
-        self._policy = self._count = 0
-
-    def poll(self) -> int:
-        """Seconds until the next one."""
-        import msgspec
-
-        from agents.agent_messages import AgentPolicy, PollRequest
-
-        # As the program does it: the number only grows, here over the runs of this bench, too.
-        self._count = max(self._count + 1, int(time.time() * 1000) - 1_700_000_000_000)
-        answer = self._client.poll(PollRequest(self._host, "1.0", self._count, policy_number=self._policy))
-        if answer.policy is not None:
-            self._policy = msgspec.json.decode(answer.policy.policy, type=AgentPolicy).number
-        return answer.next_poll_seconds
 
 
 def main(at_once: int, each_minute: int, seconds: int) -> int:
@@ -89,7 +52,7 @@ def main(at_once: int, each_minute: int, seconds: int) -> int:
             "statements_of_a_poll": statements,
             "gate_processes": GATE_PROCESSES,
             "aims": {"at_once_p95_ms": AIM_P95_MS, "memory_mib_of_an_agent": AIM_MIB_OF_AN_AGENT},
-            "at_once": _at_once(plane, keys[:at_once], watch),
+            **{f"at_once_{how}": _at_once(plane, keys[:at_once], watch, how=how) for how in WAYS},
             "each_minute": _each_minute(plane, keys[:-1], watch, seconds=seconds),
             "sum_of_a_million_numbers_ms_after": _yardstick_ms(),
             "load_average_after": os.getloadavg()[0],
@@ -125,64 +88,40 @@ def _plane(parts: Any) -> Plane:
 # --- at once ----------------------------------------------------------------------------------------------------------
 
 
-def _at_once(plane: Plane, keys: Sequence[Key], watch: Watch) -> dict[str, Any]:
-    """Each of the agents asks once, all at the same moment; again and again, as if a minute lay between."""
+def _at_once(plane: Plane, keys: Sequence[Key], watch: Watch, *, how: str) -> dict[str, Any]:
+    """Each of the agents asks once, together; again and again, as if a minute lay between. `how`: of `ask_together`."""
+    rounds = ROUNDS if how != "spread" else 3
     context = multiprocessing.get_context("spawn")
     gate, told = context.Barrier(CLIENT_PROCESSES + 1), context.Queue()
     parts = [keys[number::CLIENT_PROCESSES] for number in range(CLIENT_PROCESSES)]
-    callers = [context.Process(target=_ask_together, args=(plane, part, gate, told)) for part in parts]
+    asked = {"rounds": rounds, "how": how}
+    callers = [context.Process(target=ask_together, args=(plane, part, gate, told), kwargs=asked) for part in parts]
     for process in callers:
         process.start()
-    rounds: list[dict[str, float]] = []
+    figures: list[dict[str, float]] = []
     latencies: list[float] = []
     try:
-        for number in range(ROUNDS):
+        for number in range(rounds):
             gate.wait(120)
             polling_fleet.forget_checks()
             before = watch.cpu()
             begun = time.monotonic()
             gate.wait(120)
-            answers = [one for _ in callers for one in told.get(timeout=120)]
-            took = time.monotonic() - begun
+            answers = [told.get(timeout=120) for _ in callers]
+            took, of_round = time.monotonic() - begun, [one for part, _ in answers for one in part]
             # The first one brings the policy and opens connections.
             if number:
-                latencies += answers
-                rounds.append({"seconds": took, **_per_poll(before, watch.cpu(), len(answers))})
+                latencies += of_round
+                clients = sum(cpu for _, cpu in answers) * 1000 / len(of_round)
+                cost = {**_per_poll(before, watch.cpu(), len(of_round)), "clients_cpu_ms_of_a_poll": clients}
+                figures.append({"seconds": took, **cost, "polls_of_a_core_second": 1000 / sum(cost.values())})
     finally:
         for process in callers:
             process.join(30)
             if process.is_alive():
                 process.terminate()
-    each = {name: statistics.fmean(one[name] for one in rounds) for name in rounds[0]}
+    each = {name: statistics.fmean(one[name] for one in figures) for name in figures[0]}
     return {"agents": len(keys), **_shown(latencies), **each}
-
-
-def _ask_together(plane: Plane, keys: Sequence[Key], gate: Any, told: Any) -> None:
-    """A thread for each agent; they start when the gate opens, and each says how many seconds its poll took."""
-    callers = [Caller(plane, key) for key in keys]
-    for _ in range(ROUNDS):
-        inner, took = threading.Barrier(len(keys) + 1), []
-        threads = [threading.Thread(target=_once, args=(caller, inner, took)) for caller in callers]
-        for thread in threads:
-            thread.start()
-        gate.wait(120)
-        gate.wait(120)
-        inner.wait()
-        for thread in threads:
-            thread.join()
-        told.put(took)
-
-
-def _once(caller: Caller, begin: threading.Barrier, took: list[float]) -> None:
-    begin.wait()
-    begun = time.monotonic()
-    try:
-        caller.poll()
-    except Exception as error:  # whatever it is: a poll that failed makes the figure worthless
-        print(f"a poll failed: {error}", file=sys.stderr, flush=True)
-        took.append(float("inf"))
-        return
-    took.append(time.monotonic() - begun)
 
 
 # --- each minute ------------------------------------------------------------------------------------------------------
@@ -192,7 +131,7 @@ def _each_minute(plane: Plane, keys: Sequence[Key], watch: Watch, *, seconds: in
     """All agents, each when the control plane told it to ask again; measured once each has its policy."""
     context = multiprocessing.get_context("spawn")
     told = context.Queue()
-    process = context.Process(target=_ask_in_turn, args=(plane, keys, told, seconds))
+    process = context.Process(target=ask_in_turn, args=(plane, keys, told), kwargs={"seconds": seconds})
     memory_before = watch.memory()
     process.start()
     told.get(timeout=1800)
@@ -217,43 +156,6 @@ def _each_minute(plane: Plane, keys: Sequence[Key], watch: Watch, *, seconds: in
         "memory_growth_kib_of_an_agent": (whole - sum(memory_before.values())) / 2**10 / len(keys),
         "connections_to_the_database": polling_fleet.connections(),
     }
-
-
-def _ask_in_turn(plane: Plane, keys: Sequence[Key], told: Any, seconds: int) -> None:
-    """A few threads take whichever agent is due next."""
-    start = time.monotonic()
-    due = [(start + random.random() * 60, number) for number in range(len(keys))]
-    heapq.heapify(due)
-    callers = [Caller(plane, key) for key in keys]
-    lock, latencies, late, fresh, end = threading.Lock(), [], [], set(range(len(keys))), [float("inf")]
-
-    def work() -> None:
-        while True:
-            with lock:
-                at, number = heapq.heappop(due)
-            if max(at, time.monotonic()) > end[0]:
-                return
-            time.sleep(max(0.0, at - time.monotonic()))
-            begun = time.monotonic()
-            wait = callers[number].poll()
-            now = time.monotonic()
-            with lock:
-                heapq.heappush(due, (now + wait, number))
-                if fresh:
-                    fresh.discard(number)
-                    if not fresh:
-                        end[0] = now + seconds
-                        told.put("all have their policy")
-                    continue
-                latencies.append(now - begun)
-                late.append(begun - at)
-
-    threads = [threading.Thread(target=work) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    told.put((time.monotonic() - end[0] + seconds, latencies, late))
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from tests.postgres.cluster import PROGRAMS, scratch_cluster
 if TYPE_CHECKING:
     from tests.bench.api_figures import Figure
 
-OVER_HTTP = 20
+OVER_HTTP = 8
 SHOWN_STATEMENTS, LONGEST_STATEMENT = 15, 400
 REPORT = Path(__file__).resolve().parents[2] / "var" / "bench" / "api.json"
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,7 +114,7 @@ def _served(data: str) -> Iterator[int]:
     environment = {**os.environ, "BACKUPSITE_ROLE": "web", "BACKUPSITE_PORT": str(port)}
     with Path(data, "gunicorn.log").open("wb") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "backupsite.wsgi:application", *arguments],
+            [sys.executable, "-m", "gunicorn", "tests.bench.unthrottled:application", *arguments],
             cwd=ROOT,
             env=environment,
             stdout=log,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from rest_framework.pagination import BasePagination
@@ -11,23 +11,51 @@ from rest_framework.pagination import BasePagination
 from backupsite.api_router import router
 from tenants.api.paging import KeysetPaging
 from tenants.models import Person, Tenant
+from tests.api.test_permission_matrix import TABLE
 from tests.portal.test_pages import COLLECTIONS, READ_PAGES
 
 # Pages of the portal as people search and open them; all others are asked for plainly.
 PORTAL_VARIANTS = {
     "servers/": ("q=web-01", "q=nothing", "state=protected", "state=failed", "state=unprotected", "kind=metal"),
     "definitions/": ("q=web-01", "q=nothing", "state=late", "state=active", "sort=name"),
+    "definitions/preview/": ("cron=0 3 * * *&time_zone=Europe/Prague",),
+    "restores/": ("q=web-01", "q=nothing"),
+    "nodes/": ("q=node-01", "q=nothing"),
+    "tenants/": ("q=00012", "q=nothing"),
+    "people/": ("q=admin-00012", "q=nothing"),
+    "orders/": ("q=web-01", "q=nothing"),
+    "tokens/": ("q=nothing",),
+    "approvals/": ("all",),
     "audit/": ("actor=admin-00001", "actor=nobody"),
     "backups/": (
         *("status=lost", "health=damaged", "type=file", "gone=on", "q=web-01", "q=nothing", "sort=size"),
         *("size_from=1 TiB", "since=2026-11-01&until=2026-11-02", "rows=200"),
     ),
     "jobs/": ("state=failed", "state=running", "kind=restore", "q=web-01", "since=2026-11-01&until=2026-11-02"),
-    "agents/": ("unused",),
+    "agents/": ("unused", "q=web-01", "q=nothing"),
     "choices/tenants/": ("q=00012",),
     "choices/servers/": ("q=web-01", "q=nothing"),
     "choices/disks/": ("q=web-01", "q=nothing"),
 }
+# What pages ask for again and again while they are open.
+POLLS = ("", "?part=state", "jobs/", "restores/")
+EXPORTED = ("servers", "definitions", "backups", "jobs", "restores", "nodes", "tenants", "agents", "people", "audit")
+# Pages of one object that need to be told more than its number.
+TOLD = {
+    "definitions/places/?disk=%(id)s": "disks",
+    "definitions/load/spread/?node=%(id)s&hour=22": "nodes",
+    "definitions/overview/?node=%(id)s": "nodes",
+    "definitions/overview/?tenant=%(id)s": "tenants",
+    "backups/%(id)s/note/": "backups",
+    "backups/?server=%(id)s": "servers",
+}
+# What the API's own tables ask for beside the number, and of which list's first row that is.
+API_QUERIES = {
+    "definitions/choices/": ("?disk=%(id)s", "disks"),
+    "backups/<pk>/restore-preview/": ("?target=%(disk)s", "backups"),
+}
+# What everybody sees alike.
+API_OTHERS = ("schema/", "docs/", "/api/accounts/logout/?")
 # Where the API's list of a page's objects is called otherwise.
 OBJECTS = {"copies": "stray-copies"}
 # GET of the es grammar below /api/, of a row of the API's list; whole lists are asked for by the page.
@@ -76,12 +104,16 @@ VARIANTS = {
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`kind`: list, next (the page after the first), page, detail, es. A detail is that of the first row of `of`."""
+    """`kind`: list, next (the page after the first), page, detail, es, poll, export.
+
+    A detail is that of the first row of `of`, of tenants and vaults that of the largest one.
+    """
 
     name: str
     kind: str
     address: str
     of: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def filled(self, row: dict[str, Any]) -> str:
         return self.address % {**row, "key": row.get("id") or row.get("code")}
@@ -117,6 +149,13 @@ def _of_api() -> Iterator[Page]:
         if issubclass(viewset.pagination_class or BasePagination, KeysetPaging):
             yield Page(f"api {prefix}, 2nd page", "next", f"/api/v1/{prefix}/")
         yield Page(f"api {prefix}/<id>", "detail", f"/api/v1/{prefix}/%(key)s/", of=prefix)
+    lists = {f"{prefix}/{rest}" for prefix, _, _ in router.registry for rest in ("", "<pk>/")}
+    for method, path in TABLE:
+        if method == "GET" and path not in lists and path not in API_OTHERS:
+            query, of = API_QUERIES.get(path, ("", path.split("/")[0] if "<pk>" in path else ""))
+            yield Page(f"api {path}", "detail", f"/api/v1/{path.replace('<pk>', '%(key)s')}{query}", of=of)
+    for prefix in EXPORTED:
+        yield Page(f"api {prefix}?format=csv", "export", f"/api/v1/{prefix}/?format=csv")
 
 
 def _of_portal() -> Iterator[Page]:
@@ -126,8 +165,14 @@ def _of_portal() -> Iterator[Page]:
         kind = "list" if path.removesuffix("/") in lists else "page"
         yield Page(f"portal /{path}", kind, f"/{path}")
         for query in PORTAL_VARIANTS.get(path, ()):
-            yield Page(f"portal /{path}?{query}", kind, f"/{path}?{query}")
+            # Four times as many as one gets unasked are no usual list.
+            asked = "page" if "rows=200" in query else kind
+            yield Page(f"portal /{path}?{query}", asked, f"/{path}?{query}")
     for path in READ_PAGES:
         first = path.split("/")[0]
         of = OBJECTS.get(first, first)
         yield Page(f"portal /{path}", "detail", f"/{path.replace('<pk>', '%(key)s')}", of=of)
+    yield from (Page(f"portal /{path}", "detail", f"/{path}", of=of) for path, of in TOLD.items())
+    for path in POLLS:
+        yield Page(f"portal /{path}, asked again", "poll", f"/{path}", headers={"HX-Request": "true"})
+    yield from (Page(f"portal /{path}/ as CSV", "export", f"/{path}/?format=csv") for path in EXPORTED)

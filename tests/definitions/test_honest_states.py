@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from definitions.honest_states import GRACE, Facts, State, standing_of
+from definitions.promised import Era, Span
 
 SLOT = datetime(2026, 1, 14, 22, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -139,6 +140,44 @@ def test_what_could_be_deleted_is_unlocked_and_says_why(changes: dict[str, Any],
 )
 def test_what_is_locked_still_is_not_unlocked(changes: dict[str, Any]) -> None:
     assert states(SLOT, **changes) == [State.PROTECTED]
+
+
+@pytest.mark.parametrize(
+    ("hours", "expected"),
+    [(1, [State.PROTECTED]), (12.3, [State.LATE]), (19, [State.MISSED]), (37, [State.STALE, State.MISSED])],
+)
+def test_what_became_daily_yesterday_missed_nothing_while_it_was_weekly(hours: float, expected: list[State]) -> None:
+    """The last good one is five days old; the schedule was changed at ten, and the first daily run fails."""
+    changed = SLOT - 12 * HOUR
+    weekly = Era("0 22 * * fri", "UTC", active=True, begin=SLOT - 30 * DAY, end=changed)
+    good = {"last_good_at": SLOT - 5 * DAY, "last_good_slot_at": SLOT - 5 * DAY, "last_slot_at": SLOT - 5 * DAY}
+
+    assert states(changed + hours * HOUR, earlier=(weekly,), **good) == expected
+
+
+def test_what_was_missed_before_the_schedule_was_changed_stays_missed() -> None:
+    changed = SLOT + 8 * HOUR
+    daily = Era("0 22 * * *", "UTC", active=True, begin=SLOT - 30 * DAY, end=changed)
+    weekly = {"cron": "0 22 * * fri", "next_run_at": SLOT + 2 * DAY, "last_slot_at": SLOT, "earlier": (daily,)}
+
+    found = standing_of(replace(GOOD, **weekly), now=SLOT + 2 * DAY + HOUR)
+
+    assert [(one.state, one.since) for one in found.findings] == [(State.MISSED, SLOT)]
+
+
+@pytest.mark.parametrize(
+    ("hours", "expected"),
+    [
+        *[(-30, [State.HELD]), (0.2, [State.PROTECTED]), (1, [State.LATE]), (7, [State.MISSED])],
+        (50, [State.STALE, State.MISSED]),
+    ],
+)
+def test_after_a_pause_of_days_the_clock_begins_when_it_ended(hours: float, expected: list[State]) -> None:
+    ended = SLOT + 5 * DAY
+    now = ended + hours * HOUR
+    pauses = (Span(SLOT - HOUR, ended if now >= ended else None),)
+
+    assert states(now, pauses=pauses, held_because="paused" if now < ended else "") == expected
 
 
 def test_what_is_held_says_why_and_is_still_missed() -> None:

@@ -248,3 +248,53 @@ def test_by_page_and_api_who_sees_the_node_and_may_edit(world: World) -> None:
         assert world.client(name).get(address).status_code == status
     assert world.client("admin_b").post("/api/v1/definitions/spread/", body).status_code == 404
     assert Node.objects.filter(pk=ours.node.pk).exists()
+
+
+def test_by_api_definitions_are_looked_at_moved_to_an_hour_and_taken_back(world: World) -> None:
+    """Named, or by the hour that they start in; across nodes; with the load before and after."""
+    ours, client = world.ours, world.client("admin_a")
+    rows = [make_definition(one, name=f"n{n}", cron=CRON) for n, one in enumerate((ours.server, ours.other_server))]
+    ids, address = [str(one.pk) for one in rows], "/api/v1/definitions/move/"
+    before = crons(rows)
+
+    def ask(name: str = "admin_a", **body: Any) -> Any:
+        return world.client(name).post(address, body)
+
+    looked = ask(definitions=ids, hour=4, preview=True).json()
+    assert looked["spread"] is None and crons(rows) == before
+    assert [move["definition"] for move in looked["moves"]] == sorted(ids)
+    for load in looked["loads"]:
+        gained = [round(new - old, 3) for old, new in zip(load["before"], load["after"], strict=True)]
+        assert gained[22] < 0 < sum(gained[4:8]), load
+        assert abs(sum(gained)) < 0.01
+    assert [load["node"] for load in looked["loads"]] == sorted({ours.node.name, ours.other_server.node.name})
+
+    done = ask(definitions=ids, hour=4).json()
+    assert (done["moves"], done["loads"]) == (looked["moves"], looked["loads"])
+    assert [cron.split()[1] for cron in crons(rows)] == ["4", "4"]
+    assert client.post("/api/v1/definitions/undo-spread/", {"spread": done["spread"]}).status_code == 204
+    assert crons(rows) == before
+
+    # What only the provider moves is left out of an hour, and refused by its name.
+    type(ours.policy).objects.filter(pk=ours.policy.pk).update(restricted=True)
+    pile = {"node": str(ours.node.pk), "from_hour": 22, "hour": 5}
+    by_hour = ask(**pile, preview=True).json()
+    assert str(ours.definition.pk) not in {move["definition"] for move in by_hour["moves"]}
+    assert ids[0] in {move["definition"] for move in by_hour["moves"]}
+    Definition.objects.filter(pk=rows[1].pk).update(cron="0 22 * * 1")
+    refused = {
+        "not_allowed": ask(definitions=[str(ours.definition.pk)], hour=5),
+        "not_daily": ask(definitions=ids, hour=5),
+        "not_found": ask(definitions=[ids[0], str(world.theirs.definition.pk)], hour=5),
+        "nothing_to_spread": ask(node=str(ours.node.pk), from_hour=13, hour=5),
+        "invalid": ask(definitions=ids, **pile),
+        "required": ask(hour=5, node=str(ours.node.pk)),
+    }
+    assert {code: answer.json()["code"] for code, answer in refused.items()} == {
+        **{code: code for code in refused},
+        **dict.fromkeys(("invalid", "required"), "invalid_input"),
+    }
+    assert [answer.status_code for answer in refused.values()] == [403, 400, 404, 409, 400, 400]
+    assert ask("owner_a1", definitions=[str(ours.definition.pk)], hour=5).status_code == 403
+    assert ask("admin_b", **pile).status_code == 404
+    assert crons(rows) == [before[0], "0 22 * * 1"]

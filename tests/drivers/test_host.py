@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from agents.drivers import host_snapshots, host_space
+from agents.drivers import host, host_space, host_zfs
 from agents.drivers.base import DiskAddress, DiskWish, DriverError, ReadWish, WriteWish
 from agents.drivers.host import HostDriver, HostSettings, _bound, _mounted
 from agents.drivers.host_lvm import Held
 from agents.drivers.host_mounts import Mount, chosen, parse_mounts
-from agents.drivers.host_snapshots import Place, standing_still
+from agents.drivers.host_snapshots import Place, all_standing_still, remove_leftovers
 from agents.drivers.host_space import private_tree
+from agents.drivers.zfs_commands import Snapshot
 
 
 def mounts_of(*lines: str) -> dict[str, str]:
@@ -81,33 +83,91 @@ def test_what_is_seen_goes_by_parents_and_not_by_the_order_of_lines() -> None:
     assert seen["/run"] == "in memory only" and seen["/data"] == ""
 
 
-class Zfs:
-    """The programs of ZFS: only what they were asked to destroy is kept."""
+@pytest.mark.parametrize(
+    ("kind", "options", "left_out"),
+    [
+        ("fuse", "rw,user_id=1000,group_id=1000", "on the network, or of a program: back it up where it is"),
+        ("fuse.zfs", "rw,user_id=1000,group_id=1000", "on the network, or of a program: back it up where it is"),
+        ("fuse.zfs", "rw,user_id=0,group_id=0,allow_other", ""),
+    ],
+)
+def test_what_a_users_program_makes_up_is_not_in_the_backup(kind: str, options: str, left_out: str) -> None:
+    """Any user may mount such a one below their own directory, without a name behind the dot or with one of theirs."""
+    told = ["1 0 8:1 / / rw - ext4 /dev/x rw", f"2 1 0:9 / /home/m/all rw - {kind} x {options}"]
+    assert [mount.left_out for mount in chosen(parse_mounts(told))] == ["", left_out]
 
+
+def test_a_snapshot_of_zfs_that_somebody_looks_at_is_not_in_the_backup() -> None:
+    told = ["1 0 0:1 / / rw - zfs pool rw,xattr", "2 1 0:2 / /.zfs/snapshot/daily ro - zfs pool@daily ro,xattr"]
+    assert [mount.left_out for mount in chosen(parse_mounts(told))] == ["", "a snapshot that somebody looks at"]
+
+
+class Zfs:
+    """The programs of ZFS: what they were asked for is kept. They refuse one dataset, and say which."""
+
+    made: list[list[str]] = []
     destroyed: list[str] = []
 
-    def snapshot(self, dataset: str, name: str, *, disk: str) -> None:
-        pass
+    def is_there(self) -> bool:
+        return True
+
+    def snapshot_together(self, datasets: list[str], name: str, *, disk: str) -> None:
+        if "pool/full" in datasets:
+            raise DriverError(f"zfs on this machine: cannot create snapshot 'pool/full@{name}': out of space")
+        Zfs.made.append([f"{dataset}@{name}" for dataset in datasets])
+
+    def snapshots(self, dataset: str) -> list[Snapshot]:
+        return [Snapshot(name, "1") for name in ("bs-host-old", "bs-1", "daily")]
 
     def destroy_own(self, dataset: str, name: str) -> None:
         Zfs.destroyed.append(f"{dataset}@{name}")
-        raise DriverError("busy")
+        if dataset == "other":
+            raise DriverError("busy")
 
 
-def zfs_mount(point: Path) -> tuple[Mount, Path]:
-    (point / ".zfs" / "snapshot" / "bs-host-x").mkdir(parents=True)
-    return Mount(str(point), "zfs", "pool/data", "0:77", "/"), point / ".zfs" / "snapshot" / "bs-host-x"
+def test_datasets_of_one_pool_are_held_still_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is refused does not cost the others their snapshot, and is read as it is; all are removed after."""
+    monkeypatch.setattr(host_zfs, "Host", Zfs)
+    Zfs.made, Zfs.destroyed = [], []
+    mounts = [
+        Mount("/", "ext4", "/dev/x", "8:1", "/"),
+        Mount("/a", "zfs", "pool/a", "0:2", "/"),
+        Mount("/a/sub", "zfs", "pool/b", "0:3", "/"),
+        Mount("/o", "zfs", "other", "0:4", "/"),
+        Mount("/again", "zfs", "pool/a", "0:2", "/inner"),
+    ]
+    with all_standing_still(mounts, "x") as places:
+        assert Zfs.made == [["other@bs-host-x"], ["pool/a@bs-host-x", "pool/b@bs-host-x"]]
+        assert [(place.point, place.snapshot, str(place.source)) for place in places] == [
+            *(("/", "none", "/"), ("/a", "zfs", "/"), ("/a/sub", "zfs", "/"), ("/o", "zfs", "/")),
+            ("/again", "zfs", "/inner"),
+        ]
+        assert [place.held for place in places if place.held][:2] == [
+            Held(Path("pool/a@bs-host-x"), "zfs", ""),
+            Held(Path("pool/b@bs-host-x"), "zfs", ""),
+        ]
+        assert not Zfs.destroyed
+    assert Zfs.destroyed == ["pool/b@bs-host-x", "pool/a@bs-host-x", "other@bs-host-x"]
+
+    Zfs.made.clear()
+    odd = [Mount(f"/{name}", "zfs", f"pool/{name}", "0:5", "/") for name in ("full", "two words")]
+    with all_standing_still([*mounts[1:3], *odd], "x") as [a, b, full, words]:
+        # What cannot be held still does not cost the others their common moment.
+        assert Zfs.made == [["pool/a@bs-host-x", "pool/b@bs-host-x"]]
+        assert [place.snapshot for place in (a, b, full, words)] == ["zfs", "zfs", "none", "none"]
+        assert "out of space" in full.warnings[0].message and "without spaces" in words.warnings[0].message
+    assert remove_leftovers(mounts[1]) == ["pool/a@bs-host-old"]
 
 
-def test_a_zfs_snapshot_that_the_kernel_does_not_mount_is_no_empty_tree(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(host_snapshots, "Host", Zfs)
-    Zfs.destroyed.clear()
-    with standing_still(zfs_mount(tmp_path)[0], "x") as [place]:
-        assert (place.source, place.snapshot) == (tmp_path, "none")
-        assert [warning.code for warning in place.warnings] == ["no_snapshot"]
-    assert Zfs.destroyed == ["pool/data@bs-host-x"]
+def test_a_directory_is_bound_by_names_alone(tmp_path: Path) -> None:
+    """Whoever owns a directory on the way may put a link there at any time, such as to /etc."""
+    (tmp_path / "real" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    with host_space._opened(tmp_path / "link", Path("sub")) as descriptor:
+        assert os.path.samestat(os.fstat(descriptor), (tmp_path / "real" / "sub").stat())
+    for below in ("link/sub", "link"):
+        with pytest.raises(OSError, match="a symbolic link"), host_space._opened(tmp_path, Path(below)):
+            pass
 
 
 def test_nothing_is_removed_from_a_server_that_is_restored_in_place(
@@ -129,25 +189,23 @@ def put_together(folder: Path) -> None:
         assert libc.mount(b"none", os.fsencode(point), b"tmpfs", 0, None) == 0
         (point / "mounted").touch()
 
-    # A snapshot that came with the namespace, as one of ZFS does once somebody has looked at it.
-    host_snapshots.Host = Zfs  # type: ignore[misc, assignment]  # this process is the test's own
+    # A snapshot that cannot be had gives way to the live directory.
     point, tree = folder / "pool", folder / "tree"
     tree.mkdir()
-    mount, snapshot = zfs_mount(point)
-    memory_on(snapshot)
-    with standing_still(mount, "x") as [place]:
-        assert (place.source, place.snapshot, place.warnings) == (snapshot, "zfs", ())
-        with private_tree(tree):
-            assert _bound(place, tree, root=str(point), is_first=True) == place
-            assert (tree / "mounted").exists()
-            # One that cannot be had gives way to the live directory.
-            gone = Place(str(point), point / "gone", "zfs")
-            live = _bound(gone, tree, root=str(point), is_first=True)
-            assert live.source == point and [warning.code for warning in live.warnings] == ["no_snapshot"]
-            assert (tree / ".zfs").exists()
-    assert Zfs.destroyed == ["pool/data@bs-host-x"] and not (snapshot / "mounted").exists()
+    point.mkdir()
+    (point / "live").touch()
+    with private_tree(tree):
+        gone = Place(str(point), point / "gone", "zfs")
+        live = _bound(gone, tree, root=str(point), is_first=True)
+        assert live.source == point and [warning.code for warning in live.warnings] == ["no_snapshot"]
+        assert (tree / "live").exists() and os.statvfs(tree).f_flag & os.ST_RDONLY
+        # A place behind a link is none: it may lead out of the tree.
+        (point / "away").symlink_to("/etc")
+        with contextlib.suppress(OSError):
+            _bound(Place(f"{point}/away", point, "none"), tree, root=str(point), is_first=False)
+            raise AssertionError("a link was followed")
 
-    # A snapshot of LVM is a device: mounted here, and one that cannot be gives way to the live directory.
+    # One of LVM or ZFS is a device: mounted here, and one that cannot be gives way to the live directory.
     good, bad = Held(Path("none"), "tmpfs", "size=1m"), Held(folder / "nothing", "ext4", "")
     places = [Place("/srv", Path("/"), "lvm", held=good), Place("/var", Path("/"), "lvm", held=bad)]
     with private_tree(tree), _mounted(places, folder / "volumes") as [mounted, live]:
@@ -180,3 +238,12 @@ def test_a_server_is_put_together_of_its_mounts(tmp_path: Path) -> None:
 
 def run(words: list[str]) -> Any:
     return subprocess.run(words, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+
+
+def test_a_sign_that_ends_lines_elsewhere_hides_no_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel writes a carriage return in a name as it is."""
+    lines = tmp_path / "mountinfo"
+    lines.write_bytes(b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n23 22 8:2 / /srv/a\rb rw - ext4 /dev/sdb1 rw\n")
+    monkeypatch.setattr(host, "_MOUNTS", lines)
+    monkeypatch.setattr(HostDriver, "configured", HostSettings(root="/", work=tmp_path / "work"))
+    assert [mount.point for mount in HostDriver().mounts()] == ["/", "/srv/a\rb"]

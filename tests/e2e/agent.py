@@ -1,43 +1,102 @@
-"""A bare-metal server beside the running stack: a folder with odd files, and the agent program on it."""
+"""A bare-metal server beside the running stack, from its order on: a folder of odd files, and the agent program."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from email import message_from_bytes
+from email.policy import default
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
 
 from tests.e2e.conftest import Running
 from tests.e2e.files import odd_tree
 
 ROOT = Path(__file__).resolve().parents[2]
-_MAKE = """
-from agents.services import add_server
-from tenants.models import Tenant
-server = add_server(tenant=Tenant.objects.get(title="Demo"), name="metal", region_code="RBX", node=None, actor=None)
-print(server.pk)
-"""
+EMAIL, PASSWORD = "metal@example.org", "a-long-password-1"
+_TOKEN = re.compile(r'name="csrfmiddlewaretoken" value="([^"]+)"')
+
+
+class Visitor:
+    """Somebody with a browser, as far as forms go."""
+
+    def __init__(self, portal: str) -> None:
+        self._portal = portal
+        self._session = requests.Session()
+        self._session.trust_env = False
+
+    def open(self, path: str) -> requests.Response:
+        return self._session.get(self._portal + path, timeout=30)
+
+    def send(self, path: str, **typed: str) -> requests.Response:
+        """Fill in the form of the page and send it."""
+        page = self.open(path)
+        token = _TOKEN.search(page.text)
+        assert page.ok and token is not None, page.text
+        answer = self._session.post(
+            page.url, {**typed, "csrfmiddlewaretoken": token[1]}, headers={"Referer": page.url}, timeout=30
+        )
+        assert answer.ok, answer.text
+        return answer
+
+    def sign_in(self, name: str, password: str) -> Visitor:
+        self.send("/login/", username=name, password=password)
+        return self
 
 
 class Metal:
-    """Enrolled; its disk has a definition."""
+    """Ordered by a SuperAdmin for its owner, enrolled by the line of his mail, and approved."""
 
     def __init__(self, running: Running, folder: Path) -> None:
-        self._home = folder / "home"
-        self.root = folder / "server"
-        self.root.mkdir()
+        self._folder = folder
+        self._be_machine("first")
         odd_tree(self.root)
+        mail = self._order(running)
+        self.owner = self._join(running, mail)
+        self.server = re.findall(r"/servers/([-0-9a-f]{36})/", self.owner.open("/servers/").text)[0]
+        line = re.search(r"/agent/install\.sh \| sh -s -- (\S+)", mail)
+        assert line is not None
+        self.enrolled = self.run("enrol", line[1], "--url", running.stack.settings.gate_url)
+        [agent] = running.api.get(f"agents/?server={self.server}")["results"]
+        self.agent = agent["id"]
+
+    def be_lost_and_replaced(self, running: Running) -> None:
+        """Its files and keys are gone; another machine, empty, becomes the agent of the same server."""
+        running.api.post(f"agents/{self.agent}/revoke/", {})
+        token = running.api.post("enrolment-tokens/", {"server": self.server})["token"]
+        self._be_machine("second")
+        self.run("enrol", token, "--url", running.stack.settings.gate_url)
+
+    def _be_machine(self, name: str) -> None:
+        self._home, self.root = self._folder / name / "home", self._folder / name / "server"
+        self.root.mkdir(parents=True)
         settings = self._home / "etc" / "agent.toml"
         settings.parent.mkdir(parents=True)
         settings.write_text(f'root = "{self.root}"\n')
         settings.chmod(0o600)
-        made = running.stack.run_manage("shell", "--no-imports", "-c", _MAKE, role="manage")
-        self.server = made.splitlines()[-1]
-        token = running.api.post("enrolment-tokens/", {"server": self.server})["token"]
-        self.run("enrol", token, "--url", running.stack.settings.gate_url)
-        [disk] = running.api.get(f"disks/?server={self.server}")["results"]
-        body = {"disk": disk["id"], "name": "whole", "cron": "0 22 * * *", "time_zone": "UTC"}
-        self.definition = running.api.post("definitions/", body)
+
+    def _order(self, running: Running) -> str:
+        """Returns the text of the mail, which lies in the folder of an installation without a mail server."""
+        portal = running.stack.settings.portal_url
+        login = next(login for login in running.rows["logins"] if login["username"] == "super")
+        operator = Visitor(portal).sign_in("super", login["password"])
+        answer = operator.send("/orders/new/", tenant="Demo", email=EMAIL, name="metal", region="RBX")
+        assert f"the mail to {EMAIL} is on its way" in answer.text
+        files = (running.stack.settings.data / "mail").iterdir()
+        mails = [message_from_bytes(path.read_bytes().split(b"\n" + b"-" * 79)[0], policy=default) for path in files]
+        [mail] = [str(mail.get_payload(decode=True), "utf-8") for mail in mails if mail["To"] == EMAIL]
+        return mail
+
+    def _join(self, running: Running, mail: str) -> Visitor:
+        portal = running.stack.settings.portal_url
+        link = re.search(r"https?://\S+/join/\S+", mail)
+        assert link is not None and link[0].startswith(portal)
+        Visitor(portal).send(urlsplit(link[0]).path, password=PASSWORD)
+        return Visitor(portal).sign_in(EMAIL, PASSWORD)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "agents.program.agent", "--home", str(self._home), *words]

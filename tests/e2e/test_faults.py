@@ -132,9 +132,14 @@ def test_a_tree_of_files_goes_there_and_back_and_is_read_once(running: Running) 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a whole server is read by root alone")
-def test_a_server_of_metal_is_backed_up_by_its_agent_and_brought_back(running: Running, tmp_path: Path) -> None:
+def test_a_server_is_ordered_backed_up_by_its_agent_lost_and_brought_back_on_another(
+    running: Running, tmp_path: Path
+) -> None:
     metal = Metal(running, tmp_path)
     before = snapshot(os.fsencode(metal.root))
+    # It calls itself otherwise than it was ordered.
+    assert "waits for the approval" in metal.enrolled
+    running.api.post(f"agents/{metal.agent}/approve/", {})
 
     metal.run("run")
     metal.run("run")
@@ -142,6 +147,10 @@ def test_a_server_of_metal_is_backed_up_by_its_agent_and_brought_back(running: R
     found = running.api.get(f"backups/?server={metal.server}&status=ok")["results"]
     assert [one["counts"]["files"] for one in found] == [296, 296]
     assert found[1]["stored_bytes"] > found[0]["stored_bytes"]
+    assert found[0]["name"] in metal.owner.open(f"/servers/{metal.server}/").text
+    assert metal.owner.open(f"/backups/{found[0]['id']}/restore/").status_code == 403
+    metal.be_lost_and_replaced(running)
+    assert found[0]["name"] in metal.run("list")
     asking = metal.start("restore", found[0]["name"], "--to", str(metal.root / "back"))
     asked = running.api.wait(
         lambda: next(iter(running.api.get(f"asked-restores/?server={metal.server}")["results"]), None),

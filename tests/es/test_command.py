@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
+import signal
 import stat
 import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +21,10 @@ from hypothesis import strategies as st
 
 from backupsite.es_command import configuration, waiting
 from backupsite.es_command.client import Answer, Client
-from backupsite.es_command.completion import PARAMETERS, RESOURCES, script
-from backupsite.es_command.errors import EsError, TransportError, exit_code_of
+from backupsite.es_command.completion import PARAMETERS, RESOURCES
+from backupsite.es_command.errors import EsError, TransportError
 from backupsite.es_command.grammar import METHODS, parse
 from backupsite.es_command.main import main
-from backupsite.es_command.output import shown
 from tests.es.scripted_api import make_certificate, serving
 
 TASK = "01a1ffe6-572b-7d77-a77f-a3ae5c78f4bc"
@@ -80,6 +83,9 @@ def test_actions_are_methods(action: str, method: str) -> None:
         ("get /vm --tabulate-nonsense", 13),
         ("get /vm --csv --json", 13),
         ("help nonsense", 11),
+        # Addresses get into logs: no key goes into one.
+        ("get /vm -api_key bks_key.secret", 11),
+        ("get /vm -x json::" + "[" * 100_000, 11),
         ("--help", 0),
         ("help completion", 0),
     ],
@@ -131,6 +137,7 @@ def test_the_request_is_as_scripts_expect_it(monkeypatch: pytest.MonkeyPatch) ->
         ((302, b""), 0),
         (None, 3),
         ((200, b"\xff\xfe"), 0),
+        ((200, b"[" * 100_000), 0),
     ],
 )
 def test_exit_codes_by_answer(
@@ -214,7 +221,8 @@ def test_settings_of_the_file_and_of_the_environment(home: Path, monkeypatch: py
 def test_a_sign_in_is_kept_for_its_server_alone(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (home / "password").write_text("secret word")
+    # The end of the line is none of the password.
+    (home / "password").write_text("secret word\n")
     kept = home / "es" / "session.json"
     with serving((200, {"token": "bks_t", "expires": "x", "detail": "Signed in."})) as server:
         monkeypatch.setenv("ES_API_URL", server.url)
@@ -262,7 +270,9 @@ def test_a_task_is_waited_for_and_its_end_is_the_answer(
     failed = (400, {"task_id": TASK, "status": "FAILURE", "result": {"detail": "no space"}})
     paused: list[float] = []
     # The server is away for a moment, and too busy for another.
-    answers = [PENDING, running, None, (503, b""), (429, {}), running, (200, {"status": "FAILURE"}), failed]
+    away = [None, (503, b""), (429, {}), (200, b"<html>of a proxy")]
+    ended = (200, {"status": "FAILURE"})
+    answers = [PENDING, running, *away, running, ended, (502, b""), ended, failed]
     with serving(*answers) as server:
         monkeypatch.setenv("ES_API_URL", server.url)
         assert main(["create", "/vm/a/backup/daily"], pause=paused.append) == 1
@@ -272,7 +282,11 @@ def test_a_task_is_waited_for_and_its_end_is_the_answer(
     assert (json.loads(told.out)["method"], json.loads(told.out)["status"]) == ("POST", 400)
     # No terminal, no progress.
     assert told.err == ""
-    assert [asked.path for asked in server.asked[1:]] == [f"/api/task/{TASK}/"] * 6 + [f"/api/task/{TASK}/status/"]
+    assert [asked.path for asked in server.asked[1:]] == [
+        *([f"/api/task/{TASK}/"] * 7),
+        *([f"/api/task/{TASK}/status/", f"/api/task/{TASK}/"]),
+        f"/api/task/{TASK}/status/",
+    ]
     assert paused == sorted(paused)
 
 
@@ -313,45 +327,45 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
         client = Client(configuration.Configuration(url=server.url, token_file=tmp_path / "t"), secrets={})
         waiting.wait_for(client, Answer("POST", "", *PENDING), pause=lambda seconds: None, screen=screen)
 
-    assert f"Waiting for task {TASK}: writing, 25 %, 256 of 1024 MiB" in screen.getvalue()
+    assert screen.getvalue().startswith(f"Waiting for task {TASK}\n\r")
+    assert "writing, 25 %, 256 of 1024 MiB" in screen.getvalue()
     assert "\x1b" not in waiting.progress({"waits": "\x1b]0;owned\x07"})
 
 
-ROWS = [{"name": "=1+1", "number": -1, "list": ["a", 1], "none": None}, {"name": "1e3", "number": 2, "more": {"a": 1}}]
+def test_on_a_terminal_it_shows_how_far_it_is_and_ends_by_ctrl_c(home: Path) -> None:
+    """A process of its own, which has a terminal for its errors."""
+    running = (200, {"task_id": TASK, "status": "PENDING", "phase": "writing", "percent": 5})
+    screen, terminal = os.openpty()
+    seen = b""
+    with serving(PENDING, running) as server:
+        environment = {**os.environ, "ES_API_URL": server.url, "TERM": "xterm"}
+        command = [sys.executable, "-m", "backupsite.es_command", "create", "/vm/a/backup/daily"]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=terminal) as process:
+            os.close(terminal)
+            while b"writing, 5 %" not in seen:
+                seen += os.read(screen, 4096)
+            process.send_signal(signal.SIGINT)
+            assert (process.communicate(timeout=60)[0], process.returncode) == (b"", 5)
+    with suppress(OSError):
+        while rest := os.read(screen, 4096):
+            seen += rest
+    os.close(screen)
+
+    assert f"goes on. See: es get /task/{TASK}/status".encode() in seen
+    assert b"Traceback" not in seen
 
 
-def test_a_list_of_objects_as_table_and_as_csv() -> None:
-    answer = Answer("GET", "u", 200, {"result": ROWS})
+def test_an_empty_list_is_no_line_and_what_a_terminal_cannot_show_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving((200, {"result": []}), (200, {"result": ["日本"]})) as server:
+        monkeypatch.setenv("ES_API_URL", server.url)
+        assert main(["get", "/vm", "--csv"]) == 0
+        assert capsys.readouterr().out == ""
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+        assert main(["get", "/vm", "--csv"]) == 8
 
-    assert shown(answer, "plain", csv_delimiter=";").splitlines() == [
-        "name    number    list    none    more",
-        "=1+1    -1        a,1",
-        "1e3     2                         a: 1",
-    ]
-    assert shown(answer, "csv", csv_delimiter=";") == "name;number;list;none;more\n'=1+1;-1;a,1;;\n1e3;2;;;a: 1"
-
-
-@pytest.mark.parametrize("text", ["=cmd()", "+1", "-1", "@x", "\t=1", " =1", "\u00a0@x", "＝1"])
-def test_no_cell_of_csv_is_a_formula(text: str) -> None:
-    assert shown(Answer("GET", "u", 200, {"result": [text]}), "csv", csv_delimiter=",").lstrip('"').startswith("'")
-
-
-@pytest.mark.parametrize("output", ["csv", "simple", "grid", "html"])
-def test_what_the_service_tells_steers_no_terminal(output: str) -> None:
-    told = shown(Answer("GET", "u", 200, {"result": [{"a\x1bb": "\x1b[31m\u202etxt\x07"}]}), output, csv_delimiter=";")
-
-    assert told.replace("\n", "").isprintable()
-
-
-def test_names_objects_errors_and_help() -> None:
-    names, one = Answer("GET", "u", 200, {"result": ["a", "b"]}), Answer("GET", "u", 200, {"result": {"a": 1}})
-    assert shown(names, "csv", csv_delimiter=";") == "a\nb"
-    assert shown(one, "csv", csv_delimiter=";") == "a;1"
-    assert "no\tthing" not in shown(Answer("GET", "u", 404, {"detail": "nothing"}), "json", csv_delimiter=";")
-    assert shown(Answer("OPTIONS", "u", 200, {"description": "Say so."}), "json", csv_delimiter=";") == "Say so."
-    told = json.loads(shown(Answer("GET", "u", 500, "html", {"X": "1"}), "json", csv_delimiter=";", debug=True))
-    assert told == {"method": "GET", "url": "u", "status": 500, "text": "html", "headers": {"X": "1"}}
-    assert [exit_code_of(status) for status in (200, 201, 302, 400, 499, 500, 503)] == [0, 0, 0, 1, 1, 2, 2]
+    assert "PYTHONIOENCODING=utf-8" in capsys.readouterr().err
 
 
 def test_every_line_of_the_manual_is_grammar_and_every_resource_is_in_it() -> None:
@@ -365,25 +379,3 @@ def test_every_line_of_the_manual_is_grammar_and_every_resource_is_in_it() -> No
     assert len(lines) >= 10
     assert all(f"`{resource}`" in manual for resource in RESOURCES)
     assert all(f"`{name}`" in manual or f"-{name}" in manual for name in PARAMETERS)
-
-
-def test_bash_completes(tmp_path: Path) -> None:
-    (tmp_path / "es.bash").write_text(script())
-
-    def completed(*words: str) -> set[str]:
-        quoted = " ".join(f"'{word}'" for word in ("es", *words))
-        told = f"source {tmp_path}/es.bash; COMP_WORDS=({quoted}); COMP_CWORD={len(words)}; _es_complete; "
-        run = subprocess.run(
-            ["bash", "--norc", "-c", f'{told} printf "%s\\n" "${{COMPREPLY[@]}}"'],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return set(run.stdout.split())
-
-    assert completed("") == set(METHODS)
-    assert completed("cr") == {"create"}
-    assert completed("get", "/no") == {"/node"}
-    assert completed("get", "/vm", "-targ") == {"-target_hostname_or_uuid", "-target_disk_id"}
-    assert {"--tabulate", "--tabulate-grid"} <= completed("get", "/vm", "--tab")
-    assert "/vm/define/backup" in RESOURCES and "dc" in PARAMETERS

@@ -9,18 +9,21 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.utils import timezone
 
-from backups.models import Job
+from agents.models import Server
+from backups.models import Backup, Job
 from backupsite.es_api import streams
 from backupsite.es_command.main import main
 from definitions.models import Definition
 from tenants.models import ApiToken, Person, Tenant
-from tests.factories import make_definition, make_person, make_server, make_tenant, make_token
+from tests.factories import make_backup, make_definition, make_person, make_server, make_tenant, make_token
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PASSWORD = "a-long-password-1"
@@ -114,6 +117,57 @@ def test_the_two_tables_and_a_backup_from_sign_in_to_sign_out(
     assert es("logout")[0] == 0
     assert not ApiToken.objects.filter(kind=ApiToken.Kind.LOGIN).exists()
     assert es("get", "/vm")[0] == 1
+
+
+def scripts_of_the_manual() -> dict[str, str]:
+    manual = (Path(__file__).resolve().parents[2] / "docs" / "es.md").read_text()
+    found = re.findall(r"^```bash\n(# ([\w-]+)[^\n]*\n.*?)^```", manual, re.MULTILINE | re.DOTALL)
+    return {name: text for text, name in found}
+
+
+def test_the_scripts_of_the_manual_do_what_they_say(admin: Person, tmp_path: Path) -> None:
+    """Under bash, with the command and curl against a server; what is asked for is done as soon as it is there."""
+    scripts = scripts_of_the_manual()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "es").write_text(f'#!/bin/sh\nexec {sys.executable} -m backupsite.es_command "$@"\n')
+    (tmp_path / "bin" / "es").chmod(0o755)
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "PYTHONPATH": root}
+    environment["ES_API_KEY"] = make_token(admin)
+
+    def run(name: str, *words: str, state: str = "ok") -> tuple[int, list[str]]:
+        text = f"set -euo pipefail\n{scripts.pop(name) if state == 'ok' else scripts[name]}"
+        command = ["bash", "-c", text, name, *words]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            while process.poll() is None:
+                Job.objects.filter(state="pending").update(state=state, message="as asked", finished_at=timezone.now())
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=0.2)
+            assert process.stdout is not None and process.stderr is not None
+            return process.returncode, (process.stdout.read() + process.stderr.read()).decode().splitlines()
+
+    server = Server.objects.get(name="web01")
+    good = make_backup(server)
+    Backup.objects.filter(pk=good.pk).update(created_at=timezone.now() - timedelta(days=9))
+    target = make_server(server.tenant, name="web02")
+
+    code, lines = run("nightly", "web01", "daily", state="failed")
+    assert (code, "message: as asked" in lines[-1]) == (1, True)
+    code, lines = run("nightly", "web01", "daily")
+    assert (code, lines) == (0, [Backup.objects.order_by("-pk")[0].name])
+    assert run("nightly-curl", "web01", "daily") == (0, [])
+    assert run("older", "web01", "8") == (0, [good.name])
+    assert run("restore", "web01", "web02")[0] == 0
+    restored = Job.objects.get(kind="restore")
+    assert (restored.backup_name, restored.disk.server, restored.requested_by) == (good.name, target, admin)
+    assert run("define") == (0, [])
+    assert sorted(Definition.objects.filter(name="daily").values_list("disk__server__name", "retention_count")) == [
+        ("web01", 30),
+        ("web02", 30),
+    ]
+    code, lines = run("storage", server.node.name)
+    assert (code, lines) == (0, [f"zpool;{server.node.storages.get().name}", "size_free;", "backups;0"])
+    assert scripts == {}
 
 
 def test_as_a_process_with_a_key_of_the_environment(admin: Person, tmp_path: Path) -> None:

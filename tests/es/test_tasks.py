@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from django.core.signals import request_finished
 from django.db import close_old_connections
+from django.utils import timezone
 
 from backups.models import Job
 from backupsite.es_api import streams
-from tenants.models import Person
+from tenants.models import ApiToken, Person
 from tests.es.asking import Asker, code, refused
 from tests.factories import make_job
 from tests.worlds import World
@@ -48,7 +49,11 @@ def test_the_status_of_a_task(admin: Asker, world: World, state: str, status: in
     if state == "running":
         assert (details["phase"], details["percent"]) == ("writing", 25)
     if state == "failed":
-        assert (body["result"]["detail"], body["result"]["returncode"]) == ("why", 1)
+        assert (body["result"]["message"], body["result"]["returncode"]) == ("why", 1)
+    if status != 201:
+        # Scripts take the name of the backup out of this.
+        named = f"hostname='{world.ours.other_server.name}', bkpname='{job.backup_name}', disk_id=1"
+        assert body["result"]["detail"] == named
 
 
 def test_a_task_is_canceled_once(admin: Asker, world: World) -> None:
@@ -78,6 +83,9 @@ def test_the_log_by_its_filters(admin: Asker, world: World) -> None:
     assert found(object_type="image") == set()
     assert found(date_to="2000-01-01") == set()
     assert found(date_from="2000-01-01", page=2) == set()
+    in_order = [line["time"] for line in admin.get("/task/log", order_by="time")[1]["results"]]
+    assert len(in_order) == 4
+    assert admin.get("/task/log", order_by="-time")[1] == admin.get("/task/log")[1]
     line = admin.get("/task/log", status="FAILURE")[1]["results"][0]
     assert (line["username"], line["object_name"], line["status"]) == ("admin_a", server.name, "FAILURE")
     assert "no space" in line["detail"]
@@ -144,6 +152,11 @@ def test_a_stream_ends_when_rights_end_and_when_time_is_over(
     monkeypatch.setattr(streams, "pause", pause)
     shut_out = ordered(admin, world)
     assert b"".join(shut_out.streaming_content).strip().startswith(b"404\n")
+
+    Person.objects.filter(username="admin_a").update(is_active=True)
+    ended = ordered(admin, world)
+    ApiToken.objects.filter(person__username="admin_a").update(disabled_at=timezone.now())
+    assert b"".join(ended.streaming_content).strip().startswith(b"401\n")
 
 
 def abandon(answer: Any) -> None:

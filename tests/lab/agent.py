@@ -1,7 +1,8 @@
 """`make lab-agent`: a real agent against the running stack, with 50,000 files and everything that can go wrong.
 
 Ten to twenty minutes; root; needs `setfacl` and `libfaketime`. What it says is also in var/lab/agent.log. Steps go on
-from what the one before left; the first that fails ends it. `python -m tests.lab.agent [files]`
+from what the one before left; the first that fails ends it. `python -m tests.lab.agent [files [step...]]`; the first
+two, which all others need, are always among the steps.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class Lab:
         whole = LARGE * LARGE_BYTES
         # What was on its way is sent again: two objects and the one that was being filled.
         assert both < whole + 4 * LARGE_BYTES, (both, whole)
-        assert backup["read_bytes"] >= whole
+        assert backup["read_bytes"] >= whole, (backup["read_bytes"], whole)
         return f"{by_then / 1e6:.0f} MB sent when killed, {both / 1e6:.0f} MB in all, for {whole / 1e6:.0f} MB of noise"
 
     def control_plane_away(self) -> str:
@@ -194,10 +195,14 @@ class Lab:
 
     def _settled(self, code: int, said: str) -> None:
         assert code == 0, (said, self.machine.log())
+        self.running.wait_until_ended(self._newest_job(), timeout_seconds=300)
+
+    def _newest_job(self) -> str:
+        jobs = self.running.api.get(f"jobs/?server={self.machine.server}&limit=1")["results"]
+        return str(jobs[0]["id"])
 
     def _attempts(self) -> str:
-        jobs = self.running.api.get(f"jobs/?server={self.machine.server}&limit=1")["results"]
-        job = self.running.job(jobs[0]["id"])
+        job = self.running.job(self._newest_job())
         return f"job {job['state']}: {', '.join(event['code'] for event in job['events'])}"
 
 
@@ -242,7 +247,7 @@ def _small(state: Path) -> Iterator[Callable[[], None]]:
         aside.rename(state)
 
 
-def _prepared(stack: Stack) -> Running:
+def prepared(stack: Stack) -> Running:
     rows = json.loads(stack.run_manage("demo_rows", "--disk-size-bytes", str(MIB), role="manage"))
     api = DemoApi(portal_url=stack.settings.portal_url, token=rows["token"])
     vault = f"vaults/{rows['vault_id']}/"
@@ -267,7 +272,7 @@ def main(arguments: list[str]) -> int:
             Stack(settings, terminal=Terminal(io.StringIO())) as stack,
             Network(ports) as network,
         ):
-            lab = Lab(_prepared(stack), network, folder, files)
+            lab = Lab(prepared(stack), network, folder, files)
             try:
                 return _walk(lab, log, wanted)
             finally:

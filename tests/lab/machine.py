@@ -97,7 +97,10 @@ class Machine:
     def back_up(self, **how: Any) -> dict[str, Any]:
         """A backup by `run`: its row, with `peak_mib`, the most memory that its mover had."""
         with Peak(self) as peak:
-            self.run("run", **how)
+            said = self.run("run", "--json", **how)
+        # The program is done when it has asked for the commit; then the control plane looks at every object.
+        job = json.loads(said[said.index("{") : said.rindex("}") + 1])["job"]
+        self.running.api.wait_for_job(job, timeout_seconds=300, tell=lambda _: None)
         return {**self.last(), "peak_mib": peak.mib}
 
     def last(self) -> dict[str, Any]:

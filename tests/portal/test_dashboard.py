@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.test import Client
@@ -22,9 +23,10 @@ from backups.lock_coverage import check_locks
 from backups.lock_tails import tail_of
 from backups.models import Backup, DayFigures, DefinitionStanding, Job
 from backups.server_states import ServerState, in_state
+from backups.timeline import timelines_of
 from backupsite.templatetags.menu import DIRECT, GROUPS, PERSONAL, every_page
-from definitions.models import BlackoutWindow, Definition, DefinitionPause
-from tenants.models import Tenant
+from definitions.models import BlackoutWindow, Definition, DefinitionPause, EarlierSchedule
+from tenants.models import Person, Tenant
 from tests.factories import make_backup, make_definition, make_job, make_manifest, make_person, make_server
 from tests.signing_in import sign_in
 from tests.worlds import World
@@ -100,22 +102,30 @@ def _seen(world: World, name: str) -> set[Any]:
     }[name]
 
 
-def _by_hand(servers: set[Any]) -> list[Day]:
+def _by_hand(servers: set[Any], zone: ZoneInfo) -> list[Day]:
     """Row by row, without the database's help. Objects of no server are from the fixture's own world: of today."""
     good, failed, sizes = Counter[date](), Counter[date](), Counter[date]()
     for job in Job.objects.select_related("disk"):
         if job.disk.server_id in servers and job.created_at <= NOW:
-            good[job.created_at.date()] += job.state == "ok"
-            failed[job.created_at.date()] += job.state == "failed" and not hasattr(job, "retry")
+            on = job.created_at.astimezone(zone).date()
+            good[on] += job.state == "ok"
+            failed[on] += job.state == "failed" and not hasattr(job, "retry")
     for each in StoredObject.objects.select_related("domain__server"):
         owner = getattr(each.domain, "server", None)
         if owner is None or owner.pk not in servers or each.status == "granted" or not each.version_id:
             continue
-        for day in shown_days(NOW):
-            end = datetime.combine(day, time(), tzinfo=UTC) + timedelta(days=1)
+        for day in shown_days(NOW, zone):
+            end = datetime.combine(day + timedelta(days=1), time(), tzinfo=zone)
             there = each.granted_at < end and (each.deleted_at is None or each.deleted_at >= end)
             sizes[day] += each.size_bytes if there else 0
-    return [Day(day, good[day], failed[day], 0, sizes[day]) for day in shown_days(NOW)]
+    return [Day(day, good[day], failed[day], 0, sizes[day]) for day in shown_days(NOW, zone)]
+
+
+def _live_in(zone: str, world: World) -> None:
+    Person.objects.update(time_zone=zone)
+    for person in world.people.values():
+        if person is not None:
+            person.time_zone = zone
 
 
 def _keep_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,16 +135,65 @@ def _keep_only(monkeypatch: pytest.MonkeyPatch) -> None:
         count_days(tenant, now=NOW)
 
 
+# In the shown days the second one has a day of 25 hours.
+@pytest.mark.parametrize("zone", ["UTC", "America/Los_Angeles"])
 @pytest.mark.parametrize("kept", [False, True], ids=["live", "kept"])
-def test_days_are_what_a_count_by_hand_finds(fleet: World, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+def test_days_are_what_a_count_by_hand_finds(
+    fleet: World, monkeypatch: pytest.MonkeyPatch, kept: bool, zone: str
+) -> None:
     # What the world brings along is younger than NOW and of no day that is shown.
+    _live_in(zone, fleet)
     if kept:
         _keep_only(monkeypatch)
 
     for name in ROLES:
         found = days_of(fleet.people[name], now=NOW)  # type: ignore[arg-type]  # all of them are persons
-        assert list(found.days) == _by_hand(_seen(fleet, name)), name
+        assert list(found.days) == _by_hand(_seen(fleet, name), ZoneInfo(zone)), name
+        assert found.time_zone == zone
         assert (found.counted_at == NOW) == (kept and not name.startswith("owner")), name
+
+
+def test_until_a_zone_is_counted_the_days_are_those_of_utc_and_it_is_said(
+    fleet: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _keep_only(monkeypatch)
+    boss = fleet.people["super"]
+    assert boss is not None
+    _live_in("Asia/Kathmandu", fleet)
+
+    before = days_of(boss, now=NOW)
+    monkeypatch.setattr("django.utils.timezone.now", lambda: NOW)
+    page = fleet.client("super").get("/overview/days/").content.decode()
+    # Of one of the two tenants is not enough: its figures alone would look like all.
+    count_days(fleet.ours.tenant, now=NOW)
+    half = days_of(boss, now=NOW)
+    count_days(fleet.theirs.tenant, now=NOW)
+
+    assert before == half
+    assert (before.time_zone, list(before.days)) == ("UTC", _by_hand(_seen(fleet, "super"), ZoneInfo("UTC")))
+    assert "Days are those of UTC: for Asia/Kathmandu nothing was counted yet" in page and "utc=on" in page
+    assert days_of(boss, now=NOW).time_zone == "Asia/Kathmandu"
+
+
+@pytest.mark.parametrize(
+    ("now", "hours"), [(datetime(2026, 3, 31, 12, tzinfo=UTC), 23), (datetime(2026, 10, 27, 12, tzinfo=UTC), 25)]
+)
+def test_a_day_on_which_the_clock_changes_has_its_own_hours(world: World, now: datetime, hours: int) -> None:
+    """In the calendar and on the line of a disk: of an hourly schedule that nobody dispatched."""
+    BlackoutWindow.objects.all().delete()
+    DefinitionPause.objects.all().delete()
+    definition = world.ours.definition
+    Definition.objects.filter(pk=definition.pk).update(cron="30 * * * *", created_at=now - timedelta(days=9))
+    person, berlin, first = world.people["admin_a"], ZoneInfo("Europe/Berlin"), now.date() - timedelta(days=3)
+    assert person is not None
+
+    calendar = days.count(days.rows_of_tenant(world.ours.tenant), first, now=now, zone=berlin)
+    disk = definition.disk
+    chosen = Definition.objects.filter(disk=disk).select_related("disk__server")
+    (line,) = timelines_of([disk], chosen, person=person, now=now, zone=berlin)
+
+    assert [day.missed_count for day in calendar[:3]] == [24, hours, 24]
+    assert [len(day.gaps) for day in line.days[-4:-1]] == [24, hours, 24]
 
 
 def test_locks_end_as_a_count_by_hand_finds(fleet: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +238,7 @@ def test_missed_is_what_was_due_and_had_no_job_and_nothing_held(world: World) ->
     BlackoutWindow.objects.create(
         tenant=world.ours.tenant, reason="Mondays", start=time(2), end=time(4), time_zone="UTC", weekdays="1"
     )
+    BlackoutWindow.objects.update(created_at=NOW - timedelta(days=30))
     DefinitionPause.objects.create(
         tenant=world.ours.tenant,
         reason="move",
@@ -190,15 +250,17 @@ def test_missed_is_what_was_due_and_had_no_job_and_nothing_held(world: World) ->
     DefinitionPause.objects.create(node=world.theirs.node, reason="other", starts_at=NOW - timedelta(days=9))
     assert _missed(world) == {14: 1, 18: 1, 19: 1, 20: 1}
 
-    # A job at another time: the schedule was another one then.
-    strange = make_job(
-        world.ours.server, definition=world.ours.definition, slot_at=datetime(2026, 11, 18, 7, tzinfo=UTC)
+    # What is switched off now was promised until then, by the schedule of that time.
+    EarlierSchedule.objects.create(
+        definition=world.ours.definition,
+        tenant=world.ours.tenant,
+        cron="0 5 * * *",
+        time_zone="UTC",
+        active=True,
+        until=datetime(2026, 11, 19, 4, tzinfo=UTC),
     )
-    Job.objects.filter(pk=strange.pk).update(created_at=datetime(2026, 11, 18, 7, tzinfo=UTC))
-    assert _missed(world) == {19: 1, 20: 1}
-
     Definition.objects.filter(pk=world.ours.definition.pk).update(active=False)
-    assert _missed(world) == {}
+    assert _missed(world) == {14: 1, 15: 1, 16: 1, 18: 1}
 
 
 def test_a_day_is_counted_once_it_is_settled_and_until_then_again(fleet: World) -> None:

@@ -12,8 +12,9 @@ from django.utils import timezone
 
 from backups.models import Backup, Job, VaultFigures
 from backups.states import JobKind, JobState
-from backups.timeline import Point, days_of, missed_slots
+from backups.timeline import Point, days_of, open_slots
 from definitions.models import Definition, SpreadAct
+from definitions.promised import Era
 from tests.factories import disk_of, make_backup, make_definition, make_job, make_region
 from tests.worlds import World
 from vaults.lock_ends import lock_weeks
@@ -54,10 +55,10 @@ def test_days_show_the_worst_of_their_points_and_what_is_missing() -> None:
     ids=["none", "all", "one lost", "late by half a day", "belongs to the slot before"],
 )
 def test_a_slot_without_a_backup_until_the_next_one_is_a_gap(made_hours_ago: tuple[float, ...], missing: int) -> None:
-    definition = Definition(cron="0 22 * * *", time_zone="UTC", created_at=NOON - timedelta(days=3), active=True)
+    eras = [Era("0 22 * * *", "UTC", active=True, begin=NOON - timedelta(days=3))]
     points = [point(ago, kept=False) for ago in made_hours_ago]
 
-    assert len(missed_slots(definition, points, since=NOON - timedelta(days=30), now=NOON)) == missing
+    assert len(open_slots(eras, points, since=NOON - timedelta(days=30), now=NOON)) == missing
 
 
 def test_a_server_has_a_line_of_days_for_each_disk_and_a_day_names_its_points(world: World) -> None:
@@ -183,6 +184,11 @@ def test_definitions_are_moved_to_an_hour_and_taken_back(world: World) -> None:
     rows = [make_definition(server, name=f"m{n}", cron="30 22 * * *", time_zone="Asia/Kolkata") for n in range(3)]
     crons = Definition.objects.filter(pk__in=[one.pk for one in rows]).order_by("name").values_list("cron", flat=True)
 
+    address = f"/definitions/load/move/?node={server.node.pk}&hour=22"
+    data = {"definition": [str(one.pk) for one in rows[:2]], "to": 9, "look": "1"}
+    looked = world.client("admin_a").post(address, data, format="multipart").content.decode()
+    assert "Move 2 definitions" in looked and "afterwards" in looked and not SpreadAct.objects.exists()
+
     answer = move(world, "admin_a", rows[:2], 9)
     moved = list(crons.all())
     load = world.client("admin_a").get("/definitions/load/")
@@ -207,7 +213,7 @@ def test_what_may_not_be_moved_stays(world: World) -> None:
     foreign, nobody = move(world, "admin_a", [theirs], 3), move(world, "admin_b", [mine], 3)
     owner, odd = move(world, "owner_a1", [mine], 3), move(world, "admin_a", [mine], "99")
 
-    assert [foreign.status_code, nobody.status_code, owner.status_code, odd.status_code] == [302, 404, 404, 302]
+    assert [foreign.status_code, nobody.status_code, owner.status_code, odd.status_code] == [404, 404, 404, 302]
     assert "window of the policy" in json.dumps([str(one) for one in outside.wsgi_request._messages])
     assert list(Definition.objects.order_by("pk").values_list("cron", flat=True)) == before
     assert not SpreadAct.objects.exists()

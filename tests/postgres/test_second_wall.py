@@ -15,7 +15,7 @@ from django.db import IntegrityError, connection, transaction
 from agents.models import Disk, Server
 from backups.models import Backup, Job
 from backups.server_moves import move_server
-from definitions.models import Definition
+from definitions.models import Definition, EarlierSchedule
 from tests.factories import disk_of, make_disk, make_manifest, make_person
 from tests.worlds import Estate, World
 from vaults.models import Domain, StoredObject
@@ -59,6 +59,9 @@ LINKS: dict[str, Link] = {
     ),
     "wall_job_disk": lambda ours, theirs: Job.objects.filter(pk=ours.job.pk).update(disk=disk_of(theirs.server)),
     "wall_job_definition": lambda ours, theirs: Job.objects.filter(pk=ours.job.pk).update(definition=theirs.definition),
+    "wall_earlierschedule_definition": lambda ours, theirs: EarlierSchedule.objects.create(
+        definition=ours.definition, tenant=theirs.tenant, time_zone="UTC", active=True, until=ours.tenant.created_at
+    ),
     "wall_storedobject_domain": lambda ours, theirs: StoredObject.objects.filter(
         pk=make_manifest(ours.vault).pk
     ).update(vault=theirs.vault),
@@ -95,6 +98,8 @@ def test_a_server_moves_with_all_that_belongs_to_it(world: World) -> None:
     ours, theirs = world.ours, world.theirs
     Domain.objects.filter(pk=ours.backup.manifest.domain_id).update(vault=ours.vault)
     Job.objects.filter(disk__server=ours.server).exclude(state="ok").delete()
+    until = ours.tenant.created_at
+    EarlierSchedule.objects.create(definition=ours.definition, tenant=ours.tenant, active=True, until=until)
     boss = make_person(superadmin=True)
 
     move_server(server=ours.server, tenant=theirs.tenant, confirmation=ours.server.name, actor=boss)
@@ -103,6 +108,7 @@ def test_a_server_moves_with_all_that_belongs_to_it(world: World) -> None:
     moved = Backup.objects.get(pk=ours.backup.pk)
     assert (moved.tenant, moved.vault.tenant) == (theirs.tenant, ours.tenant)
     assert Disk.objects.get(server=ours.server).tenant == theirs.tenant
+    assert {row.tenant for row in EarlierSchedule.objects.all()} == {theirs.tenant}
 
 
 def test_a_backup_is_not_given_away_without_its_domain(world: World) -> None:

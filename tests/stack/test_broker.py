@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from backupsite.counting_cache import CountingRedisCache
 from backupsite.stack import broker
 from backupsite.stack.broker import EmbeddedBroker, Rung, choose_rung
 
@@ -41,6 +42,21 @@ def test_it_answers_on_its_socket(tmp_path: Path, rung: Rung) -> None:
     with EmbeddedBroker(tmp_path, rung=rung) as running, connect(running) as client:
         assert client.ping()
         assert running.url == f"redis+socket://{running.socket_path}"
+
+
+def test_it_counts_for_the_throttle_in_one_round_trip(tmp_path: Path, rung: Rung) -> None:
+    """Numbers that the rest of Django's cache reads as well, and that are forgotten when they count no more."""
+    with EmbeddedBroker(tmp_path, rung=rung) as running, connect(running) as client:
+        store = CountingRedisCache(f"unix://{running.socket_path}", {"KEY_PREFIX": "backupsite"})
+        found = [store.count("now", earlier="before", timeout=121) for _ in range(3)]
+        store.decr("now")
+        found.append(store.count("now", earlier="before", timeout=121))
+        found.append(store.count("next", earlier="now", timeout=121))
+
+        assert found == [(0, 1), (0, 2), (0, 3), (0, 3), (3, 1)]
+        assert {120, 121} >= {client.ttl(key) for key in client.scan_iter()}
+    with pytest.raises(redis.ConnectionError):
+        store.count("now", earlier="before", timeout=121)
 
 
 def test_it_listens_on_no_port_and_its_socket_is_private(tmp_path: Path, rung: Rung) -> None:

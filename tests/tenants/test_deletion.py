@@ -9,10 +9,10 @@ import pytest
 
 from agents.models import Server
 from backups.models import Backup, Job
+from backups.remains import remains_of
 from backups.states import JobState
 from backups.tenant_removal import (
     advance_deletions,
-    remains_of,
     request_tenant_deletion,
     undo_tenant_deletion,
 )

@@ -44,6 +44,39 @@ _TOO_WIDE = """() => Array.from(document.querySelectorAll("main *"))
 _OPEN = """document.querySelectorAll("main details").forEach(part => { part.open = true; })"""
 _SEEN_FOCUS = """() => { const style = getComputedStyle(document.activeElement);
   return style.outlineStyle !== "none" || style.boxShadow !== "none"; }"""
+# How a form that was refused says so, in this text of a page, or on the page that is shown (null).
+_REFUSED = """text => {
+  const doc = text === null ? document : new DOMParser().parseFromString(text, "text/html");
+  const isShown = element => text === null ? element.checkVisibility()
+    : !element.closest("[hidden], details:not([open])");
+  const focused = text === null ? document.activeElement : doc.querySelector("[autofocus]");
+  const faults = [], summary = doc.querySelector(".form-errors");
+  const fault = (what, element) => faults.push(what + ": " + (element ? element.outerHTML.slice(0, 160) : ""));
+  const says = element => element !== null && (element.getAttribute("aria-describedby") || "").split(" ")
+    .map(id => doc.getElementById(id))
+    .some(said => said && said.id.endsWith("error") && isShown(said) && said.textContent.trim() !== "");
+  if (summary === null || summary.textContent.trim() === "") fault("nothing says above the form what is wrong");
+  else if (focused !== summary) fault("the focus is elsewhere", focused);
+  const led = Array.from(summary ? summary.querySelectorAll("a") : [],
+    link => doc.getElementById(link.getAttribute("href").slice(1)));
+  for (const target of led) {
+    if (target === null || !isShown(target)) fault("a link above the form leads nowhere", summary);
+    else if (!says(target)) fault("no text at the field says what is wrong", target);
+  }
+  const wrong = [...doc.querySelectorAll("[aria-invalid=true]")];
+  for (const field of wrong) {
+    if (!says(field) && !says(field.closest("fieldset"))) fault("no text at the field says what is wrong", field);
+    if (!led.some(target => target && (target === field || target.contains(field)))) fault("nothing leads to", field);
+  }
+  for (const field of doc.querySelectorAll("input[type=password]")) if (field.value) fault("it is kept", field);
+  const kept = {};
+  for (const field of doc.querySelectorAll("main form[method=post] :is(input, select, textarea)"))
+    if (field.type === "radio" ? field.checked : !["password", "hidden"].includes(field.type)
+      && field.autocomplete !== "one-time-code") kept[field.name] = field.value;
+  const kinds = wrong.map(field => field.tagName + (["checkbox", "password"].includes(field.type) ? field.type : ""));
+  const names = [...new Set(wrong.map(field => field.name))].sort();
+  return { faults, kept, kinds: kinds.length ? kinds : ["form"], wrong: names };
+}"""
 _LINKS = """Array.from(document.querySelectorAll("a[href^='/']"), link => link.getAttribute("href"))"""
 MOST_TABS = 80
 # Far more than anything takes: other tests may run beside.
@@ -59,6 +92,7 @@ class Looker:
         self.page_count = 0
         self.links: set[str] = set()
         self._shapes = shapes
+        self._kinds: set[str] = set()
         page.on("console", lambda message: self._note_console(message.type, message.text))
         page.on("pageerror", lambda error: self.fault(f"script: {error}"))
         page.set_default_timeout(MOST_MS)
@@ -88,6 +122,35 @@ class Looker:
         self._run_axe("dark", "color-contrast", "link-in-text-block")
         self._choose("light")
         self._look_at_width("scrollable-region-focusable", "label", "button-name", "link-name")
+
+    def look_at_errors(self, address: str, answer: Any, *, typed: dict[str, str], wrong: tuple[str, ...]) -> None:
+        """The page that a refused form was answered with; shown as it was sent where the fields are of a new kind."""
+        found = self.page.evaluate(_REFUSED, answer.content.decode())
+        faults = list(found["faults"])
+        if found["wrong"] != sorted(wrong):
+            faults.append(f"{found['wrong']} are marked as wrong instead of {sorted(wrong)}")
+        for name, value in typed.items():
+            if name in found["kept"] and found["kept"][name].replace("\r", "") != value:
+                faults.append(f"of {name} it keeps {found['kept'][name][:80]!r} instead of {value[:80]!r}")
+        self.faults += [f"{address} refused: {fault}" for fault in faults]
+        if not set(found["kinds"]) <= self._kinds:
+            self._kinds |= set(found["kinds"])
+            self._look_at_shown_errors(address, answer)
+
+    def _look_at_shown_errors(self, address: str, answer: Any) -> None:
+        self.page_count += 1
+        sent = {name: answer[name] for name in ("Content-Type", "Content-Security-Policy")}
+        self.page.route(address, lambda route: route.fulfill(status=400, headers=sent, body=answer.content))
+        self.page.goto(address)
+        self.page.unroute(address)
+        for fault in self.page.evaluate(_REFUSED, None)["faults"]:
+            self.fault(fault)
+        self.page.evaluate(_AXE)
+        self._run_axe("errors")
+        self._choose("dark")
+        self._run_axe("errors, dark", "color-contrast", "link-in-text-block")
+        self._choose("light")
+        self._look_at_width()
 
     def look_at_menus(self) -> None:
         """Each menu opens by the keyboard, is read by axe in both colours, fits a phone, and closes by Escape."""

@@ -30,6 +30,7 @@ from tests.factories import disk_of, make_backup, make_definition, make_invitati
 from tests.portal.test_pages import COLLECTIONS, READ_PAGES, WRITE_PAGES, _portal_paths, address_of
 from tests.signing_in import confirm
 from tests.soft_passkey import SoftPasskey
+from tests.ui.form_rows import BACKUP, DISK, FORMS
 from tests.ui.looking import PATH_OF_STEPS, Looker, looking, needs_chromium
 from tests.worlds import World, make_world
 
@@ -63,6 +64,10 @@ NO_PAGES = {
 ASKED_PASSKEY = {"publicKey": {"user": {"id": ""}, "rp": {"id": "localhost"}, "challenge": ""}}
 # They put the secret of the link into the session, and lead to the page.
 LEADING = ("/join/", "/password/reset/")
+# In between two pages: one goes on, or back by the browser.
+WITHOUT_WAY_BACK = ("/join/", "/confirm/", "/login/")
+# One that a person fills in, and that the browser would send.
+VISIBLE_FIELD = re.compile(r'<(?:select|textarea)\b|<input\b(?![^>]*type="(?:hidden|checkbox|radio)")')
 # What is alike is looked at once, whatever its role: as the browser has it, and as it is sent.
 SHAPES: set[str] = set()
 SENT: set[frozenset[str]] = set()
@@ -101,13 +106,56 @@ def test_every_page_of_a_role(browser: Browser, live_server: Any, role: str, rec
         if role in ROLES:
             looker.page.goto(live_server.url)
             looker.look_at_menus()
+        assert looker.page_count == len(new)
+        look_at_forms(looker, client, world, role, live_server.url)
         record_property("counted", ("pages in the browser", looker.page_count))
         for link in one_of_each_kind({html.unescape(link) for link in looker.links} - set(pages)):
             if (status := client.get(link).status_code) >= 400:
                 looker.faults.append(f"a link on the pages leads to {link}, which answers {status}")
 
-    assert looker.page_count == len(new)
+    assert set().union(*(forms_on(answers[page].request["PATH_INFO"], text) for page, text in pages.items())) <= set(
+        FORMS
+    )
     assert len(pages) >= (4 if role == "anonymous" else 30)
+    assert role == "anonymous" or {page for page, text in pages.items() if not has_way_back(page, text)} == set()
+
+
+def look_at_forms(looker: Looker, client: Any, world: World, role: str, portal: str) -> None:
+    """Each form of the table that the role fills in, after it was refused. Only a POST of one makes nothing."""
+    if role in ROLES:
+        confirm_by_passkey(client)
+    for route, row in FORMS.items():
+        if row.by != role:
+            continue
+        page = filled_address(route, client, world)
+        ids = {BACKUP: str(world.ours.backup.pk), DISK: str(disk_of(world.ours.server).pk)}
+        typed = {name: ids.get(value, value) for name, value in row.typed.items()}
+        answer = client.post(page, typed, follow=row.by_redirect, format="multipart")
+        if not row.by_redirect:
+            looker.look_at_errors(portal + page, answer, typed=typed, wrong=row.fields)
+        elif not re.search(r'alert-danger" role="alert">[^<]', answer.content.decode()):
+            looker.faults.append(f"{route} does not say what is wrong")
+
+
+def filled_address(route: str, client: Any, world: World) -> str:
+    """Of the route, as a person comes there. The invitation is known since its link was opened, as all pages were."""
+    page = address(route.replace("<uuid:pk>", "<pk>"), world)
+    if route == "sign-in/app/" or page.startswith(LEADING):
+        return str(client.get(page, follow=True).request["PATH_INFO"])
+    return page
+
+
+def forms_on(page: str, text: str) -> set[str]:
+    """The routes of the forms that post and have a field to fill in."""
+    found = re.findall(r'<form\b([^>]*method="post"[^>]*)>(.*?)</form>', text, re.DOTALL)
+    actions = [re.search(r'action="([^"]*)"', head) for head, body in found if VISIBLE_FIELD.search(body)]
+    return {resolve(urlsplit(html.unescape(action[1]) if action else page).path).route for action in actions}
+
+
+def has_way_back(page: str, text: str) -> bool:
+    """A page that is not in the menu leads to one that is."""
+    in_menu = f'href="{urlsplit(page).path}"' in text[: text.index("</header>")] if "</header>" in text else True
+    return in_menu or 'aria-label="Breadcrumb"' in text or page.startswith(WITHOUT_WAY_BACK)
 
 
 class Shape(HTMLParser):
@@ -187,8 +235,13 @@ def client_of(world: World, role: str) -> Any:
     """Signed in, and confirmed just now by the passkey."""
     client = world.client(role)
     if role in ROLES:
-        confirm(client, method="mfa", type=Authenticator.Type.WEBAUTHN, reauthenticated=True)
+        confirm_by_passkey(client)
     return client
+
+
+def confirm_by_passkey(client: Any) -> None:
+    """It holds for five minutes, which are not enough for all pages on a busy machine."""
+    confirm(client, method="mfa", type=Authenticator.Type.WEBAUTHN, reauthenticated=True)
 
 
 def invited(world: World) -> Invitation:

@@ -49,6 +49,7 @@ def test_a_superadmin_orders_a_tenant_and_its_owner_comes_in_by_the_mail(
         page.get_by_label("Region").select_option("RBX")
         picture(page, "order")
         page.get_by_role("button", name="Order", exact=True).click()
+        expect(page.locator("main")).to_contain_text("the mail to anna@example.org is on its way")
         expect(page.locator("main")).to_contain_text("till01")
         page.get_by_role("link", name="till01").first.click()
         expect(page.get_by_role("heading", level=1)).to_contain_text("till01")

@@ -1,6 +1,7 @@
 """`make agent-build`: the agent program as one archive that needs nothing from elsewhere, in var/agent.
 
-    bin/            the program with its own Python, frozen by PyInstaller; needs the C library of this machine or newer
+    bin/            the program with its own Python, frozen by PyInstaller; needs the C library of where it was frozen
+                    or newer: this machine's, or that of an older system, which `--base` makes and keeps (base.sh)
     wheels/         the same as wheels, for servers with an older C library and a Python of 3.11 or newer
     run.sh, backupsite-agent.service, backupsite-agent.sh
 
@@ -11,6 +12,7 @@ file, size, SHA-256), from which a manifest is signed where the release key is (
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import json
 import platform
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +34,11 @@ NEEDS = (
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = tuple(f"{name}_{platform.machine()}" for name in ("manylinux_2_28", "manylinux_2_17", "manylinux2014"))
 PYINSTALLER = "pyinstaller==6.22.3"
+# The Python of a base, as base.sh compiles it. The work folder is /mnt in there; its mounts end with the command.
+BASE_PYTHON, BASE_VERSION = "/opt/python/bin/python3", "3.11"
+INSIDE = (
+    'mount -t proc proc "$1/proc" && mount --bind "$2" "$1/mnt" && base="$1" && shift 2 && exec chroot "$base" "$@"'
+)
 SOURCES = ("engine", "agents/drivers", "agents/program")
 FILES = (
     "agents/__init__.py",
@@ -61,22 +69,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "var" / "agent")
     parser.add_argument("--number", type=int, default=int(time.time()) // 60, help="of the release; only grows")
+    parser.add_argument("--base", metavar="RELEASE", help="freeze in this older Debian, such as bullseye; needs root")
+    parser.add_argument("--version", help="another one than the program's own, to try an update out")
     parser.add_argument("--sign", type=Path, metavar="KEYFILE", help="a private Ed25519 key, 32 bytes")
     options = parser.parse_args()
-    version = re.search(r'VERSION = "([^"]+)"', (ROOT / "agents/program/agent/version.py").read_text())[1]
+    version = options.version or _version(ROOT)
     out: Path = options.out
     work = out / "work"
     shutil.rmtree(work, ignore_errors=True)
     (work / "tree").mkdir(parents=True)
     sources = _sources(work / "source", version)
     _wheels(work, sources)
-    _frozen(work, sources)
+    place = Base(work, _base(options.base)) if options.base else Here(work)
+    _frozen(place)
     for name in ("run.sh", "backupsite-agent.service", "backupsite-agent.sh"):
         shutil.copy(ROOT / "tools" / "agent" / name, work / "tree" / name)
     archive = out / f"backupsite-agent-{version}-{options.number}.tar.gz"
-    _check_starts(work / "tree" / "bin" / "backupsite-agent")
+    _check_starts(place)
     _pack(work / "tree", archive)
-    told = _release(archive, number=options.number, version=version)
+    told = {**_release(archive, number=options.number, version=version), "base": options.base or ""}
     (out / "release.json").write_text(json.dumps(told, indent=2) + "\n")
     if options.sign:
         _sign(out, told, options.sign)
@@ -86,6 +97,10 @@ def main() -> int:
     return 0
 
 
+def _version(root: Path) -> str:
+    return re.search(r'VERSION = "([^"]+)"', (root / "agents/program/agent/version.py").read_text())[1]
+
+
 def _sources(folder: Path, version: str) -> Path:
     """What the program needs, and nothing of Django."""
     for name in SOURCES:
@@ -93,6 +108,8 @@ def _sources(folder: Path, version: str) -> Path:
     for name in FILES:
         shutil.copy(ROOT / name, folder / name)
     needs = ", ".join(f'"{name}"' for name in NEEDS if name not in {"cffi", "pycparser", "typing-extensions"})
+    told = folder / "agents/program/agent/version.py"
+    told.write_text(told.read_text().replace(f'"{_version(ROOT)}"', f'"{version}"'))
     (folder / "pyproject.toml").write_text(PROJECT.format(version=version, needs=needs))
     return folder
 
@@ -116,26 +133,69 @@ def _pin(name: str) -> str:
     return found[0]
 
 
-def _frozen(work: Path, sources: Path) -> None:
-    python = work / "venv" / "bin" / "python"
-    _run(sys.executable, "-m", "venv", str(work / "venv"))
-    wheels = str(work / "tree" / "wheels")
-    _run(str(python), "-m", "pip", "install", "-q", "--no-index", "--find-links", wheels, "backupsite-agent")
-    _run(str(python), "-m", "pip", "install", "-q", PYINSTALLER)
-    entry = work / "backupsite-agent.py"
-    entry.write_text("import sys\nfrom agents.program.agent.cli import main\nsys.exit(main())\n")
+class Here:
+    """This machine: what is frozen here wants its C library or a newer one."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = self.seen = work
+        self.python = sys.executable
+        self.wanted: Sequence[str] = ()
+
+    def run(self, *words: str) -> str:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        done = subprocess.run(self.command(words), text=True, check=False, **streams)  # noqa: S603  # own words
+        if done.returncode != 0:
+            raise SystemExit(f"{' '.join(words[:4])}... failed:\n{done.stdout}")
+        return done.stdout
+
+    def command(self, words: Sequence[str]) -> list[str]:
+        return list(words)
+
+
+class Base(Here):
+    """A folder that base.sh made: an older system. `seen` is the work folder as it is called in there."""
+
+    def __init__(self, work: Path, folder: Path) -> None:
+        super().__init__(work)
+        self._folder = folder
+        self.seen = Path("/mnt")
+        self.python = BASE_PYTHON
+        self.wanted = ("--implementation", "cp", "--python-version", BASE_VERSION, "--only-binary", ":all:",
+                       *(f"--platform={name}" for name in PLATFORMS))  # fmt: skip
+
+    def command(self, words: Sequence[str]) -> list[str]:
+        environment = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8")
+        return [*environment, "unshare", "--mount", "sh", "-c", INSIDE, "sh", str(self._folder), str(self.work), *words]
+
+
+def _base(release: str) -> Path:
+    done = subprocess.run([ROOT / "tools/agent/base.sh", release], stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603  # own script; the name goes to debootstrap as one word
+    return Path(done.stdout.strip())
+
+
+def _frozen(place: Here) -> None:
+    """Packages are unpacked by this machine's pip: a base needs neither pip nor a network."""
+    work = place.work
+    install = (sys.executable, "-m", "pip", "install", "-qq", "--target", str(work / "packages"), *place.wanted)
+    _run(*install, "--no-index", "--find-links", str(work / "tree" / "wheels"), "backupsite-agent")
+    _run(*install, PYINSTALLER)
+    entry = "import sys\nfrom agents.program.agent.cli import main\nsys.exit(main())\n"
+    (work / "backupsite-agent.py").write_text(entry)
+    seen = place.seen
     hidden = [f"--hidden-import={name}" for name in HIDDEN]
-    _run(str(python), "-m", "PyInstaller", "--noconfirm", "--log-level=WARN", "--onedir", "--collect-data=tzdata",
-         "--collect-submodules=pyfastcdc",
-         *hidden, *[f"--{name}path={work}/{name}" for name in ("dist", "work", "spec")], str(entry))  # fmt: skip
+    said = place.run("env", f"PYTHONPATH={seen}/packages", place.python, "-m", "PyInstaller", "--noconfirm",
+                     "--log-level=WARN", "--onedir", "--collect-data=tzdata", "--collect-submodules=pyfastcdc",
+                     *hidden, *[f"--{name}path={seen}/{name}" for name in ("dist", "work", "spec")],
+                     f"{seen}/backupsite-agent.py")  # fmt: skip
+    sys.stdout.write(said)
     (work / "dist" / "backupsite-agent").rename(work / "tree" / "bin")
 
 
-def _check_starts(program: Path) -> None:
+def _check_starts(place: Here) -> None:
     """Without a word of complaint: one of a missing module would mean a slow program, or one that fails at night."""
-    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)  # noqa: S603  # just built
-    if done.stderr:
-        raise SystemExit(f"the frozen program complains: {done.stderr}")
+    said = place.run(f"{place.seen}/tree/bin/backupsite-agent", "--version")
+    if not said.startswith("backupsite-agent ") or len(said.splitlines()) != 1:
+        raise SystemExit(f"the frozen program complains: {said}")
 
 
 def _pack(tree: Path, archive: Path) -> None:
@@ -178,15 +238,17 @@ def _newest_symbol(tar: tarfile.TarFile) -> str:
 def _sign(out: Path, told: dict[str, object], key: Path) -> None:
     sys.path.insert(0, str(ROOT))
     import msgspec
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from agents.agent_messages import ReleaseManifest
     from agents.answer_signing import sign_release
 
-    manifest = msgspec.json.encode(
-        msgspec.convert({k: v for k, v in told.items() if k != "c_library"}, ReleaseManifest)
-    )
+    manifest = msgspec.json.encode(msgspec.convert(told, ReleaseManifest))
     (out / "manifest.json").write_bytes(manifest)
-    (out / "manifest.sig").write_bytes(sign_release(private_key=key.read_bytes(), manifest=manifest))
+    signature = sign_release(private_key=key.read_bytes(), manifest=manifest)
+    (out / "manifest.sig").write_bytes(base64.b64encode(signature) + b"\n")
+    public = Ed25519PrivateKey.from_private_bytes(key.read_bytes()).public_key().public_bytes_raw()
+    sys.stdout.write(f"signed; BACKUPSITE_RELEASE_PUBLIC_KEY={base64.b64encode(public).decode()}\n")
 
 
 def _run(*words: str) -> None:

@@ -11,6 +11,7 @@ out=$LAB/lvm
 root=$out/root
 first=$out/first
 python=$PWD/.venv/bin/python
+. tools/lab/guest_root.sh
 mkdir -p "$out"
 
 # --- kernel and modules -----------------------------------------------------------------------------------------------
@@ -47,7 +48,7 @@ for try in 1 2 3 4 5 6 7 8 9 10; do [ -b /dev/vdb ] && break; sleep 0.2; done
 mount -o ro -t ext4 /dev/vda /root
 for place in proc sys dev; do mount -o bind /$place /root/$place; done
 mount -t tmpfs tmp /root/tmp; mount -t tmpfs run /root/run
-chroot /root /usr/bin/env PYTHONHOME=/python PYTHONPATH=/project:/packages LC_ALL=C /python/bin/python3 /project/tools/lab/lvm_steps.py
+chroot /root /usr/bin/env PYTHONPATH=/project LC_ALL=C /python/bin/python3 /project/tools/lab/lvm_steps.py
 echo "GUEST-ENDED $?"
 poweroff -f
 INIT
@@ -56,18 +57,8 @@ chmod +x "$first/init"
 cp -f "$out/kernel/root/boot/vmlinuz-$version" "$out/vmlinuz"
 
 # --- its own file system ----------------------------------------------------------------------------------------------
-mkdir -p "$root"/{bin,sbin,usr/bin,usr/sbin,etc/lvm,proc,sys,dev,tmp,run,lib/x86_64-linux-gnu,lib64,mnt,python/bin,python/lib,packages,project/tools/lab}
-libraries() { # FILE...: copies what they are linked with
-    local library
-    { ldd "$@" 2> /dev/null || true; } | grep -o '/[^ ):]*' | sort -u | while read -r library; do
-        [ -f "$library" ] || continue
-        case $library in
-            */ld-linux*) cp -Ln "$library" "$root/lib64/" || true ;;
-            *.so*) cp -Ln "$library" "$root/lib/x86_64-linux-gnu/" || true ;;
-        esac
-    done
-}
-cp /bin/busybox "$root/bin/"
+folders_of_root
+mkdir -p "$root/etc/lvm"
 for applet in sh env mkdir mount umount sync fstrim; do ln -s busybox "$root/bin/$applet"; done
 ln -s ../../bin/busybox "$root/usr/bin/env"
 for program in /usr/sbin/lvm /usr/sbin/dmsetup /usr/sbin/pdata_tools /usr/sbin/mke2fs /usr/sbin/e2fsck; do
@@ -81,33 +72,7 @@ activation { udev_sync = 0 udev_rules = 0 monitoring = 0 }
 devices { obtain_device_list_from_udev = 0 external_device_info_source = "none" use_devicesfile = 0 }
 backup { backup = 0 archive = 0 }
 CONF
-echo 'root:x:0:0:root:/tmp:/bin/sh' > "$root/etc/passwd"
-echo 'root:x:0:' > "$root/etc/group"
-prefix=$("$python" -c 'import sys; print(sys.base_prefix)')
-cp -L "$prefix/bin/python3" "$root/python/bin/python3"
-cp -a "$prefix"/lib/python3.* "$root/python/lib/"
-rm -rf "$root"/python/lib/python3.*/{test,site-packages,idlelib,ensurepip,config-*} "$root"/python/lib/python3.*/lib2to3
-find "$root/python" -name __pycache__ -prune -exec rm -rf {} +
-find "$prefix/lib" -maxdepth 1 -name 'libpython3*.so*' -exec cp -L {} "$root/lib/x86_64-linux-gnu/" \;
-# shellcheck disable=SC2046  # names without spaces
-libraries "$prefix/bin/python3" $(find "$root"/python/lib/python3.*/lib-dynload -name '*.so')
-cp -r agents common engine "$root/project/"
+put_python agents.drivers.host agents.drivers.lvm
 cp tools/lab/lvm_steps.py "$root/project/tools/lab/"
-# Packages that the drivers import, and no others.
-"$python" - <<'PYTHON' | sort -u | while read -r place; do cp -r "$place" "$root/packages/"; done
-import sys
-import agents.drivers.host
-import agents.drivers.lvm
-for module in list(sys.modules.values()):
-    file = getattr(module, "__file__", None) or ""
-    if "/site-packages/" in file:
-        folder, _, rest = file.partition("/site-packages/")
-        print(f"{folder}/site-packages/{rest.split('/')[0]}")
-PYTHON
-# shellcheck disable=SC2046  # names without spaces
-libraries $(find "$root/packages" -name '*.so')
-find "$root/project" -name __pycache__ -prune -exec rm -rf {} +
-rm -f "$out/root.img"
-truncate -s 600M "$out/root.img"
-mke2fs -q -F -t ext4 -E root_owner=0:0 -d "$root" "$out/root.img"
+image_of_root "$out/root.img" 600M
 du -sh "$root" "$out/initramfs.gz" | sed 's/^/      /'

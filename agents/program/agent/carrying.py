@@ -15,7 +15,7 @@ from agents.program.agent.daemon import Wake
 from agents.program.agent.errors import EXIT_OK, JobFailedError, RefusedError
 from agents.program.agent.files import holder, only_one
 from agents.program.agent.loop import STOPPED
-from agents.program.agent.memory import save_memory
+from agents.program.agent.memory import Memory, load_memory, save_memory
 from agents.program.agent.moving import ENDED, MoveEvent
 from agents.program.agent.places import Places, Settings
 from agents.program.agent.showing import Bar, say, say_json, size
@@ -26,14 +26,27 @@ _LOOK_SECONDS = 0.5
 # reach it, or the mover was ended.
 _TAKEN_UP_AGAIN = frozenset({"session_ended", "mover_ended", "gate_unreachable"})
 _AGAIN_SECONDS = 180.0
+# The job was just accepted: what is noted of an earlier refusal is gone with the next poll, which comes at once.
+_STOPPED_SECONDS = 5.0
 
 
 class Verdict:
-    """Whether an end of the job is its last one. Ask as long as it is not under way again."""
+    """Whether an end of the job is its last one, or none will come. Ask as long as it is not under way again."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._since: float | None = None
+        self._stopped_since: float | None = None
+
+    def refuse_stopped(self, memory: Memory) -> None:
+        """RefusedError when nothing is offered to this agent any more, so that nothing would ever end."""
+        if memory.status not in STOPPED:
+            self._stopped_since = None
+            return
+        if self._stopped_since is None:
+            self._stopped_since = self._clock()
+        if self._clock() - self._stopped_since >= _STOPPED_SECONDS:
+            raise RefusedError(memory.problem or memory.status, code=memory.status)
 
     def goes_on(self) -> None:
         self._since = None
@@ -66,6 +79,8 @@ def carry_out(
         say_json(document)
     else:
         say(f"The {kind} is done: {size(event.done_bytes)} moved, {size(event.stored_bytes)} stored.")
+        if kind == "backup":
+            say("It counts when the control plane has looked at every object; `backupsite-agent list` shows it then.")
     return EXIT_OK
 
 
@@ -79,6 +94,7 @@ def _watched(places: Places, job: str, bar: Bar, is_alive: Callable[[], bool]) -
                 verdict.goes_on()
             elif verdict.is_final(progress.event.code):
                 return progress.event
+        verdict.refuse_stopped(load_memory(places))
         if not is_alive():
             raise JobFailedError("The service ended before the job did.", code="service_ended")
         time.sleep(_LOOK_SECONDS)
@@ -100,9 +116,7 @@ def _here(places: Places, settings: Settings, job: str, bar: Bar) -> MoveEvent:
                     if agent.running is not None:
                         verdict.goes_on()
                         continue
-                    if agent.memory.status in STOPPED:
-                        # Nothing is offered to it any more, so nothing would ever end.
-                        raise RefusedError(agent.memory.problem, code=agent.memory.status)
+                    verdict.refuse_stopped(agent.memory)
                     done = [one for one in (agent.memory.last_backup, agent.memory.last_restore) if one]
                     for one in done:
                         if one.job == job and verdict.is_final(one.code):

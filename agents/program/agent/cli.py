@@ -25,8 +25,10 @@ from typing import Any
 
 from agents.program.agent import commands
 from agents.program.agent.errors import EXIT_FAILED, EXIT_INTERRUPTED, AgentError
+from agents.program.agent.limits import keep_no_core
 from agents.program.agent.places import Places
 from agents.program.agent.showing import say, say_json
+from agents.program.agent.tls import trust_this_system
 from agents.program.agent.version import VERSION, release_number
 
 _NAME = "backupsite-agent"
@@ -37,7 +39,8 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. `--json` puts errors into JSON too."""
     options = build_parser().parse_args(argv)
-    _leave_own_libraries()
+    _settle_in()
+    keep_no_core()
     try:
         exit_code: int = options.run(options)
     except AgentError as error:
@@ -50,15 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except PermissionError as error:
-        say(f"{_NAME}: {error.filename} may not be read or written by you. Run it as root.", to=sys.stderr)
-        return EXIT_FAILED
+        message = f"{error.filename or 'What it needs'} may not be read or written by you. Run it as root."
+        return _say_error(options, AgentError(message, code="not_permitted"))
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             return _say_error(options, _no_room(options, error))
         if options.debug:
             raise
-        say(f"{_NAME}: internal error ({type(error).__name__}: {error}); --debug shows where", to=sys.stderr)
-        return EXIT_INTERNAL
+        return _say_error(options, _internal(error))
     return exit_code
 
 
@@ -70,14 +72,22 @@ def _say_error(options: argparse.Namespace, error: AgentError) -> int:
     return error.exit_code
 
 
+def _internal(error: Exception) -> AgentError:
+    found = AgentError(f"internal error ({type(error).__name__}: {error}); --debug shows where", code="internal_error")
+    found.exit_code = EXIT_INTERNAL
+    return found
+
+
 def _no_room(options: argparse.Namespace, error: OSError) -> AgentError:
     where = Places.of(options.home).state
-    return AgentError(f"{error.strerror}. Nothing can be kept in {where}: make room there.", code="state_unwritable")
+    remedy = "mount it so that it can be written" if error.errno == errno.EROFS else "make room there"
+    return AgentError(f"{error.strerror}. Nothing can be kept in {where}: {remedy}.", code="state_unwritable")
 
 
-def _leave_own_libraries() -> None:
+def _settle_in() -> None:
     """A frozen program was started with its own folder of libraries; programs that it starts are not to get them."""
     if getattr(sys, "frozen", False):
+        trust_this_system(os.environ)
         before = os.environ.pop("LD_LIBRARY_PATH_ORIG", "")
         os.environ.pop("LD_LIBRARY_PATH", None)
         if before:

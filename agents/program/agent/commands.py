@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from agents.agent_messages import BackupMessage, RestoreRequest
+from agents.agent_messages import AgentPolicy, BackupMessage, RestoreRequest
 from agents.drivers.host_mounts import is_below
 from agents.program.agent import enrolling, logs, moving, rotating
 from agents.program.agent.assembling import control_of
@@ -19,10 +19,17 @@ from agents.program.agent.carrying import carry_out, poke, say_done
 from agents.program.agent.control import ControlClient
 from agents.program.agent.daemon import run_daemon
 from agents.program.agent.doctor import examine
-from agents.program.agent.errors import EXIT_FAILED, EXIT_OK, BusyError, RefusedError, UsageError
-from agents.program.agent.files import holder, only_one
+from agents.program.agent.errors import (
+    EXIT_FAILED,
+    EXIT_OK,
+    BusyError,
+    PolicyRefusedError,
+    RefusedError,
+    UsageError,
+)
+from agents.program.agent.files import holder, only_one, try_writing
 from agents.program.agent.identity import PENDING, Identity, load_identity
-from agents.program.agent.memory import ControlClock, load_memory
+from agents.program.agent.memory import NOTABLE_SECONDS, ControlClock, load_memory
 from agents.program.agent.moving import ENDED
 from agents.program.agent.places import Places, Settings, read_settings
 from agents.program.agent.policy import kept_policy
@@ -62,7 +69,8 @@ def run_move(options: argparse.Namespace) -> int:
 def run_status(options: argparse.Namespace) -> int:
     places, _ = _of(options)
     identity, memory = load_identity(places), load_memory(places)
-    policy = kept_policy(places, identity)
+    policy, damage = _policy_as_kept(places, identity)
+    problem = (memory.problem_code, memory.problem) if memory.problem_code else damage
     process = holder(places.lock)
     running = [one for path in _job_files(places) if (one := shown(places, path)) and one.event.phase != ENDED]
     document = {
@@ -80,7 +88,8 @@ def run_status(options: argparse.Namespace) -> int:
         "last_restore": _outcome(memory.last_restore),
         "running": [{"job": one.job, "kind": one.kind, "phase": one.event.phase} for one in running if process],
         "waiting": [{"job": one.job, "kind": one.kind, "why": one.why} for one in memory.waiting if process],
-        "problem": {"code": memory.problem_code, "message": memory.problem} if memory.problem_code else None,
+        "problem": {"code": problem[0], "message": problem[1]} if problem else None,
+        "clock_ahead_seconds": round(ControlClock(memory.anchor).wrong_by_seconds),
     }
     if options.json:
         say_json(document)
@@ -92,9 +101,14 @@ def run_status(options: argparse.Namespace) -> int:
 def run_run(options: argparse.Namespace) -> int:
     places, settings = _of(options)
     identity = load_identity(places)
-    policy = kept_policy(places, identity)
+    # The control plane knows the policy where the one here is damaged.
+    policy, _ = _policy_as_kept(places, identity)
     if policy is not None and not policy.allows_run_now:
-        raise UsageError("The policy of this server does not allow backups beside its schedule.", code="not_allowed")
+        message = (
+            "The policy of this server allows no backup beside its schedule. Ask who administers it in the portal."
+        )
+        raise RefusedError(message, code="run_not_allowed")
+    _refuse_unwritable(places)
     offer = _control(places, settings, identity).start()
     return carry_out(places, settings, offer.id, "backup", options, wait=not options.no_wait)
 
@@ -120,6 +134,7 @@ def run_restore(options: argparse.Namespace) -> int:
         raise UsageError("--to takes an absolute path of a directory on this server; / restores in place.")
     places, settings = _of(options)
     control = _control(places, settings, load_identity(places))
+    _refuse_unwritable(places)
     backup = _named(control, options.backup)
     target = _in_tree(settings, options.to)
     paths = [_in_tree(settings, path).lstrip("/") for path in options.path]
@@ -205,6 +220,20 @@ def _control(places: Places, settings: Settings, identity: Identity) -> ControlC
     return control_of(places, settings, identity, ControlClock(load_memory(places).anchor))
 
 
+def _policy_as_kept(places: Places, identity: Identity) -> tuple[AgentPolicy | None, tuple[str, str] | None]:
+    """The policy on disk; code and words of what is wrong with it."""
+    try:
+        return kept_policy(places, identity), None
+    except PolicyRefusedError as error:
+        return None, (error.code, error.message)
+
+
+def _refuse_unwritable(places: Places) -> None:
+    """Without the service this process does the job: what it cannot do is not asked for. Raises OSError."""
+    if holder(places.lock) is None:
+        try_writing(places.state)
+
+
 def _all_backups(control: ControlClient, limit: int) -> list[BackupMessage]:
     found: list[BackupMessage] = []
     after = ""
@@ -262,6 +291,8 @@ def _backup(one: BackupMessage) -> dict[str, object]:
 
 
 def _say_status(document: dict[str, Any], last: datetime | None) -> None:
+    if document["service"] != "running":
+        document = {**document, "service": "stopped; start it: systemctl start backupsite-agent"}
     for name in ("server", "tenant", "control_plane", "status", "version", "service", "policy", "window"):
         say(f"{name.replace('_', ' '):<14} {document[name] if document[name] is not None else 'none'}")
     say(f"{'last contact':<14} {moment(last)}")
@@ -274,6 +305,8 @@ def _say_status(document: dict[str, Any], last: datetime | None) -> None:
         say(f"{'running':<14} {one['kind']}: {one['phase']}")
     for one in document["waiting"]:
         say(f"{'waiting':<14} {one['kind'] or 'a job'}: {one['why'] or 'begins now'}")
+    if abs(ahead := document["clock_ahead_seconds"]) > NOTABLE_SECONDS:
+        say(f"{'clock':<14} {abs(ahead)} seconds {'ahead' if ahead > 0 else 'behind'}; set it")
     problem = document["problem"]
     if isinstance(problem, dict):
         say(f"{'trouble':<14} {problem['message']} ({problem['code']})")

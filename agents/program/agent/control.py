@@ -8,6 +8,7 @@ import http.client
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import quote, urlencode
@@ -22,6 +23,7 @@ from agents.program.agent.errors import NotTrustedError, RefusedError, Unreachab
 from agents.program.agent.identity import Identity, Token
 from agents.program.agent.memory import ControlClock
 from agents.program.agent.tls import Endpoint, connect, read_url
+from agents.program.connections import Call, KeptConnections
 from agents.signing import NONCE_BYTES, name_of, sign_request
 from engine.crypto import WriterKey
 
@@ -130,20 +132,17 @@ class ControlClient:
 
 
 def way_to(endpoint: Endpoint, *, pins: Sequence[bytes] = (), ca_file: str = "") -> Way:
-    """A connection for each request: one a minute needs no more, and none is left open for a firewall to forget."""
+    """Calls that follow one another share a connection; a poll a minute later finds none left open, and makes one."""
+    connections = KeptConnections(partial(connect, endpoint, pins=pins, ca_file=ca_file))
 
     def ask(method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
-        connection = connect(endpoint, pins=pins, ca_file=ca_file)
-        try:
-            sent = {**headers, "Content-Type": "application/json", "Accept": "application/json"}
-            connection.request(method, endpoint.path + path, body=body, headers=sent)
-            answer = connection.getresponse()
-            content = answer.read(LARGEST_MESSAGE_BYTES + 1)
-            if len(content) > LARGEST_MESSAGE_BYTES:
-                raise http.client.HTTPException("the answer is too long")
-            return Reply(answer.status, answer.headers.get(HEADER, ""), content)
-        finally:
-            connection.close()
+        sent = {**headers, "Content-Type": "application/json", "Accept": "application/json"}
+        # Signed for one use: sent twice it would look like a replay.
+        call = Call(method, endpoint.path + path, body, sent, may_repeat=False)
+        answer = connections.ask(call, most_bytes=LARGEST_MESSAGE_BYTES + 1)
+        if len(answer.content) > LARGEST_MESSAGE_BYTES:
+            raise http.client.HTTPException("the answer is too long")
+        return Reply(answer.status, answer.headers.get(HEADER, ""), answer.content)
 
     return ask
 
@@ -217,7 +216,10 @@ def _asked(way: Way, method: str, path: str, headers: dict[str, str], body: byte
     try:
         reply = way(method, path, headers, body)
     except (OSError, http.client.HTTPException) as error:
-        raise UnreachableError(f"The control plane does not answer: {error}.") from error
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UnreachableError(
+            f"The control plane does not answer: {why}. `backupsite-agent doctor` shows how far it gets."
+        ) from error
     if not reply.signature and reply.status in _BUSY:
         raise UnreachableError(f"The control plane is not there: something before it answered {reply.status}.")
     return reply

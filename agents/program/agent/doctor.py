@@ -59,7 +59,11 @@ def examine(places: Places) -> list[Finding]:
         lambda: _snapshots(places, settings),
     )
     for check in checks:
-        found.extend(check())
+        try:
+            found.extend(check())
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            found.append(Finding("state", f"{where}{error.strerror or error}", True, f"Look at {places.state}."))
     return found
 
 
@@ -145,6 +149,9 @@ def _policy(places: Places, identity: Identity, clock: ControlClock) -> Iterator
 
 
 def _space(places: Places) -> Iterator[Finding]:
+    if os.statvfs(places.state).f_flag & os.ST_RDONLY:
+        advice = f"Mount it so that it can be written; until then no job of this server begins: {places.state}."
+        yield Finding("state", "its file system is read-only", True, advice)
     free = shutil.disk_usage(places.state).free
     if free < _LEAST_FREE_BYTES:
         yield Finding("space", f"{free >> 20} MiB free for the agent's state", True, f"Make room at {places.state}.")

@@ -31,6 +31,12 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = T
         sync_folder(path.parent)
 
 
+def try_writing(folder: Path) -> None:
+    """Raises the OSError of a full disk, or of one that cannot be written, before anything depends on it."""
+    write_whole(folder / "writable", bytes(4096))
+    (folder / "writable").unlink()
+
+
 def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -69,7 +75,8 @@ def only_one(path: Path) -> Iterator[None]:
 def holder(path: Path) -> int | None:
     """The process that holds the lock; None when nobody does."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        # To read is enough, also where nothing can be written any more.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:

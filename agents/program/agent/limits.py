@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import platform
+import resource
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +39,11 @@ def be_gentle(policy: AgentPolicy | None) -> None:
     _set_io_class(_CLASS_IDLE if asked.idle_io else _CLASS_BEST_EFFORT)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+
+
+def keep_no_core() -> None:
+    """What this process knows is not written to a file when it crashes."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def die_with_parent() -> None:

@@ -7,11 +7,11 @@ line of JSON each. It is told to end by SIGTERM, and ends with the agent's proce
 from __future__ import annotations
 
 import base64
-import http.client
 import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
@@ -89,13 +89,15 @@ class AgentSession(SessionClient):
     def __init__(
         self, order: MoveOrder, tell: Callable[[MoveEvent], None], *, pins: list[bytes], control_key: bytes
     ) -> None:
-        super().__init__(gate_url=order.gate_url, token=order.session_token, retry_seconds=order.retry_seconds)
-        self._endpoint = read_url(order.gate_url)
+        super().__init__(
+            gate_url=order.gate_url,
+            token=order.session_token,
+            retry_seconds=order.retry_seconds,
+            connect=partial(connect, read_url(order.gate_url), pins=pins, ca_file=order.settings.ca_file),
+        )
         self._bearer = order.session_token
-        self._pins = pins
         self._control_key = control_key
         self._kind, self._restores = order.kind, order.settings.restores
-        self._ca_file = order.settings.ca_file
         self._tell = tell
         self.outcome: MoveEvent | None = None
 
@@ -124,25 +126,14 @@ class AgentSession(SessionClient):
         super().fail(failure)
 
     def _post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        try:
-            connection: http.client.HTTPConnection = connect(self._endpoint, pins=self._pins, ca_file=self._ca_file)
-        except NotTrustedError as error:
-            raise self._distrusted(error.code, error.message) from error
         address = protocol.PATH_PREFIX + path
         nonce = base64.urlsafe_b64encode(os.urandom(NONCE_BYTES)).rstrip(b"=").decode()
-        headers = {
-            "Authorization": f"Bearer {self._bearer}",
-            "Content-Type": "application/json",
-            NONCE_HEADER: nonce,
-        }
         try:
-            connection.request("POST", self._endpoint.path + address, body=body, headers=headers)
-            answer = connection.getresponse()
-            status, content = answer.status, answer.read(protocol.LARGEST_MESSAGE_BYTES)
-        finally:
-            connection.close()
+            answer = self._sent(address, body, {NONCE_HEADER: nonce})
+        except NotTrustedError as error:
+            raise self._distrusted(error.code, error.message) from error
         asked = gate_request(token=self._bearer, nonce=nonce, path=address, body=body) or ""
-        return self._checked(status, content, asked=asked, signature=answer.headers.get(HEADER, ""))
+        return self._checked(answer.status, answer.content, asked=asked, signature=answer.headers.get(HEADER, ""))
 
     def _checked(self, status: int, content: bytes, *, asked: str, signature: str) -> tuple[int, bytes]:
         key = self._control_key
@@ -234,6 +225,8 @@ def main(source: BinaryIO | None = None, sink: BinaryIO | None = None) -> int:
             out.write(msgspec.json.encode(event) + b"\n")
             out.flush()
 
+    # /tmp may be memory, and anybody may fill it.
+    tempfile.tempdir = order.state
     be_gentle(order.policy)
     tell(move(order, tell))
     return 0

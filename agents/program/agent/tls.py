@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import http.client
 import ipaddress
+import os
 import re
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -20,6 +21,13 @@ from agents.program.agent.errors import NotTrustedError, UsageError
 TIMEOUT_SECONDS = 30.0
 # What OpenSSL says of a certificate that is not valid yet, or no longer.
 _BY_TIME = frozenset({9, 10})
+# Where systems keep the certificates that they trust: Debian and Alpine, RHEL, SUSE.
+_SYSTEM_CERTIFICATES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+)
 _HOST = re.compile(r"[A-Za-z0-9.:_-]{1,253}\Z")
 
 
@@ -37,6 +45,13 @@ class Endpoint:
         host = f"[{self.host}]" if ":" in self.host else self.host
         usual = self.port == (443 if self.is_secure else 80)
         return f"{'https' if self.is_secure else 'http'}://{host}{'' if usual else f':{self.port}'}{self.path}"
+
+
+def trust_this_system(environment: MutableMapping[str, str], files: Sequence[str] = _SYSTEM_CERTIFICATES) -> None:
+    """For a frozen program: its OpenSSL looks where the system that it was built on keeps certificates."""
+    found = next((file for file in files if os.path.isfile(file)), "")  # noqa: PTH113  # names, of which none may be there
+    if found and not environment.keys() & {"SSL_CERT_FILE", "SSL_CERT_DIR"}:
+        environment["SSL_CERT_FILE"] = found
 
 
 def read_url(url: str) -> Endpoint:
