@@ -4,7 +4,9 @@ A grant is one signed request: method, URL and all headers. Its URL is a secret 
 is in no repr, exception or log; messages name the object's key only. One keep-alive connection per thread.
 
 What we rely on, and therefore check: a stored object has a version id; 412 means the object is there (the
-control plane compares it later); 200 with an error document is a failure; a read has exactly the length asked.
+control plane compares it later); 200 with an error document is a failure; a read has exactly the length asked. An
+answer that names another range, version or checksum than what was asked is one to an earlier request: something
+between us and the store sent it twice, and the connection is given up with it.
 """
 
 from __future__ import annotations
@@ -121,8 +123,10 @@ class GrantedSink:
         def fresh_grant() -> Grant:
             return _only(self._grants.grant_puts([spec]), key)
 
+        echoed = {"x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(sha256)).decode("ascii")}
+
         def attempt(grant: Grant) -> ObjectRef:
-            reply = self._client.request(grant, key=key, body=data, pace=pace, size_max=_REPLY_BYTES_MAX)
+            reply = self._client.request(grant, key=key, body=data, pace=pace, size_max=_REPLY_BYTES_MAX, echoed=echoed)
             return ObjectRef(key, sha256, len(data), _check_put(reply, key))
 
         return _with_retries(self._policy, key=key, grant=fresh_grant(), fresh_grant=fresh_grant, attempt=attempt)
@@ -144,12 +148,15 @@ class GrantedSource:
             raise StoreError(f"a range outside of {ref.key} was asked for", code="bad_range")
         is_whole = expected == ref.size_bytes
         headers = {} if is_whole else {"Range": f"bytes={offset}-{offset + expected - 1}"}
+        echoed = {} if is_whole else {"content-range": f"bytes {offset}-{offset + expected - 1}/{ref.size_bytes}"}
+        if ref.version_id is not None:
+            echoed["x-amz-version-id"] = ref.version_id
 
         def fresh_grant() -> Grant:
             return self._keep(ref, _only(self._grants.grant_gets([ref]), ref.key))
 
         def attempt(grant: Grant) -> bytes:
-            reply = self._client.request(grant, key=ref.key, headers=headers, size_max=expected)
+            reply = self._client.request(grant, key=ref.key, headers=headers, size_max=expected, echoed=echoed)
             return _check_get(reply, key=ref.key, status=200 if is_whole else 206, expected=expected)
 
         grant = self._recall(ref) or fresh_grant()
@@ -242,8 +249,12 @@ class _Client:
         pace: Pace | None = None,
         headers: Mapping[str, str] | None = None,
         size_max: int,
+        echoed: Mapping[str, str],
     ) -> _Reply:
-        """One attempt. StoreError (transient) for every kind of connection trouble; errors of `pace` pass through."""
+        """One attempt. StoreError (transient) for every kind of connection trouble; errors of `pace` pass through.
+
+        `echoed`: headers that a success has as here, if it has them at all; stores differ in which they send.
+        """
         all_headers = {**grant.headers, **(headers or {})}
         slices = None
         if body is not None:
@@ -252,7 +263,9 @@ class _Client:
             if "content-length" not in {name.lower() for name in all_headers}:
                 all_headers["Content-Length"] = str(len(body))
         try:
-            return self._exchange(grant, slices, all_headers, size_max)
+            reply = self._exchange(grant, slices, all_headers, size_max)
+            _check_echoed(reply, key, echoed)
+            return reply
         except EngineError:
             self._drop()
             raise
@@ -354,6 +367,12 @@ def _check_get(reply: _Reply, *, key: str, status: int, expected: int) -> bytes:
     if len(reply.body) != expected:
         raise StoreError(f"{key} came with another length than expected", code="bad_length", transient=True)
     return reply.body
+
+
+def _check_echoed(reply: _Reply, key: str, echoed: Mapping[str, str]) -> None:
+    if reply.status in (200, 206) and any(reply.headers.get(name, value) != value for name, value in echoed.items()):
+        message = f"the answer for {key} is one to another request; a proxy before the storage mixes answers up"
+        raise StoreError(message, code="wrong_answer", transient=True)
 
 
 def _check_status(reply: _Reply, key: str, *, expected: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import socket
 import threading
 import time
@@ -54,10 +55,15 @@ class ChaosProxy:
 
 
 class _Harm:
-    """What happens to one connection. After a cut both sides are closed."""
+    """What happens to one connection. After a cut both sides are closed.
+
+    Only whole answers are doubled: a piece sent twice would be other content, which no network makes of what it was
+    given, and which a reader may call damage when it meets it each time it reads.
+    """
 
     def __init__(self, kind: str, after: int, done: Counter[str]) -> None:
         self._kind, self._left, self._done = kind, after, done
+        self._answer = b""
 
     def requests(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
@@ -76,6 +82,9 @@ class _Harm:
         with suppress(OSError):
             while data := server.recv(_PIECE):
                 self._left -= 1
+                if self._kind == "doubled answer":
+                    self._double(client, data)
+                    continue
                 if self._left < 0 and self._kind != "cut request":
                     if not self._pass_on(client, data):
                         break
@@ -88,15 +97,29 @@ class _Harm:
         self._done[self._kind] += 1
         if self._kind == "cut answer":
             client.sendall(data[: len(data) // 2])
-        elif self._kind == "doubled answer":
-            client.sendall(data + data)
-            self._left = 2
         elif self._kind == "slow answer":
             for start in range(0, len(data), len(data) // 4 + 1):
                 client.sendall(data[start : start + len(data) // 4 + 1])
                 time.sleep(0.005)
             self._left = 2
-        return self._kind in {"doubled answer", "slow answer"}
+        return self._kind == "slow answer"
+
+    def _double(self, client: socket.socket, data: bytes) -> None:
+        """Pass on, and once it is whole send the answer again, while the next request may be on its way already."""
+        self._answer += data
+        client.sendall(data)
+        if _is_whole(self._answer):
+            answer, self._answer = self._answer, b""
+            if self._left < 0:
+                self._left = 4
+                self._done[self._kind] += 1
+                client.sendall(answer)
+
+
+def _is_whole(answer: bytes) -> bool:
+    head, end, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    return bool(end) and length is not None and len(body) >= int(length[1])
 
 
 def _close(*sockets: socket.socket) -> None:

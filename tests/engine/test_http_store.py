@@ -6,6 +6,7 @@ import base64
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -391,6 +392,33 @@ def test_a_second_answer_to_one_request_is_not_taken_for_that_to_the_next(server
     assert is_sent.wait(20)
 
     assert put(sink).version_id == "version-1"
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "stale"),
+    [
+        (2, 4, replies(206, b"xxxx", {"Content-Range": "bytes 4-7/10"})),
+        (2, 4, replies(206, b"xxxx", {"Content-Range": "bytes 2-5/11"})),
+        (2, 4, replies(206, b"xxxx", {"Content-Range": "bytes 2-5/10", "x-amz-version-id": "version-2"})),
+        (0, 10, replies(200, b"x" * 10, {"x-amz-version-id": "version-2"})),
+    ],
+    ids=["other range", "other size", "other version of a range", "other version"],
+)
+def test_an_answer_to_another_read_is_not_taken(
+    server: Server, source: GrantedSource, offset: int, length: int, stale: Callable[[Handler], None]
+) -> None:
+    ref = replace(ref_of(server, b"0123456789"), version_id="version-1")
+    server.script = [stale]
+
+    assert source.get(ref, offset=offset, length=length) == b"0123456789"[offset : offset + length]
+    assert server.connections == 2, "the connection that mixed answers up was used again"
+
+
+def test_an_answer_to_another_put_is_not_taken(server: Server, sink: GrantedSink) -> None:
+    server.script = [replies(200, b"", {"x-amz-version-id": "of another", "x-amz-checksum-sha256": "A" * 43 + "="})]
+
+    assert put(sink).version_id == "version-1"
+    assert server.connections == 2, "the connection that mixed answers up was used again"
 
 
 def test_a_cancel_is_honoured_between_attempts(server: Server, grants: Grants, fake_time: FakeTime) -> None:
