@@ -96,7 +96,7 @@ lab-zfs: venv-dev ## Run Dataset and File backups between two emulated machines 
 	@bash tools/lab/build_guest.sh
 	@$(PYTHON) tools/lab/openzfs.py
 
-agent-build: venv ## Build the agent program as one archive for the installer, in var/agent (a minute; needs PyPI). ARGS="--base bullseye": for older systems too
+agent-build: venv ## Build the agent program as one archive for the installer, in var/agent (a minute; needs PyPI). ARGS="--base bullseye": for older systems too; --deb: a .deb besides
 	@$(PYTHON) tools/agent/build.py $(ARGS)
 
 bench-agent-polls: venv-dev ## Measure polls of 200 agents at once and of 5,000 each minute, on PostgreSQL (5 minutes)

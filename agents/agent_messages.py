@@ -133,7 +133,7 @@ class PollRequest(msgspec.Struct, frozen=True):
     """Asked every `poll_seconds`. `count` grows with each poll, may jump, and is kept on disk: a machine that was
     cloned shows itself by a number that was there before. `jobs` are those it works on. `problem` is the agent's own
     last error, empty when all is well. `trees` is sent when it changed. `waits`: why a job that it was offered is not
-    begun yet, by the job's id."""
+    begun yet, by the job's id. `release`: the number of the release that runs, 0 for none."""
 
     host: HostFacts
     version: str
@@ -144,6 +144,7 @@ class PollRequest(msgspec.Struct, frozen=True):
     problem: str = ""
     trees: list[TreeFacts] | None = None
     waits: dict[str, str] = {}
+    release: int = 0
 
 
 class JobOffer(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ from agents.models import Agent, EnrolmentToken, Release, Server
 from agents.principals import approve_agent, release_agent, revoke_agent
 from agents.releases import set_ring, standing_of_releases
 from common.errors import BackupsiteError, NotAllowedError
-from common.forms import PlainForm
+from common.forms import PlainForm, RowForm, row_forms
 from tenants.access import get_for_user, may_create
 from tenants.roles import Action
 from tenants.views import STATUS_WRONG_INPUT, back_with_error, portal_page, show_error
@@ -44,9 +44,23 @@ class TokenForm(PlainForm):
     )
 
 
-class RingForm(PlainForm):
-    state = forms.ChoiceField(choices=Release.State.choices)
-    percent = forms.IntegerField(min_value=0, max_value=100)
+class RingForm(RowForm):
+    """Beside one release of many."""
+
+    state = forms.ChoiceField(
+        label="State", choices=Release.State.choices, widget=forms.Select(attrs={"class": "form-select"})
+    )
+    percent = forms.IntegerField(
+        label="Percent of the agents",
+        min_value=0,
+        max_value=100,
+        error_messages=dict.fromkeys(("required", "invalid", "min_value", "max_value"), "Write a number of 0 to 100."),
+        widget=forms.NumberInput(attrs=_INPUT),
+    )
+
+
+def _ring_form(release: Release) -> RingForm:
+    return RingForm(row=release, initial={"state": release.state, "percent": release.percent})
 
 
 @require_POST
@@ -148,23 +162,30 @@ def token_revoke(request: HttpRequest, pk: UUID) -> HttpResponse:
 def release_list(request: HttpRequest) -> HttpResponse:
     if not request.user.is_superuser:
         raise NotAllowedError("Only a SuperAdmin offers releases.")
+    return _show_releases(request)
+
+
+def _show_releases(request: HttpRequest, *, refused: RingForm | None = None) -> HttpResponse:
     standing = standing_of_releases()
     releases = Release.objects.for_user(request.user).order_by("-number")
     context = {
-        "releases": [(release, standing.get(release.number, {})) for release in releases],
-        "states": Release.State.choices,
+        "releases": [
+            (release, standing.get(release.number, {}), form)
+            for release, form in row_forms(releases, _ring_form, refused=refused)
+        ],
+        "refused": refused,
     }
-    return render(request, "agents/releases.html", context)
+    status = 200 if refused is None else STATUS_WRONG_INPUT
+    return render(request, "agents/releases.html", context, status=status)
 
 
 @require_POST
 @portal_page
 def release_ring(request: HttpRequest, pk: UUID) -> HttpResponse:
     release = get_for_user(Release.objects.all(), person=request.user, action=Action.EDIT, pk=pk)
-    form = RingForm(request.POST)
+    form = RingForm(request.POST, row=release)
     if not form.is_valid():
-        messages.error(request, "A ring has a state, and 0 to 100 percent of the agents.")
-        return redirect("release-list")
+        return _show_releases(request, refused=form)
     set_ring(release=release, actor=request.user, **form.cleaned_data)
     messages.success(request, f"The release {release} is {release.get_state_display()}: {release.percent} percent.")
     return redirect("release-list")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import transaction
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
@@ -36,6 +38,7 @@ from tenants.api import (
     numbers,
     times,
 )
+from tenants.models import Person
 from tenants.roles import Action, Role
 
 
@@ -70,7 +73,7 @@ class ServerViewSet(ScopedViewSet):
         "grant": Action.EDIT,
         "revoke": Action.EDIT,
     }
-    etag_fields = ("name",)
+    etag_fields = ("name", "region")
     filters = {
         "tenant": by_id("tenant"),
         "node": by_id("node"),
@@ -91,12 +94,14 @@ class ServerViewSet(ScopedViewSet):
     @transaction.atomic
     def partial_update(self, request: Request, pk: str) -> Response:
         server = self.get_object()
-        changes = self.read_body(ServerChangeSerializer, partial=True)
-        if "name" in changes:
-            rename_server(server=server, name=changes["name"], actor=request.user)
-        if "source_name" in changes:
-            set_source_name(server=server, source_name=changes["source_name"], actor=request.user)
+        self.change(server, self.read_body(ServerChangeSerializer, partial=True), actor=request.user)
         return self.answer(server)
+
+    def change(self, server: Server, changes: dict[str, Any], *, actor: Person) -> None:
+        if "name" in changes:
+            rename_server(server=server, name=changes["name"], actor=actor)
+        if "source_name" in changes:
+            set_source_name(server=server, source_name=changes["source_name"], actor=actor)
 
     @extend_schema(request=OwnerSerializer, responses={204: None})
     @action(detail=True, methods=["post"])

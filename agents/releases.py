@@ -2,6 +2,7 @@
 
 A ring is a share of all agents: which ones is settled by a hash of each agent's id, so a larger share has all of the
 smaller one in it. Whether a release was taken, and whether the agent went back, is read from the version it reports.
+One that is away or busy catches up later.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -27,8 +29,10 @@ from tenants.audit import record
 from tenants.models import Person
 
 FOLDER = "releases"
-# Who was offered a release and does not report it by then cannot take it, or went back.
+# Who was offered a release, could have taken it all the time, and does not report it by then, cannot take it.
 TAKEN_WITHIN = timedelta(hours=1)
+# Agents poll once a minute: of one that was not heard of for longer nobody knows whether it ran at all.
+AWAY_AFTER = timedelta(minutes=5)
 # What an agent says of itself when an update did not work.
 FAILURE_CODES = frozenset({"update_failed", "update_rolled_back"})
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}\Z")
@@ -111,27 +115,57 @@ def place_in_ring(agent: Agent, release: Release) -> int:
     return int.from_bytes(digest[:8], "big") % 100
 
 
-def note_version(agent: Agent, *, version: str, problem_code: str, now: datetime) -> dict[str, object]:
-    """What the agent's row says of the release that it was offered, as it follows from the version that it reports."""
-    if agent.release_taken and version == agent.version:
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What an agent says that it runs: a version, which several releases may have, and the release's number; 0 for an
+    agent that tells none."""
+
+    version: str
+    number: int = 0
+
+    def is_of(self, release: Release) -> bool:
+        return self.number == release.number if self.number else self.version == release.version
+
+
+def note_version(
+    agent: Agent, reported: Reported, *, problem_code: str, is_busy: bool, is_due: bool, now: datetime
+) -> dict[str, object]:
+    """What the agent's row says of the release that it was offered, as it follows from what it reports.
+
+    One that was away since, or works on a job (updates wait for its end), could not take it: its hour begins anew.
+    """
+    has_failed = problem_code in FAILURE_CODES
+    # Of who has it all is well by far the most often. Within a version `is_due` looks every few minutes.
+    if agent.release_taken and reported.version == agent.version and not (is_due or has_failed):
         return {}
     offered = agent.release
     if offered is None:
         return {}
-    if version == offered.version:
+    if reported.is_of(offered):
         return {} if agent.release_taken else {"release_taken": True}
-    is_late = agent.release_offered_at is not None and agent.release_offered_at + TAKEN_WITHIN <= now
-    if not (agent.release_taken or is_late or problem_code in FAILURE_CODES):
-        return {}
-    failed = max(agent.release_failed, offered.number)
-    return {"release": None, "release_offered_at": None, "release_taken": False, "release_failed": failed}
+    gone: dict[str, object] = {"release": None, "release_offered_at": None, "release_taken": False}
+    if reported.number > offered.number:
+        # A person installed a newer one.
+        return gone
+    if not (agent.release_taken or has_failed):
+        if is_busy or _was_away(agent, now=now):
+            return {"release_offered_at": now}
+        if agent.release_offered_at is None or agent.release_offered_at + TAKEN_WITHIN > now:
+            return {}
+    return {**gone, "release_failed": max(agent.release_failed, offered.number)}
 
 
-def offer_for(agent: Agent, *, version: str) -> Release | None:
+def _was_away(agent: Agent, *, now: datetime) -> bool:
+    """Before the poll that is answered now."""
+    return agent.last_seen_at is None or agent.last_seen_at + AWAY_AFTER <= now
+
+
+def offer_for(agent: Agent, reported: Reported) -> Release | None:
     """The newest release for this agent; None when it has it, is in no ring, or could not take it or a newer one."""
-    offered = Release.objects.filter(state=Release.State.OFFERED, percent__gt=0, number__gt=agent.release_failed)
+    least = max(agent.release_failed, reported.number)
+    offered = Release.objects.filter(state=Release.State.OFFERED, percent__gt=0, number__gt=least)
     for release in offered.order_by("-number")[:5]:
-        if release.version == version:
+        if reported.is_of(release):
             return None
         if place_in_ring(agent, release) < release.percent:
             return release

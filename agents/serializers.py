@@ -95,9 +95,12 @@ class MeSerializer(serializers.Serializer[Any]):
 
 
 class ServerChangeSerializer(BodySerializer):
-    """`source_name` is a SuperAdmin's."""
+    """`source_name` and `region` are a SuperAdmin's."""
 
     name = serializers.CharField(max_length=128, required=False)
+    region = serializers.CharField(
+        max_length=16, required=False, help_text="Where it stands. What is backed up stays in the vault where it is."
+    )
     source_name = serializers.CharField(max_length=128, required=False, allow_blank=True)
 
 

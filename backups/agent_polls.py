@@ -27,8 +27,9 @@ from agents.principals import (
     plain,
     quarantine_agent,
 )
-from agents.releases import note_version, offer_for, offer_message
+from agents.releases import Reported, note_version, offer_for, offer_message
 from agents.signing import Proof
+from agents.troubles import tell_of_trouble
 from backups.agent_jobs import NOT_HEARD
 from backups.agent_policies import current_policy, is_to_be_checked, signed_policy
 from backups.models import Job
@@ -42,6 +43,7 @@ MOST_TREES = 1000
 LONGEST_TEXT = 300
 LONGEST_CODE = 64
 LONGEST_WAITS = 200
+LARGEST_NUMBER = 2**31 - 1
 POLL_SECONDS, POLL_SPREAD = 60, 6
 AGENT_SAYS = "the agent says: "
 
@@ -58,8 +60,11 @@ def poll(agent: Agent, message: PollRequest, *, proof: Proof, now: datetime) -> 
     _check_count(message.count)
     if len(message.trees or ()) > MOST_TREES:
         raise InvalidInputError(f"At most {MOST_TREES} file systems.", code="invalid_message")
+    before = {"code_before": agent.health_code, "failed_before": agent.release_failed}
     noted = _note(agent, message, proof=proof, now=now)
-    if not noted.is_known:
+    if noted.is_known:
+        tell_of_trouble(agent, **before, now=now)
+    else:
         _refuse_copy(agent, message, asked_at_seconds=proof.time_seconds)
     if agent.silent_since is not None:
         note_back(agent, now=now)
@@ -101,6 +106,8 @@ def _note(agent: Agent, message: PollRequest, *, proof: Proof, now: datetime) ->
     """One conditional statement. Raises ReplayedError; nothing is written then."""
     version = plain(message.version)[:LONGEST_VERSION]
     code = plain(message.problem_code)[:LONGEST_CODE]
+    reported = Reported(version, max(0, min(message.release, LARGEST_NUMBER)))
+    is_due = is_to_be_checked(agent, now=now)
     changes: dict[str, object] = {
         "last_seen_at": now,
         "version": version,
@@ -108,18 +115,17 @@ def _note(agent: Agent, message: PollRequest, *, proof: Proof, now: datetime) ->
         "health_code": code,
         "poll_count": message.count,
         "poll_time": proof.time_seconds,
-        "policy_seen": max(0, min(message.policy_number, 2**31 - 1)),
+        "policy_seen": max(0, min(message.policy_number, LARGEST_NUMBER)),
         **({} if agent.machine else {"machine": _machine(message)}),
         **({} if message.trees is None else {"trees": [_bounded(tree) for tree in message.trees]}),
-        **note_version(agent, version=version, problem_code=code, now=now),
+        **note_version(agent, reported, problem_code=code, is_busy=bool(message.jobs), is_due=is_due, now=now),
     }
-    is_due = is_to_be_checked(agent, now=now)
     is_offered = agent.release_id is not None and not agent.release_taken
     changes = {name: value for name, value in changes.items() if getattr(agent, name) != value}
     if is_due:
         changes |= current_policy(agent, now=now)
     if is_due or is_offered or {"release", "version"} & set(changes):
-        _offer_release(agent, changes, version=version, now=now)
+        _offer_release(agent, changes, reported, now=now)
     noted = note_poll(agent, proof, changes=changes, count=message.count, machine=_machine(message))
     if not noted.is_new:
         raise ReplayedError("This request was made before.")
@@ -140,12 +146,12 @@ def _bounded(tree: TreeFacts) -> dict[str, object]:
     return {name: plain(value)[:LONGEST_TEXT] if isinstance(value, str) else value for name, value in told.items()}
 
 
-def _offer_release(agent: Agent, changes: dict[str, object], *, version: str, now: datetime) -> None:
+def _offer_release(agent: Agent, changes: dict[str, object], reported: Reported, *, now: datetime) -> None:
     """What it was offered stays offered until it has it, or could not take it, or it is taken back."""
     for name in ("release", "release_taken", "release_failed"):
         if name in changes:
             setattr(agent, name, changes[name])
-    release = offer_for(agent, version=version)
+    release = offer_for(agent, reported)
     if agent.release_taken and release is None:
         return
     if release != agent.release:

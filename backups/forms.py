@@ -13,6 +13,10 @@ from backups.serving import LONGEST_HOURS
 from common.forms import PlainForm
 from tenants.models import Person
 from tenants.quotas import CAPS, QuotaUse
+from vaults.models import Region
+
+USUAL_HOURS = 4
+_HOURS = f"A backup is served for 1 to {LONGEST_HOURS} hours."
 
 
 class NoteForm(PlainForm):
@@ -23,8 +27,39 @@ class NoteForm(PlainForm):
     )
 
 
+class SourceForm(PlainForm):
+    """What its node calls a server; empty where its driver knows no servers."""
+
+    source_name = forms.CharField(
+        label="What its node calls it",
+        required=False,
+        max_length=128,
+        widget=forms.TextInput(attrs={"class": "form-control", "autocomplete": "off", "spellcheck": "false"}),
+    )
+
+
+class ServerRegionForm(PlainForm):
+    """Where a server stands."""
+
+    region = forms.ChoiceField(label="It stands in", widget=forms.Select(attrs={"class": "form-select"}))
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        regions = Region.objects.order_by("code").values_list("code", "title")
+        self.fields["region"].choices = [
+            (code, f"{code} ({title})" if title not in {"", code} else code) for code, title in regions
+        ]
+
+
 class ServeForm(PlainForm):
-    hours = forms.IntegerField(min_value=1, max_value=LONGEST_HOURS)
+    hours = forms.IntegerField(
+        label="For so many hours",
+        initial=USUAL_HOURS,
+        min_value=1,
+        max_value=LONGEST_HOURS,
+        error_messages=dict.fromkeys(("required", "invalid", "min_value", "max_value"), _HOURS),
+        widget=forms.NumberInput(attrs={"class": "form-control"}),
+    )
 
 
 class RestoreForm(PlainForm):
@@ -135,6 +170,15 @@ class QuotaForm(PlainForm):
             str(use.kind): {level: self.cleaned_data[f"{use.kind}_{level}"] for level in _levels(use)}
             for use in self._uses
         }
+
+
+class SuspensionForm(PlainForm):
+    reason = forms.CharField(
+        label="Reason, shown to the tenant's people",
+        required=False,
+        max_length=255,
+        widget=forms.TextInput(attrs={"class": "form-control", "placeholder": "Reason, shown to the tenant's people"}),
+    )
 
 
 def _levels(use: QuotaUse) -> tuple[str, ...]:

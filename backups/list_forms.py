@@ -31,7 +31,6 @@ from tenants.list_fields import (
 )
 from tenants.listing import ListForm
 from tenants.models import Tenant
-from tenants.querysets import sought_first
 from tenants.roles import Action
 from vaults.models import Region
 
@@ -84,7 +83,7 @@ class ServerFilters(PlacedForm):
             servers = servers.filter(node__isnull=wanted["kind"] == "metal")
         if "state" in wanted:
             servers = in_state(servers, wanted["state"])
-        return sought_first(named(servers, "name", wanted["q"])) if "q" in wanted else servers
+        return self.sought(named(servers, "name", wanted["q"])) if "q" in wanted else servers
 
 
 _ACTIVE = [("active", "active"), ("inactive", "inactive")]
@@ -169,7 +168,7 @@ class BackupFilters(PlacedForm):
             backups = backups.filter(size_bytes__gte=wanted["size_from"])
         if "size_to" in wanted:
             backups = backups.filter(size_bytes__lte=wanted["size_to"])
-        return sought_first(named(backups, "server_name", wanted["q"])) if "q" in wanted else backups
+        return self.sought(named(backups, "server_name", wanted["q"])) if "q" in wanted else backups
 
 
 def _of_links(backups: Any, wanted: Mapping[str, Any], person: Any) -> Any:
@@ -200,7 +199,7 @@ class JobFilters(PlacedForm):
             found = get_for_user(Server.objects.all(), person=self.person, action=Action.VIEW, pk=wanted["server"])
             jobs = jobs.filter(disk__server=found)
         jobs = within_days(jobs, "created_at", wanted)
-        return sought_first(named(jobs, "disk__server__name", wanted["q"])) if "q" in wanted else jobs
+        return self.sought(named(jobs, "disk__server__name", wanted["q"])) if "q" in wanted else jobs
 
 
 class RestoreFilters(JobFilters):

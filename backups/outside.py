@@ -1,4 +1,4 @@
-"""Restoring without the service: the exact command of the stand-alone tool for one backup. No secret is in it."""
+"""Restoring without the service: the exact commands of the stand-alone tool for one backup. No secret is in it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,18 @@ def restore_command(backup: Backup, *, names_vault: bool = True) -> str:
 
     Without `names_vault` the person fills in where the bucket is: not everybody may know.
     """
+    return _command(backup, "restore", "--to", "TARGET", names_vault=names_vault)
+
+
+def facts_command(backup: Backup, *, names_vault: bool = True) -> str:
+    """Shows disk layout, boot and packages of the server, which lie sealed in the manifest; as `restore_command`."""
+    return _command(backup, "facts", names_vault=names_vault)
+
+
+def _command(backup: Backup, name: str, *more: str, names_vault: bool) -> str:
     if backup.manifest is None:
         raise ValueError("a backup without a manifest cannot be restored")
-    words = ["backupsite-restore", "restore", backup.manifest.sha256[:_DIGITS], "--to", "TARGET"]
+    words = ["backupsite-restore", name, backup.manifest.sha256[:_DIGITS], *more]
     words += _place(backup) if names_vault else ["--bucket", "BUCKET", "--endpoint-url", "URL"]
     words += ["--tenant", str(backup.manifest.domain.tenant_id), "--domain", str(backup.manifest.domain_id)]
     return shlex.join(words)

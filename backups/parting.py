@@ -10,7 +10,7 @@ from django.db.models import Count, Max, Q, Sum
 
 from backups.models import Backup, BackupQuerySet
 from backups.services import remove_backups
-from common.errors import InvalidInputError
+from common.confirming import refuse_unconfirmed
 from definitions.models import Definition
 from definitions.services import Fate, delete_definition
 from tenants.models import Person
@@ -49,12 +49,8 @@ def delete_with_backups(*, definition: Definition, confirmation: str, actor: Per
     restored, NotAllowedError where a restricted policy gives it, ApprovalNeededError where a rule asks for a second
     person. Then nothing is deleted.
     """
-    if confirmation.strip() != definition.name:
-        raise InvalidInputError(
-            "All backups of the definition are deleted with it. To confirm, type its name.",
-            code="not_confirmed",
-            field="confirmation",
-        )
+    lost = "All backups of the definition are deleted with it."
+    refuse_unconfirmed(confirmation, name=definition.name, of="the definition", lost=lost)
     parting = parting_of(definition, now=now)
     remove_backups(backups=_backups(definition).order_by("created_at", "pk"), actor=actor, now=now)
     delete_definition(definition=definition, backups=Fate.DELETE, actor=actor, now=now)

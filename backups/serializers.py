@@ -97,7 +97,10 @@ class BackupSerializer(ReadSerializer):
             "full_reason": {
                 "help_text": "A stable code for why everything was read although the driver can tell what changed."
             },
-            "has_configuration": {"help_text": "A new server can be defined of what the backup kept of the old one."},
+            "has_configuration": {
+                "help_text": "The backup kept what its server was: a new virtual server can be defined of it. Of a "
+                "whole server (a tree) it is disk layout, boot and packages: `backupsite-restore facts` shows them."
+            },
             "verified_at": {
                 "help_text": "When every block was opened last; of a backup that only the customer's own key opens, "
                 "when its map was walked and every object hashed."

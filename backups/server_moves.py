@@ -15,7 +15,8 @@ from agents.models import Agent, Disk, Server, ServerGroupPermission, ServerUser
 from backups.accounting import bytes_in, copied_bytes, domains_of
 from backups.models import Backup, Job
 from backups.queue import hint_description
-from common.errors import ConflictError, InvalidInputError, NotAllowedError
+from common.confirming import refuse_unconfirmed
+from common.errors import ConflictError, NotAllowedError
 from definitions.models import Definition, DefinitionPause, EarlierSchedule
 from definitions.policies import apply_to_servers
 from definitions.services import check_caps
@@ -39,12 +40,8 @@ def move_server(*, server: Server, tenant: Tenant, confirmation: str, actor: Per
     """
     if not actor.is_superuser:
         raise NotAllowedError("Only a SuperAdmin moves servers between tenants.")
-    if confirmation.strip() != server.name:
-        raise InvalidInputError(
-            "The former tenant loses the server with all its backups. To confirm, type the server's name.",
-            code="not_confirmed",
-            field="confirmation",
-        )
+    lost = "The former tenant loses the server with all its backups."
+    refuse_unconfirmed(confirmation, name=server.name, of="the server", lost=lost)
     former = _hold(server, tenant)
     _refuse(server, tenant)
     _check_quotas(server, tenant)

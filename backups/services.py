@@ -20,6 +20,7 @@ from backups.outside import restore_command
 from backups.queue import announce_restore, create_backup_job
 from backups.states import BackupStatus, JobKind, JobState, Priority
 from backups.transitions import end_job, note_event
+from common.confirming import refuse_unconfirmed
 from common.errors import BackupsiteError, ConflictError, InvalidInputError
 from common.ids import new_id
 from definitions.models import Definition
@@ -108,11 +109,9 @@ def request_restore(
     files = files.check()
     _hold_places(backup, target)
     refuse_restore(backup=backup, target=target, files=files)
-    if not files.folder and confirmation.strip() != target.server.name:
+    if not files.folder:
         lost = what_is_lost(target, files, content=backup.content)
-        raise InvalidInputError(
-            f"{lost} To confirm, type the name of its server.", code="not_confirmed", field="confirmation"
-        )
+        refuse_unconfirmed(confirmation, name=target.server.name, of="its server", lost=lost)
     parameters = {"target": str(target.pk), **files.as_json()}
     ask_other_owners(backup, target.server, actor=actor, now=now, parameters=parameters)
     job = Job.objects.create(

@@ -12,11 +12,13 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from agents.models import Server
 from backups.remains import known_remains_of
 from backups.reports_api import ServerViewSet as PlainServerViewSet
 from backups.reports_api import TenantViewSet as PlainTenantViewSet
 from backups.serializers import JobSerializer
 from backups.server_moves import move_server
+from backups.server_regions import change_region
 from backups.server_states import ServerState, in_state
 from backups.services import request_server_backup
 from backups.tenancy_serializers import (
@@ -31,7 +33,7 @@ from backups.tenancy_serializers import (
 )
 from backups.tenant_removal import request_tenant_deletion, undo_tenant_deletion
 from tenants.api import by_id
-from tenants.models import Tenant, TenantDeletion, TenantEvent
+from tenants.models import Person, Tenant, TenantDeletion, TenantEvent
 from tenants.quotas import set_quotas, uses_of
 from tenants.roles import Action
 from tenants.services import rename_tenant, resume_tenant, suspend_tenant
@@ -140,6 +142,11 @@ class ServerViewSet(PlainServerViewSet):
         "node": by_id("node", none=True),
         "state": serializers.ChoiceField(choices=[str(state) for state in ServerState]),
     }
+
+    def change(self, server: Server, changes: dict[str, Any], *, actor: Person) -> None:
+        super().change(server, changes, actor=actor)
+        if "region" in changes:
+            change_region(server=server, region_code=changes["region"], actor=actor)
 
     def apply_filters(self, queryset: Any, chosen: dict[str, Any]) -> Any:
         return in_state(queryset, chosen["state"]) if "state" in chosen else queryset

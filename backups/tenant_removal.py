@@ -26,7 +26,7 @@ from backups.states import BackupStatus
 from common.errors import NotAllowedError
 from definitions.models import Definition
 from tenants.audit import record
-from tenants.lifecycle import begin_deletion, deletions_due, end_deletion, leave_tombstone, note, refuse_unconfirmed
+from tenants.lifecycle import begin_deletion, deletions_due, end_deletion, leave_tombstone, note, refuse_unnamed
 from tenants.models import Person, Tenant, TenantDeletion
 from tenants.services import grant_tenant_administration
 from vaults.models import CatalogueKey, Domain, ObjectUse, Removal, StoredObject, TenantKey, Vault, VaultDeletion
@@ -48,7 +48,7 @@ def request_tenant_deletion(
     Raises NotAllowedError unless the actor is a SuperAdmin, InvalidInputError without the tenant's name.
     """
     _refuse_others(actor)
-    refuse_unconfirmed(tenant, confirmation)
+    refuse_unnamed(tenant, confirmation)
     held = ServerUserPermission.objects.filter(content_object__tenant=tenant)
     grants = [(str(person), str(server)) for person, server in held.values_list("user_id", "content_object_id")]
     deletion = begin_deletion(

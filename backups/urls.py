@@ -30,6 +30,7 @@ urlpatterns = [
     path("servers/", servers.server_list, name="server-list"),
     path("servers/<uuid:pk>/", servers.server_detail, name="server-detail"),
     path("servers/<uuid:pk>/source/", servers.server_source, name="server-source"),
+    path("servers/<uuid:pk>/region/", servers.server_region, name="server-region"),
     path("servers/<uuid:pk>/backup-now/", servers.server_backup, name="server-backup"),
     path("servers/<uuid:pk>/restore/", restores.server_restore, name="server-restore"),
     path("agents/", fleet.agent_list, name="agent-list"),

@@ -19,7 +19,8 @@ from agents.models import Server
 from backups.models import Backup, Job
 from backups.remains import remains_of_vault
 from backups.tenant_removal import take_out_unlocked
-from common.errors import ConflictError, InvalidInputError, NotAllowedError
+from common.confirming import refuse_unconfirmed
+from common.errors import ConflictError, NotAllowedError
 from definitions.models import Definition
 from tenants import approvals
 from tenants.approval_states import ApprovalKind
@@ -38,10 +39,7 @@ def request_vault_removal(
     """Begin. Raises NotAllowedError unless the actor is a SuperAdmin, InvalidInputError without the vault's name,
     ConflictError while something uses it (`vault_in_use`), a lock stands (`vault_locked`) or it is being removed."""
     _refuse_others(actor)
-    if confirmation.strip() != vault.name:
-        raise InvalidInputError(
-            f"To confirm, type the name of the vault: {vault.name}.", code="not_confirmed", field="confirmation"
-        )
+    refuse_unconfirmed(confirmation, name=vault.name, of="the vault", lost="Its backups go with it.")
     # Whoever is about to refer to the vault is waited for.
     held = Vault.objects.select_for_update(of=("self",)).select_related("tenant").get(pk=vault.pk)
     if VaultDeletion.objects.filter(vault=held).exists():

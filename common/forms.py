@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from django import forms
+from django.db.models import Model
 
 from common.text import PlainText, plain_text_of
+
+_Row = TypeVar("_Row", bound=Model)
 
 FILL_IN = "It is empty. Fill it in."
 CHOOSE = "Nothing is chosen. Choose one."
@@ -42,3 +46,18 @@ class PlainForm(forms.Form):
             if isinstance(field, forms.CharField) and not isinstance(field.widget, forms.PasswordInput):
                 lines = isinstance(field.widget, forms.Textarea)
                 field.validators.append(PlainText(lines=True) if lines else plain_text_of(name))
+
+
+class RowForm(PlainForm):
+    """A small form in the row of a list: the ids of its fields end with the row's, for there are many of them."""
+
+    def __init__(self, *arguments: Any, row: Model, **options: Any) -> None:
+        super().__init__(*arguments, auto_id=f"%s-{row.pk}", **options)
+        self.row = row
+
+
+def row_forms(
+    rows: Iterable[_Row], make: Callable[[_Row], RowForm], *, refused: RowForm | None = None
+) -> list[tuple[_Row, RowForm]]:
+    """Each row with its form: the one that was refused as it was sent, the others as they are at first."""
+    return [(row, refused if refused is not None and refused.row == row else make(row)) for row in rows]

@@ -26,7 +26,7 @@ from tenants.audit import record
 from tenants.models import Invitation, Person, Tenant
 from tenants.services import create_tenant
 from tenants.sign_in.mails import send
-from vaults.models import Region, Vault
+from vaults.models import Affinity, Region, Vault
 from vaults.services import endpoint_for
 
 logger = logging.getLogger(__name__)
@@ -38,10 +38,12 @@ _AMERICA_AND_ASIA = frozenset({"BHS", "TOR", "SGP", "MUM", "SYD"})
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """`is_new`: False for an order that was there already; then nothing was done."""
+    """`is_new`: False for an order that was there already; then nothing was done. `vault`: where its backups go; None
+    once affinity names a region where the tenant has none, and nothing was backed up before.
+    """
 
     order: ServerOrder
-    vault: Vault
+    vault: Vault | None
     policy: Policy | None
     is_new: bool
 
@@ -56,7 +58,8 @@ def order_server(*, tenant: str, email: str, name: str, region: str, actor: Pers
 
     Raises NotAllowedError unless the actor is a SuperAdmin; InvalidInputError for an address, name or region that
     cannot be, also where affinity names no other region; ConflictError for a title that several tenants have, or a
-    server of this name that is another; QuotaError, TenantSuspendedError. Then nothing is left behind.
+    server of this name that is another, or stands in another region (`other_region`); QuotaError,
+    TenantSuspendedError. Then nothing is left behind.
     """
     if not actor.is_superuser:
         raise NotAllowedError("Only a SuperAdmin orders servers.")
@@ -82,6 +85,7 @@ def _find_or_make(tenant: str, address: str, wanted: str, region: str, *, actor:
         present = ServerOrder.objects.filter(key__in=keys).first()
         if present is None:
             return _make(_key(tenant, wanted, address), server, address, policy, actor=actor, now=now)
+    _refuse_elsewhere(present.server, region)
     return _described(present, is_new=False)
 
 
@@ -115,8 +119,14 @@ def _make(key: str, server: Server, email: str, policy: Policy, *, actor: Person
 def _described(order: ServerOrder, *, is_new: bool) -> Ordered:
     order = ServerOrder.objects.select_related("server__tenant__company", "server__region").get(pk=order.pk)
     server = order.server
-    vault = Vault.objects.select_related("endpoint").get(tenant=server.tenant, endpoint=endpoint_for(server.region_id))
-    return Ordered(order=order, vault=vault, policy=policy_for(server), is_new=is_new)
+    return Ordered(order=order, vault=_vault_of(server), policy=policy_for(server), is_new=is_new)
+
+
+def _vault_of(server: Server) -> Vault | None:
+    if server.domain is not None:
+        return server.domain.vault
+    meant = Affinity.objects.filter(region=server.region_id).values("vault_region")
+    return Vault.objects.select_related("endpoint").filter(tenant=server.tenant, endpoint__region__in=meant).first()
 
 
 def _deliver(order: ServerOrder, policy: Policy | None, *, actor: Person, now: datetime) -> None:
@@ -187,10 +197,21 @@ def _server(tenant: Tenant, name: str, region: str, *, actor: Person) -> Server:
     present = Server.objects.filter(tenant=tenant, name=name).first()
     if present is None:
         return add_server(tenant=tenant, name=name, region_code=region, node=None, actor=actor)
-    if present.node_id is not None or present.region_id != region:
-        where = f"on {present.node}" if present.node is not None else f"in {present.region_id}"
-        raise ConflictError(f"{tenant.name} has a server {name} {where}.", code="name_taken", field="name")
+    if present.node is not None:
+        raise ConflictError(f"{tenant.name} has a server {name} on {present.node}.", code="name_taken", field="name")
+    _refuse_elsewhere(present, region)
     return present
+
+
+def _refuse_elsewhere(server: Server, region: str) -> None:
+    """Ordered again for another place, it is another server, or this one was moved: that is not for an order to say."""
+    if server.region_id != region:
+        raise ConflictError(
+            f"{server.tenant.name} has the server {server.name}, and it stands in {server.region_id}, not in {region}. "
+            "Was it moved? Say so on its page. Is it another server? Order it under another name.",
+            code="other_region",
+            field="region",
+        )
 
 
 def _policy(server: Server, *, actor: Person, now: datetime) -> Policy:

@@ -38,10 +38,12 @@ class OrderSerializer(ReadSerializer):
         read_only_fields = fields
 
     def get_vault(self, order: ServerOrder) -> str:
-        return str(described(order).vault.name)
+        vault = described(order).vault
+        return vault.name if vault is not None else ""
 
     def get_vault_region(self, order: ServerOrder) -> str:
-        return str(described(order).vault.endpoint.region_id)
+        vault = described(order).vault
+        return vault.endpoint.region_id if vault is not None else ""
 
     def get_policy(self, order: ServerOrder) -> str:
         return str(described(order).policy or "")
@@ -73,7 +75,7 @@ class OrderViewSet(ScopedViewSet):
     @extend_schema(request=NewOrderSerializer, responses={200: OrderSerializer, 201: OrderSerializer})
     def create(self, request: Request) -> Response:
         """Tenant, company, vault, account and policy of a server, and the mail that delivers it. Twice does it once:
-        then the answer is 200, and nothing was done.
+        then the answer is 200, and nothing was done. For another region it is 409 `other_region`.
         """
         made = order_server(actor=request.user, now=timezone.now(), **self.read_body(NewOrderSerializer))
         return self._shown(made.order, status=201 if made.is_new else 200)

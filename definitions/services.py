@@ -228,12 +228,21 @@ def advance(*, definition: Definition, now: datetime) -> bool:
 
 
 def vault_for(disk: Disk) -> Vault:
-    """Where the disk's backups go. Raises InvalidInputError while its tenant has no vault for the region."""
-    endpoint = endpoint_for(disk.server.region_id)
-    vault = Vault.objects.filter(tenant_id=disk.server.tenant_id, endpoint=endpoint).first()
-    if vault is None:
-        raise InvalidInputError(f"The tenant has no vault for servers in {disk.server.region_id} yet.", code="no_vault")
+    """Where the disk's backups go: where its server's data lies, before the first backup where affinity says.
+
+    Raises InvalidInputError while its tenant has no vault for the region, ConflictError for one that is being removed.
+    """
+    server = disk.server
+    vault = server.domain.vault if server.domain is not None else _vault_by_affinity(server)
     refuse_leaving(vault)
+    return vault
+
+
+def _vault_by_affinity(server: Server) -> Vault:
+    endpoint = endpoint_for(server.region_id)
+    vault = Vault.objects.filter(tenant_id=server.tenant_id, endpoint=endpoint).first()
+    if vault is None:
+        raise InvalidInputError(f"The tenant has no vault for servers in {server.region_id} yet.", code="no_vault")
     return vault
 
 

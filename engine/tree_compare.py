@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from engine.sealing import RecordSealer
-from engine.tree_dirs import DirectoryPath
+from engine.tree_dirs import DirectoryPath, MovedDirectoryError
 from engine.tree_entries import TreeEntry
 from engine.waiting import Cancel, check_cancel
 
@@ -67,6 +67,10 @@ class TargetFiles:
         try:
             descriptor = self._open(entry.key)
         except OSError:
+            return None
+        except MovedDirectoryError:
+            self._path.surface()
+            del self._names[self._path.depth :]
             return None
         try:
             found = os.fstat(descriptor)

@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO
 
+from engine.errors import SourceError
+
 # Some 15 MB of memory.
 _RUN_NAMES = 100_000
 _READ_BYTES = 16 * 1024
@@ -20,7 +22,9 @@ _LENGTH = struct.Struct("<H")
 
 
 def names_in_order(directory: int) -> Iterator[bytes]:
-    """All names but `.` and `..`, ascending. OSError, from the first step on, when they cannot be listed or kept."""
+    """All names but `.` and `..`, ascending. Raises OSError when they cannot be listed, SourceError when they cannot be
+    kept: that is no fault of the directory, which would only be missing from the backup then.
+    """
     runs: list[tuple[int, int]] = []
     names: list[bytes] = []
     file: IO[bytes] | None = None
@@ -28,22 +32,40 @@ def names_in_order(directory: int) -> Iterator[bytes]:
         for entry in found:
             names.append(os.fsencode(entry.name))
             if len(names) == _RUN_NAMES:
-                file = file or tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # closed with the iterator
+                file = file or _temporary()
                 runs.append(_put(file, names))
                 names = []
     names.sort()
     return iter(names) if file is None else _merged(file, runs, names)
 
 
+def _temporary() -> IO[bytes]:
+    """Closed with the iterator that reads it."""
+    try:
+        return tempfile.TemporaryFile(buffering=0)
+    except OSError as error:
+        raise _not_kept(error) from error
+
+
 def _put(file: IO[bytes], names: list[bytes]) -> tuple[int, int]:
     """Where the run begins and ends."""
     names.sort()
     data = memoryview(b"".join(_LENGTH.pack(len(name)) + name for name in names))
-    begin = os.lseek(file.fileno(), 0, os.SEEK_END)
-    end = begin + len(data)
-    while data:
-        data = data[os.write(file.fileno(), data) :]
+    try:
+        begin = os.lseek(file.fileno(), 0, os.SEEK_END)
+        end = begin + len(data)
+        while data:
+            data = data[os.write(file.fileno(), data) :]
+    except OSError as error:
+        raise _not_kept(error) from error
     return begin, end
+
+
+def _not_kept(error: OSError) -> SourceError:
+    # Without a folder for such files at all `gettempdir` would fail once more.
+    folder = tempfile.tempdir or "the folder of temporary files"
+    message = f"a directory has so many names that they are sorted on disk, in {folder}: {error.strerror}"
+    return SourceError(message, code="no_room_for_names", transient=True)
 
 
 def _merged(file: IO[bytes], runs: list[tuple[int, int]], rest: list[bytes]) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from enum import Enum, auto
 
 from engine.errors import EngineError
 from engine.tree_compare import OPEN_EXISTING, Held
-from engine.tree_dirs import DirectoryPath, mount_of, open_directory, proc_path
+from engine.tree_dirs import DirectoryPath, MovedDirectoryError, mount_of, open_directory, proc_path
 from engine.tree_entries import FileKind, Marks, TreeEntry
 from engine.tree_prune import TEMPORARY_PREFIX, MayLack, OtherDeviceError, remove_tree
 
@@ -60,7 +60,7 @@ def target_trouble() -> Iterator[None]:
         if code is not None:
             raise TargetError(f"the target cannot be written: {error.strerror}", code=code) from error
         raise PlaceError(error.strerror or type(error).__name__) from error
-    except OtherDeviceError as error:
+    except (OtherDeviceError, MovedDirectoryError) as error:
         raise PlaceError(error.message) from error
 
 
@@ -96,7 +96,11 @@ class _OpenDirectory:
 
 
 class Placer:
-    """Knows the innermost open directory, and moves it along with the keys of the entries. Owns its descriptors."""
+    """Knows the innermost open directory, and moves it along with the keys of the entries. Owns its descriptors.
+
+    `on_moved` is told of directories that somebody moved so that there is no way back up through them: nothing more is
+    made in them, and they are not left as others are.
+    """
 
     def __init__(
         self,
@@ -104,14 +108,18 @@ class Placer:
         *,
         replace: Replace,
         on_leave: Callable[[LeftDirectory], None],
+        on_moved: Callable[[bytes], None],
         may_lack: MayLack = lambda *_: False,
     ) -> None:
         self._path = DirectoryPath(target_descriptor)
         self._replace = replace
         self._overwrite = replace is not Replace.NOTHING
         self._on_leave = on_leave
+        self._on_moved = on_moved
         self._may_lack = may_lack
         self._open = [_OpenDirectory(b"", None)]
+        # The outermost of those that were moved last.
+        self._moved: bytes | None = None
         self._temporary_count = 0
         # Keys of files with more names -> (device, inode) of what was made.
         self._heads: dict[bytes, tuple[int, int]] = {}
@@ -129,6 +137,8 @@ class Placer:
         *parents, name = key.split(b"\0")
         while not _is_inside(key, self._open[-1].key):
             self.leave()
+        if self._moved is not None and _is_inside(key, self._moved):
+            raise PlaceError("a directory above it was moved while it was restored")
         if self._open[-1].is_other:
             raise PlaceError("something else is mounted there now; it was left alone")
         with target_trouble():
@@ -144,7 +154,17 @@ class Placer:
         """Leave the innermost directory, which gets its metadata now."""
         self._tell_left(self._open.pop())
         if self._open:
-            self._path.leave()
+            try:
+                self._path.leave()
+            except MovedDirectoryError:
+                self._come_up()
+
+    def _come_up(self) -> None:
+        """Whoever owns a deep directory may move it at any time: that costs what is in it and above it, up to a
+        directory that is still open, and nothing else."""
+        for _ in range(self._path.surface()):
+            self._moved = self._open.pop().key
+            self._on_moved(self._moved)
 
     def leave_all(self) -> None:
         while len(self._open) > 1:

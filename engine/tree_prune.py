@@ -43,8 +43,8 @@ def extra_names(directory: int, keep: Collection[bytes], *, all_of_them: bool) -
 def remove_tree(directory: int, name: bytes, *, key: bytes, may_lack: MayLack) -> bool:
     """Remove a name, and what is below it when it is a directory. False when something of it was kept on purpose.
 
-    `key` is that of the name in the tree. OSError, or OtherDeviceError at a mount point: what was not reached by then
-    is still there.
+    `key` is that of the name in the tree. OSError, OtherDeviceError at a mount point, or MovedDirectoryError: what was
+    not reached by then is still there.
     """
     found = os.stat(name, dir_fd=directory, follow_symlinks=False)
     is_directory = stat.S_ISDIR(found.st_mode)

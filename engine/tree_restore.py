@@ -168,7 +168,13 @@ class _TreeRestore:
         )
         self._excludes = excludes
         self._target = target
-        self._placer = Placer(target, replace=may_replace(options), on_leave=self._leave, may_lack=self._may_lack)
+        self._placer = Placer(
+            target,
+            replace=may_replace(options),
+            on_leave=self._leave,
+            on_moved=self._moved,
+            may_lack=self._may_lack,
+        )
         self._file: _OpenFile | None = None
         self._problems: list[RestoreProblem] = []
         self._problem_counts: Counter[RestoreProblemKind] = Counter()
@@ -340,6 +346,12 @@ class _TreeRestore:
             self._remove_extras(left)
         if left.entry is not None:
             self._set_metadata(left.entry, left.descriptor)
+
+    def _moved(self, key: bytes) -> None:
+        reason = (
+            "moved while it was restored: what was still to be made in it, its owner, mode and times are not restored"
+        )
+        self._problem(key, RestoreProblemKind.NOT_MADE, reason)
 
     def _remove_extras(self, left: LeftDirectory) -> None:
         """What is not in the backup, where it is known what is; and always what a cut restore left behind."""

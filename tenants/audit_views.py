@@ -18,7 +18,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
 from common.errors import BackupsiteError, NotAllowedError, NotFoundError
-from common.forms import PlainForm
+from common.forms import PlainForm, RowForm, row_forms
 from tenants import approvals
 from tenants.access import get_for_user, may_create, tenants_for_new
 from tenants.approval_states import OPEN
@@ -29,7 +29,7 @@ from tenants.listing import Listed, ListForm, Listing, Sort
 from tenants.models import ApprovalRequest, ApprovalRule, AuditCheck, AuditEvent, Person
 from tenants.models.approvals import RULE_CHOICES
 from tenants.roles import Action
-from tenants.views import back_with_error, paginate, portal_page
+from tenants.views import STATUS_WRONG_INPUT, back_with_error, paginate, portal_page, show_error
 
 SHOWN_CLOSED = 50
 # A part of a word has no index: without a first day it is looked for in this time only.
@@ -62,6 +62,17 @@ class AuditFilters(ListForm):
         if "since" in wanted or not wanted.keys() & {"actor", "action", "subject"}:
             return None
         return (midnight(wanted["until"]) if "until" in wanted else timezone.now()) - SEARCHED
+
+
+class DeclineForm(RowForm):
+    """Beside one request of many."""
+
+    reason = forms.CharField(
+        label="Reason",
+        required=False,
+        max_length=approvals.LONGEST_REASON,
+        widget=forms.TextInput(attrs={"class": "form-control form-control-sm", "placeholder": "Reason"}),
+    )
 
 
 class RuleForm(PlainForm):
@@ -119,20 +130,32 @@ def _shown(values: dict[str, Any], name: str) -> str:
 @require_GET
 @portal_page
 def approval_list(request: HttpRequest) -> HttpResponse:
+    return _approvals(request)
+
+
+def _approvals(
+    request: HttpRequest, *, declining: DeclineForm | None = None, rule: RuleForm | None = None
+) -> HttpResponse:
+    """The page, with the one of its forms that was refused."""
     person: Person = request.user
     seen = ApprovalRequest.objects.for_user(person).order_by("-id")
     waiting = list(seen.open(timezone.now()).select_related("tenant", "requested_by")[:SHOWN_CLOSED])
     answerable = approvals.which_may_approve(waiting, person)
     rules = ApprovalRule.objects.for_user(person).filter(required=True).select_related("tenant")
     context = {
-        "waiting": [(found, found.pk in answerable, found.requested_by_id == person.pk) for found in waiting],
+        "waiting": [
+            (found, found.pk in answerable, found.requested_by_id == person.pk, form)
+            for found, form in row_forms(waiting, lambda found: DeclineForm(row=found), refused=declining)
+        ],
         "closed": seen.exclude(status__in=OPEN)[:SHOWN_CLOSED],
         # Those for everywhere first.
         "rules": paginate(request, rules.order_by(F("tenant").asc(nulls_first=True), "kind", "pk"), parameter="rules"),
         "may_make_rules": may_create(person, ApprovalRule),
-        "form": RuleForm(person=person),
+        "form": rule or RuleForm(person=person),
+        "refused": declining or rule,
     }
-    return render(request, "tenants/approvals.html", context)
+    status = STATUS_WRONG_INPUT if declining or rule else 200
+    return render(request, "tenants/approvals.html", context, status=status)
 
 
 @require_POST
@@ -144,10 +167,17 @@ def approval_approve(request: HttpRequest, pk: UUID) -> HttpResponse:
 @require_POST
 @portal_page
 def approval_decline(request: HttpRequest, pk: UUID) -> HttpResponse:
-    reason = request.POST.get("reason", "")
-    return _answer(
-        request, pk, lambda found, now: approvals.decline(request=found, reason=reason, actor=request.user, now=now)
-    )
+    found = _request(request, pk)
+    form = DeclineForm(request.POST, row=found)
+    if form.is_valid():
+        reason = form.cleaned_data["reason"]
+        try:
+            done = approvals.decline(request=found, reason=reason, actor=request.user, now=timezone.now())
+        except BackupsiteError as error:
+            show_error(form, error)
+        else:
+            return _answered(request, done)
+    return _approvals(request, declining=form)
 
 
 @require_POST
@@ -159,11 +189,19 @@ def approval_withdraw(request: HttpRequest, pk: UUID) -> HttpResponse:
 def _answer(
     request: HttpRequest, pk: UUID, act: Callable[[ApprovalRequest, datetime], ApprovalRequest]
 ) -> HttpResponse:
-    found = get_for_user(ApprovalRequest.objects.all(), person=request.user, action=Action.EDIT, pk=pk)
     try:
-        done = act(found, timezone.now())
+        done = act(_request(request, pk), timezone.now())
     except BackupsiteError as error:
         return back_with_error(request, error, otherwise=reverse("approval-list"))
+    return _answered(request, done)
+
+
+def _request(request: HttpRequest, pk: UUID) -> ApprovalRequest:
+    found: ApprovalRequest = get_for_user(ApprovalRequest.objects.all(), person=request.user, action=Action.EDIT, pk=pk)
+    return found
+
+
+def _answered(request: HttpRequest, done: ApprovalRequest) -> HttpResponse:
     messages.success(request, f"{done}: {done.status}.")
     return redirect("approval-list")
 
@@ -176,20 +214,23 @@ def approval_rule(request: HttpRequest) -> HttpResponse:
         raise NotAllowedError("Your role does not make rules.")
     form = RuleForm(request.POST, person=request.user)
     if not form.is_valid():
-        return _refused(request, form)
+        _require_seen_tenant(request, form)
+        return _approvals(request, rule=form)
     required = request.POST.get("required") == "on"
     try:
         rule = approvals.set_rule(**form.cleaned_data, required=required, actor=request.user, now=timezone.now())
     except BackupsiteError as error:
-        return back_with_error(request, error, otherwise=reverse("approval-list"))
+        if not required:
+            # A button beside the rule, with nothing to fill in.
+            return back_with_error(request, error, otherwise=reverse("approval-list"))
+        show_error(form, error)
+        return _approvals(request, rule=form)
     messages.success(request, f"{rule}: {'on' if rule.required else 'off'}.")
     return redirect("approval-list")
 
 
-def _refused(request: HttpRequest, form: RuleForm) -> HttpResponse:
+def _require_seen_tenant(request: HttpRequest, form: RuleForm) -> None:
     """A tenant by its id is the page's own doing: one that is not there is 404, as everywhere."""
     typed = request.POST.get("tenant", "")
     if "tenant" in form.errors and is_id(typed):
         raise NotFoundError("There is no such tenant.")
-    messages.error(request, " ".join(text for texts in form.errors.values() for text in texts))
-    return redirect("approval-list")

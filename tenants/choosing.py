@@ -56,7 +56,7 @@ class Choices:
         rows = self.offered(person)
         if typed:
             rows = rows.filter(reduce(or_, [Q(**{f"{column}__icontains": typed}) for column in self.searched]))
-            rows = sought_first(rows) if self.is_order_indexed else rows
+            rows = sought_first(rows)[0] if self.is_order_indexed else rows
         return rows.order_by(*self.order)[:MOST_SUGGESTED]
 
 

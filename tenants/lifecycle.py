@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 
-from common.errors import ConflictError, InvalidInputError
+from common.confirming import refuse_unconfirmed
+from common.errors import ConflictError
 from tenants import approvals
 from tenants.approval_states import ApprovalKind
 from tenants.audit import record
@@ -36,7 +37,7 @@ def begin_deletion(
 
     Raises InvalidInputError unless `confirmation` is the tenant's name, ConflictError when it is being deleted already.
     """
-    refuse_unconfirmed(tenant, confirmation)
+    refuse_unnamed(tenant, confirmation)
     approvals.require(kind=ApprovalKind.TENANT_DELETE, subject=tenant, actor=actor, now=now)
     Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk)
     change_tenant_status(
@@ -58,13 +59,9 @@ def begin_deletion(
     )
 
 
-def refuse_unconfirmed(tenant: Tenant, confirmation: str) -> None:
-    if confirmation.strip() != tenant.name:
-        raise InvalidInputError(
-            f"All backups of {tenant.title} go when their locks end. To confirm, type its name: {tenant.name}.",
-            code="not_confirmed",
-            field="confirmation",
-        )
+def refuse_unnamed(tenant: Tenant, confirmation: str) -> None:
+    lost = f"All backups of {tenant.title} go when their locks end."
+    refuse_unconfirmed(confirmation, name=tenant.name, of="the tenant", lost=lost)
 
 
 @transaction.atomic

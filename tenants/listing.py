@@ -24,7 +24,8 @@ from tenants.api.export import csv_response
 from tenants.api.paging import KeysetPage, read_page
 from tenants.api.throttling import EXPORT, count_request, principal_of
 from tenants.models import Person
-from tenants.querysets import values_of
+from tenants.querysets import sought_first, values_of
+from tenants.renewing import part_of
 from tenants.views import ROWS_PER_PAGE
 
 ROW_CHOICES = (25, 50, 100, 200)
@@ -45,6 +46,8 @@ class ListForm(PlainForm):
 
     more: tuple[str, ...] = ()
     of_administrators: tuple[str, ...] = ()
+    # How many rows there are, where `narrow` had to count them: nobody counts them once more.
+    found_count: int | None = None
 
     def __init__(self, data: Any, *, person: Person) -> None:
         super().__init__(data)
@@ -60,6 +63,11 @@ class ListForm(PlainForm):
     def narrow(self, rows: Any, wanted: Mapping[str, Any]) -> Any:
         """The rows that are wanted; `wanted` holds the fields that were filled in."""
         return rows
+
+    def sought(self, rows: Any) -> Any:
+        """For the end of `narrow`, where a part of a name is looked for: see `sought_first`."""
+        found, self.found_count = sought_first(rows)
+        return found
 
     @property
     def wanted(self) -> dict[str, Any]:
@@ -198,8 +206,12 @@ class Listing:
         row_count = int(asked) if asked in {str(number) for number in ROW_CHOICES} else ROWS_PER_PAGE
         page = _page_of(request, ordered, row_count) if form.is_valid() else KeysetPage([], None, None)
         is_all = page.next is None and page.previous is None
-        # In the list's order: the database walks the index that it has just walked, and stops in time.
-        count = len(page.rows) if is_all else ordered[: MOST_COUNTED + 1].count()
+        count = form.found_count
+        if is_all:
+            count = len(page.rows)
+        elif count is None:
+            # In the list's order: the database walks the index that it has just walked, and stops in time.
+            count = ordered[: MOST_COUNTED + 1].count()
         return Listed(
             form=form,
             rows=page.rows,
@@ -214,6 +226,9 @@ class Listing:
 
     def _remembered(self, request: HttpRequest) -> HttpResponseRedirect | None:
         """Keep what the list's own form chose; without any parameter go to what was chosen last."""
+        if part_of(request):
+            # A page that is open goes on with what it shows, whatever was chosen in another one.
+            return None
         kept: dict[str, str] = request.session.get(REMEMBERED, {})
         if not request.GET:
             return redirect(f"{request.path}?{kept[self.name]}&{_KEEP}=1") if kept.get(self.name) else None

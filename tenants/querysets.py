@@ -17,7 +17,7 @@ from tenants.roles import Action, Role, actions_of
 OWN_SERVER = "own_server"
 # Beyond that a person's tenants or servers stay a subquery: the statement would grow with them.
 MOST_VALUES = 500
-# Of more rows than that a list in their order comes to its page soon.
+# Of more rows than that a list in their order comes to its page soon. Lists say a smaller number than that exactly.
 MOST_SOUGHT = 10_000
 _READING = frozenset({"GET", "HEAD"})
 
@@ -104,19 +104,20 @@ def values_of(rows: models.QuerySet[Any], *, whose: Any) -> list[Any] | models.Q
     return visit.reach[key]
 
 
-def sought_first(rows: Any) -> Any:
+def sought_first(rows: Any) -> tuple[Any, int]:
     """The same rows, for a list with an order: what they are searched by is looked for before they are ordered.
 
     Otherwise the database may walk the index of the order and compare row by row, and read all of it for a name that is
-    rare or far behind.
+    rare or far behind. Also how many they are, counted up to MOST_SOUGHT + 1.
     """
     keys = rows.order_by().values("pk")[: MOST_SOUGHT + 1]
-    if keys.count() > MOST_SOUGHT:
-        return rows
+    count = keys.count()
+    if count > MOST_SOUGHT:
+        return rows, count
     # Who may see them and what they are searched by is all in the keys.
     found = rows.model._default_manager.filter(pk__in=keys)
     found.query.select_related = rows.query.select_related
-    return found
+    return found, count
 
 
 def _asked(rows: models.QuerySet[Any]) -> list[Any] | models.QuerySet[Any]:

@@ -18,6 +18,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django_htmx.http import HttpResponseClientRefresh
 
 from common.errors import BackupsiteError, NotAllowedError, NotFoundError
+from tenants.renewing import answer_part
 
 ROWS_PER_PAGE = 50
 MOST_COUNTED = 10_000
@@ -36,7 +37,7 @@ def portal_page(view: View) -> View:
             # A fragment that polls must not get the sign-in page into its place.
             return HttpResponseClientRefresh() if request.htmx else redirect_to_login(request.get_full_path())
         try:
-            return view(request, *args, **options)
+            return answer_part(request, view(request, *args, **options))
         except NotFoundError as error:
             raise Http404(error.message) from error
         except NotAllowedError as error:

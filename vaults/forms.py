@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from django import forms
 
-from common.forms import PlainForm
+from common.forms import PlainForm, RowForm
 from vaults.acceptance import LONGEST_REASON
+from vaults.alarms import LONGEST_ACKNOWLEDGEMENT
 
 _INPUT = {"class": "form-control", "autocomplete": "off", "spellcheck": "false"}
 
@@ -37,4 +38,15 @@ class AcceptSettingsForm(PlainForm):
         label="Why is it meant to be so?",
         help_text="It is kept with your name.",
         widget=forms.TextInput(attrs=_INPUT),
+    )
+
+
+class AcknowledgeForm(RowForm):
+    """Beside one alarm of many."""
+
+    note = forms.CharField(
+        max_length=LONGEST_ACKNOWLEDGEMENT,
+        required=False,
+        label="Note",
+        widget=forms.TextInput(attrs={**_INPUT, "placeholder": "Note"}),
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
+from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods
@@ -15,7 +16,7 @@ from common.forms import PlainForm
 from tenants.access import get_for_user
 from tenants.roles import Action
 from tenants.views import STATUS_WRONG_INPUT, paginate, portal_page, show_error
-from vaults.models import Endpoint, Region
+from vaults.models import Endpoint, Region, Vault
 from vaults.regions import CODE_MEANING, add_region, change_region, vault_region_of
 
 
@@ -56,7 +57,10 @@ def region_list(request: HttpRequest) -> HttpResponse:
     page = paginate(request, rows)
     named = {row.pk for row in page} | {row.affinity.vault_region_id for row in page if hasattr(row, "affinity")}
     served = set(Endpoint.objects.filter(region__in=named).values_list("region_id", flat=True))
-    return render(request, "vaults/regions.html", {"page": page, "served": served})
+    vaults = Vault.objects.for_user(request.user).filter(endpoint__region__in=[row.pk for row in page]).order_by()
+    counts = dict(vaults.values_list("endpoint__region").annotate(count=Count("pk")))
+    rows = [(row, counts.get(row.pk, 0)) for row in page]
+    return render(request, "vaults/regions.html", {"page": page, "rows": rows, "served": served})
 
 
 @require_http_methods(["GET", "POST"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from vaults import region_views, vault_views, views
+from vaults import list_views, region_views, vault_views, views
 
 urlpatterns = [
     path("keys/", views.key_list, name="key-list"),
@@ -17,6 +17,7 @@ urlpatterns = [
     path("regions/", region_views.region_list, name="region-list"),
     path("regions/new/", region_views.region_create, name="region-create"),
     path("regions/<str:code>/edit/", region_views.region_edit, name="region-edit"),
+    path("vaults/", list_views.vault_list, name="vault-list"),
     path("vaults/<uuid:pk>/", vault_views.vault_detail, name="vault-detail"),
     path("vaults/<uuid:pk>/accept-settings/", vault_views.vault_accept_settings, name="vault-accept-settings"),
     path("alarms/<uuid:pk>/acknowledge/", vault_views.alarm_acknowledge, name="alarm-acknowledge"),

@@ -8,18 +8,18 @@ from uuid import UUID
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
 from common.errors import BackupsiteError
+from common.forms import row_forms
 from tenants.access import get_for_user, may
 from tenants.roles import Action
-from tenants.views import STATUS_WRONG_INPUT, back_with_error, portal_page, show_error
+from tenants.views import STATUS_WRONG_INPUT, portal_page, show_error
 from vaults.acceptance import accept_settings, digest_of, open_changes, weaknesses
 from vaults.alarms import acknowledge_alarm
 from vaults.capabilities import lacking
-from vaults.forms import AcceptSettingsForm
+from vaults.forms import AcceptSettingsForm, AcknowledgeForm
 from vaults.key_modes import key_mode_of
 from vaults.lock_ends import lock_weeks
 from vaults.models import Alarm, SettingsAcceptance, Vault
@@ -33,7 +33,7 @@ SHOWN_ACCEPTANCES = 10
 @portal_page
 def vault_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     vault = _vault(request, pk, Action.VIEW)
-    return _show(request, vault, AcceptSettingsForm(initial={"digest": digest_of(vault)}))
+    return _show(request, vault, _accepting(vault))
 
 
 @require_POST
@@ -55,12 +55,20 @@ def vault_accept_settings(request: HttpRequest, pk: UUID) -> HttpResponse:
 @portal_page
 def alarm_acknowledge(request: HttpRequest, pk: UUID) -> HttpResponse:
     alarm = get_for_user(Alarm.objects.all(), person=request.user, action=Action.EDIT, pk=pk)
-    address = reverse("vault-detail", args=[alarm.vault_id])
-    try:
-        acknowledge_alarm(alarm, note=request.POST.get("note", ""), actor=request.user, now=timezone.now())
-    except BackupsiteError as error:
-        return back_with_error(request, error, otherwise=address)
-    return redirect(address)
+    form = AcknowledgeForm(request.POST, row=alarm)
+    if form.is_valid():
+        try:
+            acknowledge_alarm(alarm, note=form.cleaned_data["note"], actor=request.user, now=timezone.now())
+        except BackupsiteError as error:
+            show_error(form, error)
+        else:
+            return redirect("vault-detail", alarm.vault_id)
+    vault = _vault(request, alarm.vault_id, Action.VIEW)
+    return _show(request, vault, _accepting(vault), refused=form, status=STATUS_WRONG_INPUT)
+
+
+def _accepting(vault: Vault) -> AcceptSettingsForm:
+    return AcceptSettingsForm(initial={"digest": digest_of(vault)})
 
 
 def _vault(request: HttpRequest, pk: UUID, action: Action) -> Vault:
@@ -78,12 +86,22 @@ def _figures(vault: Vault) -> dict[str, Any]:
     return {"counted": counted, "space": space, "weeks": weeks, "most": most, "failed_checks": failed}
 
 
-def _show(request: HttpRequest, vault: Vault, form: AcceptSettingsForm, *, status: int = 200) -> HttpResponse:
+def _show(
+    request: HttpRequest,
+    vault: Vault,
+    form: AcceptSettingsForm,
+    *,
+    refused: AcknowledgeForm | None = None,
+    status: int = 200,
+) -> HttpResponse:
     alarms = Alarm.objects.for_user(request.user).filter(vault=vault).select_related("acknowledged_by")
     standing = alarms.standing()
     context = {
         "vault": vault,
-        "alarms": standing.worst_first()[:SHOWN_ALARMS],
+        "alarms": row_forms(
+            standing.worst_first()[:SHOWN_ALARMS], lambda alarm: AcknowledgeForm(row=alarm), refused=refused
+        ),
+        "refused": refused,
         "more_alarms": standing.count() - SHOWN_ALARMS,
         "past": alarms.exclude(cleared_at=None).order_by("-cleared_at", "-pk")[:SHOWN_PAST],
         "may_edit": may(request.user, Action.EDIT, vault),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,13 +33,14 @@ from agents.drivers.base import (
 from agents.drivers.folders import opened_folder
 from agents.drivers.holding import held_server
 from agents.drivers.host_layout import layout_facts
-from agents.drivers.host_mounts import Mount, chosen, is_below, parse_mounts, patterns_of
+from agents.drivers.host_mounts import Mount, chosen, is_below, not_needed, patterns_of, place_of
+from agents.drivers.host_needs import WHOLE, places_in_use
 from agents.drivers.host_snapshots import NONE, PREFIX, Place, all_standing_still, live_place, remove_leftovers
-from agents.drivers.host_space import bind_read_only, mount_read_only, private_tree, unmount
+from agents.drivers.host_space import bind_read_only, let_go, mount_read_only, mounts_here, private_tree, unmount
+from engine.tree_facts import Excludes
 from engine.tree_source import file_system_types
 from engine.tree_walk import TreeOptions
 
-_MOUNTS = Path("/proc/self/mountinfo")
 _NO_SNAPSHOT = "not_one_moment"
 _NOT_EXACT = (
     "On a whole server nothing is removed that the backup does not have: what is mounted, in memory or left out on "
@@ -50,12 +51,16 @@ _NOT_EXACT = (
 @dataclass(frozen=True, slots=True)
 class HostSettings:
     """Of this machine. `root`: the directory that counts as the whole server. `work` holds locks and the place where
-    the tree is put together. `never` are absolute paths that no backup has, `excludes` patterns of the server's own."""
+    the tree is put together. `never` are absolute paths that no backup has, `excludes` patterns of the server's own.
+    `needs` are absolute paths that this program goes on to use meanwhile, beside `work` and what every program uses.
+    `warnings` are those of each backup, beside what is found when it is made."""
 
     root: str = "/"
     work: Path = Path("/run/backupsite")
     never: tuple[str, ...] = ()
     excludes: tuple[str, ...] = field(default=())
+    needs: tuple[str, ...] = ()
+    warnings: tuple[Warned, ...] = ()
 
 
 class HostDriver:
@@ -98,9 +103,7 @@ class HostDriver:
 
     def mounts(self) -> list[Mount]:
         """What makes up the server now, what is left out included."""
-        # Only the line feed ends a line: another sign that does so elsewhere may be in the name of a directory.
-        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
-            return chosen(parse_mounts(lines), root=self.settings.root)
+        return chosen(mounts_here(), root=self.settings.root, is_excluded=self._excluded())
 
     @contextmanager
     def _opened(self, point: str) -> Iterator[OpenedTree]:
@@ -112,6 +115,9 @@ class HostDriver:
             kept = [mount for mount in mounts if not mount.left_out]
             for mount in kept:
                 remove_leftovers(mount)
+            # Nothing of it would be read: it is neither held still nor held at all.
+            is_excluded = self._excluded()
+            kept = [mount for mount in kept if not is_excluded(mount.point)]
             configuration = layout_facts()
             moment_ns = time.time_ns()
             name = "".join(sign for sign in point if sign.isalnum())[:40] or "now"
@@ -121,13 +127,15 @@ class HostDriver:
             try:
                 held.enter_context(private_tree(tree))
             except PermissionError:
-                facts = SourceFacts(warnings=_live(root), configuration=configuration)
+                facts = SourceFacts(warnings=(*self.settings.warnings, *_live(root)), configuration=configuration)
                 left_out = patterns_of([mount.point for mount in mounts if mount.left_out], root=root)
                 yield OpenedTree(Path(root), facts, self._options(left_out, kept, moment_ns=moment_ns))
                 return
             with_mounts = held.enter_context(_mounted(places, self.settings.work / "volumes"))
-            places, warnings = _put_together(with_mounts, tree, root=root)
-            facts = SourceFacts(warnings=(*_not_still(places), *warnings), configuration=configuration)
+            places, warnings = _put_together(with_mounts, tree, mounts, root=root)
+            self._let_go()
+            warnings = [*self.settings.warnings, *_not_still(places), *warnings]
+            facts = SourceFacts(warnings=tuple(warnings), configuration=configuration)
             # What is left out has its directory in the tree, with what lies under it.
             covered = [mount.point for mount in mounts if mount.left_out]
             covered += [path for place in places for path in place.left_out]
@@ -142,13 +150,39 @@ class HostDriver:
                 ),
             )
 
+    def _let_go(self) -> None:
+        """Of all mounts but what this program needs: the tree has its own. Also where unmounting on the server does not
+        reach us."""
+        settings = self.settings
+        points = not_needed(
+            mounts_here(), needed={*places_in_use(), *settings.needs}, whole=WHOLE, ours=os.path.realpath(settings.work)
+        )
+        let_go(points)
+
+    def _excluded(self) -> Callable[[str], bool]:
+        """Whether the walk will not get to a path."""
+        excludes = Excludes((*self.settings.excludes, *self._never()))
+
+        def is_excluded(path: str) -> bool:
+            names = [name.split(b"/") for name in _inside([path], root=self.settings.root)]
+            return any(
+                excludes.has(b"\0".join(parts[:count]), is_directory=True)
+                for parts in names
+                for count in range(1, len(parts) + 1)
+            )
+
+        return is_excluded
+
+    def _never(self, shown: Iterable[str] = ()) -> Sequence[str]:
+        settings = self.settings
+        return patterns_of((*settings.never, str(settings.work), *shown), root=settings.root)
+
     def _options(self, left_out: Sequence[str], kept: Sequence[Mount], *, moment_ns: int) -> TreeOptions:
         settings = self.settings
         # Where it is shown, ZFS has all snapshots of a live dataset in there once more.
         shown = (os.path.join(mount.point, ".zfs") for mount in kept if mount.kind == "zfs")
-        never = patterns_of((*settings.never, str(settings.work), *shown), root=settings.root)
         return TreeOptions(
-            exclude=(*settings.excludes, *left_out, *never, f"{PREFIX}*/"),
+            exclude=(*settings.excludes, *left_out, *self._never(shown), f"{PREFIX}*/"),
             one_file_system=False,
             is_snapshot=True,
             moment_ns=moment_ns,
@@ -199,15 +233,18 @@ def _inside(points: Iterable[str], *, root: str) -> Iterator[bytes]:
             yield os.fsencode(os.path.relpath(point, root))
 
 
-def _put_together(places: Sequence[Place], tree: Path, *, root: str) -> tuple[list[Place], list[Warned]]:
-    """What is in the tree now, and what a person should know. DiskUnreadableError without the first of it."""
+def _put_together(
+    places: Sequence[Place], tree: Path, mounts: Sequence[Mount], *, root: str
+) -> tuple[list[Place], list[Warned]]:
+    """What is in the tree now, and what a person should know; `mounts` made up the server when the places were chosen.
+    DiskUnreadableError without the first of it."""
     done: list[Place] = []
     warnings: list[Warned] = []
     for number, place in enumerate(places):
         if number and not is_below(place.point, root):
             continue
         try:
-            done.append(_bound(place, tree, root=root, is_first=not number))
+            done.append(_bound(place, tree, mounts, root=root, is_first=not number))
             warnings += done[-1].warnings
         except OSError as error:
             if not number:
@@ -216,17 +253,24 @@ def _put_together(places: Sequence[Place], tree: Path, *, root: str) -> tuple[li
     return done, warnings
 
 
-def _bound(place: Place, tree: Path, *, root: str, is_first: bool) -> Place:
-    """The place, or the live one where its snapshot cannot be had. OSError."""
+def _bound(place: Place, tree: Path, mounts: Sequence[Mount], *, root: str, is_first: bool) -> Place:
+    """The place, or the live one where its snapshot cannot be had. OSError, also where the server has something else
+    mounted there by now: what lies under it would pass for it."""
     within = Path(os.path.relpath(root, place.point)) if is_first else Path()
     target = tree, Path() if is_first else Path(os.path.relpath(place.point, root))
+
+    def bind(source: Path) -> None:
+        ours = tree.parent
+        expected = None if source.is_relative_to(ours) else place_of(str(source), mounts)
+        bind_read_only(_split(source, ours=ours), target, expected)
+
     try:
-        bind_read_only(_split(place.source / within, ours=tree.parent), target)
+        bind(place.source / within)
     except OSError as error:
         if place.snapshot == NONE:
             raise
         place = live_place(place.point, error.strerror or type(error).__name__)
-        bind_read_only(_split(place.source / within, ours=tree.parent), target)
+        bind(place.source / within)
     return place
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from engine.tree_source import PSEUDO_FILE_SYSTEMS
@@ -63,23 +63,52 @@ def parse_mounts(mountinfo: Iterable[str]) -> list[Mount]:
     return found
 
 
-def chosen(mounts: Sequence[Mount], *, root: str = "/") -> list[Mount]:
+def chosen(
+    mounts: Sequence[Mount], *, root: str = "/", is_excluded: Callable[[str], bool] = lambda path: False
+) -> list[Mount]:
     """The mounts at or below `root`, and the one that `root` itself lies on, outer ones before inner ones.
 
-    Of several on one place only the last is seen, and what is below a covered one is not reachable.
+    Of several on one place only the last is seen, and what is below a covered one is not reachable. `is_excluded` says
+    of a path that nobody looks there: files that are to be seen elsewhere too are left out where that is elsewhere.
     """
     visible = _visible(mounts)
     holder = max((mount for mount in visible if is_below(root, mount.point)), key=lambda mount: len(mount.point))
     below = [mount for mount in visible if mount.point != holder.point and is_below(mount.point, root)]
-    # What is put into the tree, and so hides what is under it there.
-    on_top = [mount for mount in below if not _why_not(mount)]
+    ordered = [holder, *sorted(below, key=lambda mount: (mount.point.count("/"), mount.point))]
     kept: list[Mount] = []
-    for mount in [holder, *sorted(below, key=lambda mount: (mount.point.count("/"), mount.point))]:
+    for mount in ordered:
         # What a server starts from belongs to it whatever it is made of.
-        why = "" if mount is holder else _why_not(mount) or _seen_elsewhere(mount, kept, on_top)
-        outer = _left_out_above(mount, kept)
-        kept.append(replace(mount, left_out=why or outer))
-    return kept
+        why = "" if mount is holder else _why_not(mount)
+        kept.append(replace(mount, left_out=why or _left_out_above(mount, kept)))
+    twice = _twice(kept, lambda path: is_below(path, root) and not is_excluded(path))
+    return [replace(mount, left_out=twice.get(mount.point, mount.left_out)) for mount in kept]
+
+
+def _twice(mounts: Sequence[Mount], is_read: Callable[[str], bool]) -> dict[str, str]:
+    """Why to leave out, by mount point, what is in the backup at another place. The first mount, which the root lies
+    on, is that place whatever else there is."""
+    # What is put into the tree, and so hides what is under it there.
+    mounts = [mount for mount in mounts if not mount.left_out]
+    found: dict[str, str] = {}
+    places: list[Mount] = []
+    for mount in sorted(mounts, key=_share):
+        why = "" if mount is mounts[0] else _seen_elsewhere(mount, places, mounts[1:], is_read)
+        if why:
+            found[mount.point] = why
+        else:
+            places.append(mount)
+    # Another file system that is mounted in it would be nowhere.
+    for mount in reversed(mounts):
+        inside = [one for one in mounts if one is not mount and is_below(one.point, mount.point)]
+        if any(one.point not in found for one in inside):
+            found.pop(mount.point, None)
+    return found
+
+
+def _share(mount: Mount) -> int:
+    """The less the more of its file system it shows: where it is mounted itself comes before directories of it that are
+    mounted once more. Not of btrfs: who has all of it mounted somewhere has its subvolumes where they belong."""
+    return 0 if mount.kind == "btrfs" else mount.inner.rstrip("/").count("/")
 
 
 def patterns_of(folders: Iterable[str], *, root: str = "/") -> list[str]:
@@ -134,13 +163,16 @@ def _is_of_a_program(mount: Mount) -> bool:
     return is_fuse and (mount.kind != "fuse.zfs" or mount.user != 0)
 
 
-def _seen_elsewhere(mount: Mount, kept: Sequence[Mount], on_top: Sequence[Mount]) -> str:
+def _seen_elsewhere(
+    mount: Mount, kept: Sequence[Mount], on_top: Sequence[Mount], is_read: Callable[[str], bool]
+) -> str:
     """A directory, or all, of a file system that is in the backup already by another way, where nothing hides it."""
     for other in kept:
-        if other.numbers != mount.numbers or other.left_out or not is_below(mount.inner, other.inner):
+        if other.numbers != mount.numbers or not is_below(mount.inner, other.inner):
             continue
         place = os.path.normpath(os.path.join(other.point, os.path.relpath(mount.inner, other.inner)))
-        if not any(_hides(one, place, other) for one in on_top if one is not mount):
+        hidden = (one.point for one in on_top if one is not mount and _hides(one, place, other))
+        if is_read(place) and all(_is_hidden_too(point, place, mount, on_top) for point in hidden):
             return f"the same files as at {other.point}"
     return ""
 
@@ -152,10 +184,52 @@ def _hides(mount: Mount, place: str, holder: Mount) -> bool:
     return is_below(place, mount.point) or is_below(mount.point, place)
 
 
+def _is_hidden_too(point: str, place: str, mount: Mount, on_top: Sequence[Mount]) -> bool:
+    """Whether something is mounted in the mount where `point` is below `place`, as all of it does when both are shown
+    with what is mounted in them."""
+    if point == place or not is_below(point, place):
+        return False
+    there = os.path.join(mount.point, os.path.relpath(point, place))
+    return any(
+        one.point != mount.point and is_below(there, one.point) and is_below(one.point, mount.point) for one in on_top
+    )
+
+
 def _left_out_above(mount: Mount, kept: Sequence[Mount]) -> str:
     """Below a network or pseudo file system there is no place in the tree to put it."""
     outer = max((one for one in kept if is_below(mount.point, one.point)), key=lambda one: len(one.point), default=None)
     return f"below {outer.point}, which is left out" if outer is not None and outer.left_out else ""
+
+
+def place_of(path: str, mounts: Sequence[Mount]) -> Mount:
+    """The mount on which a path lies, of those that are seen, as if it were the path alone that is mounted."""
+    mount = max((mount for mount in mounts if is_below(path, mount.point)), key=lambda mount: len(mount.point))
+    return mount if path == mount.point else replace(mount, point=path, inner=_inner(path, mount))
+
+
+def _inner(path: str, mount: Mount) -> str:
+    """The directory of the mount's file system that is at a path below its point."""
+    return os.path.normpath(os.path.join(mount.inner, os.path.relpath(path, mount.point)))
+
+
+def is_same_place(mount: Mount, other: Mount) -> bool:
+    """Whether both are the same directory of one file system, wherever they are mounted."""
+    # NFS tells "/" whatever is mounted of it.
+    return mount.numbers == other.numbers and (mount.kind in _NETWORK or mount.inner == other.inner)
+
+
+def not_needed(mounts: Iterable[Mount], *, needed: Collection[str], whole: Collection[str], ours: str) -> list[str]:
+    """Mount points, each once for each mount on it, outer ones first, of what can go: on which none of `needed` lies,
+    nor any of `whole` with all that is below it, and which is not in our own folder. What goes with an outer one is
+    not named."""
+    found: list[str] = []
+    for point in sorted((mount.point for mount in mounts), key=lambda point: (point.count("/"), point)):
+        holds = any(is_below(one, point) for one in (*needed, *whole, ours))
+        is_part = any(is_below(point, one) for one in (*whole, ours))
+        is_gone = any(point != outer and is_below(point, outer) for outer in found)
+        if not (holds or is_part or is_gone):
+            found.append(point)
+    return found
 
 
 def is_below(path: str, folder: str) -> bool:

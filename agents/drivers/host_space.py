@@ -2,6 +2,10 @@
 
 Nobody else sees these mounts, and the kernel removes them when the process dies, however it dies. A process that has
 entered one stays in it: threads that it started since share it, and the kernel lets none of them leave.
+
+It begins as a copy of all mounts of the server. What is unmounted there goes here as well where the server shares its
+mounts, as systemd has it; what the program does not need is let go of at once, so that it is in use nowhere else. What
+makes up the tree is cut off from the server both ways.
 """
 
 from __future__ import annotations
@@ -9,22 +13,29 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from agents.drivers.host_mounts import Mount, is_same_place, parse_mounts
+from engine.tree_dirs import mount_of
+
+_MOUNTS = Path("/proc/self/mountinfo")
 _CLONE_NEWNS = 0x00020000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
-_MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 32, 4096, 16384, 1 << 18
-_MNT_DETACH = 2
+_MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE, _MS_SLAVE = 32, 4096, 16384, 1 << 18, 1 << 19
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+# Something is seldom mounted on the server in the moment between two calls; many times in a row, it is on purpose.
+_TRIES = 16
 
 
 @contextmanager
 def private_tree(tree: Path) -> Iterator[None]:
     """A place to put file systems together that this thread, and threads that it starts, see alone. OSError."""
     _check(_libc().unshare(_CLONE_NEWNS), "unshare")
-    _mount(b"none", b"/", _MS_REC | _MS_PRIVATE)
+    # From the server to here and never back: a copy of what is unmounted there would keep it in use until the end.
+    _mount(b"none", b"/", _MS_REC | _MS_SLAVE)
     try:
         yield
     finally:
@@ -32,19 +43,58 @@ def private_tree(tree: Path) -> Iterator[None]:
         unmount(tree)
 
 
-def bind_read_only(source: tuple[Path, Path], target: tuple[Path, Path]) -> None:
+def mounts_here() -> list[Mount]:
+    """All mounts that this process has in its namespace. OSError."""
+    # Only the line feed ends a line: another sign that does so elsewhere may be in the name of a directory.
+    with open(_MOUNTS, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+        return parse_mounts(lines)
+
+
+def let_go(points: Collection[str]) -> None:
+    """Of what is mounted at these places, with all that is mounted inside, in this process's namespace alone. What
+    somebody has put something else in the way of stays. Nothing of it is looked at: its server may be away."""
+    for point in points:
+        above, name = os.path.split(point)
+        with suppress(OSError), _opened(Path("/"), Path(above).relative_to("/")) as directory:
+            path = b"%b/%b" % (_named(directory), os.fsencode(name))
+            _check(_libc().umount2(path, _MNT_DETACH | _UMOUNT_NOFOLLOW), point)
+
+
+def bind_read_only(source: tuple[Path, Path], target: tuple[Path, Path], expected: Mount | None = None) -> None:
     """A directory, without what is mounted inside of it. Each is a place that is ours and a path below it, on which
-    whoever owns a directory may put a symbolic link at any time: none is followed. Raises OSError."""
-    with _opened(*source) as from_here, _opened(*target) as to_here:
-        _mount(_named(from_here), _named(to_here), _MS_BIND)
+    whoever owns a directory may put a symbolic link at any time: none is followed. Raises OSError, also where something
+    else is there than `expected`, and where something of the server stays mounted inside of it."""
+    for _ in range(_TRIES):
+        with _opened(*source) as from_here, _opened(*target) as to_here:
+            _mount(_named(from_here), _named(to_here), _MS_BIND)
         # By now the path leads to what was mounted.
         with _opened(*target) as mounted:
-            flags = _MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
             try:
-                _mount(b"none", _named(mounted), flags)
+                if _closed(mounted, expected):
+                    return
             except OSError:
-                _check(_libc().umount2(_named(mounted), _MNT_DETACH), str(target[1]))
+                _detached(mounted, target)
                 raise
+            _detached(mounted, target)
+    raise OSError(errno.EBUSY, "something is mounted inside of it all the time")
+
+
+def _closed(mounted: int, expected: Mount | None) -> bool:
+    """Make it ours alone and read-only. False when something of the server has got into it before. OSError."""
+    # Until here it is told of mounts as its source is.
+    _mount(b"none", _named(mounted), _MS_PRIVATE)
+    number = mount_of(mounted)
+    ours = [mount for mount in mounts_here() if number in (mount.number, mount.parent)]
+    if any(mount.number != number for mount in ours):
+        return False
+    if expected is not None and not any(is_same_place(mount, expected) for mount in ours):
+        raise OSError(errno.ESTALE, "something else is mounted there now")
+    _mount(b"none", _named(mounted), _MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+    return True
+
+
+def _detached(mounted: int, target: tuple[Path, Path]) -> None:
+    _check(_libc().umount2(_named(mounted), _MNT_DETACH), str(target[1]))
 
 
 @contextmanager

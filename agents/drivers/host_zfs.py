@@ -19,6 +19,11 @@ PREFIX = "bs-host-"
 _DISK = "host"
 
 
+def _host() -> Host:
+    """This machine, where no shell and no forced command comes in between."""
+    return Host(takes_spaces=True)
+
+
 def can_hold(mount: Mount) -> bool:
     """Whether it may be held still. Cheap: no program is run."""
     return mount.kind == "zfs" and Host().is_there()
@@ -27,12 +32,12 @@ def can_hold(mount: Mount) -> bool:
 @contextmanager
 def held_still(datasets: Iterable[str], name: str) -> Iterator[Mapping[str, str]]:
     """Why a dataset could not be held still, in words, by its name; all others have the snapshot PREFIX + `name`."""
-    host, pools, refused = Host(), dict[str, list[str]](), dict[str, str]()
+    host, pools, refused = _host(), dict[str, list[str]](), dict[str, str]()
     for dataset in sorted(set(datasets)):
-        if is_name(dataset):
+        if is_name(dataset, with_spaces=True):
             pools.setdefault(dataset.partition("/")[0], []).append(dataset)
         else:
-            refused[dataset] = f"the name {dataset!r} is none that the agent takes: rename it without spaces"
+            refused[dataset] = f"the name {dataset!r} is none that the agent takes"
     with ExitStack() as held:
         for together in pools.values():
             refused |= _made(host, together, f"{PREFIX}{name}", held)
@@ -69,9 +74,9 @@ def _destroy(host: Host, dataset: str, snapshot: str) -> None:
 
 def leftovers_removed(dataset: str) -> Iterator[str]:
     """Names of snapshots of ours, each once it is gone. DriverError. Under a name that we do not take are none."""
-    if not is_name(dataset):
+    if not is_name(dataset, with_spaces=True):
         return
-    host = Host()
+    host = _host()
     for snapshot in host.snapshots(dataset):
         if snapshot.name.startswith(PREFIX):
             host.destroy_own(dataset, snapshot.name)

@@ -90,11 +90,15 @@ class Abilities:
 
 @dataclass(frozen=True)
 class Host:
-    """Where `zfs` runs. `ssh` is the command up to the remote one; none for this machine."""
+    """Where `zfs` runs. `ssh` is the command up to the remote one; none for this machine.
+
+    `takes_spaces`: names of datasets may have blanks, which no forced command on the other side takes.
+    """
 
     ssh: tuple[str, ...] = ()
     program: str = "zfs"
     name: str = field(default="this machine")
+    takes_spaces: bool = False
 
     @staticmethod
     def over_ssh(*, user: str, address: str, key_path: str, known_hosts_path: str, port: int = 22) -> Host:
@@ -190,14 +194,14 @@ class Host:
 
     def exists(self, name: str) -> bool:
         try:
-            self.run("list", "-H", "-o", "name", _whole(name))
+            self.run("list", "-H", "-o", "name", self._whole(name))
         except ZfsMissingError:
             return False
         return True
 
     def datasets_below(self, dataset: str) -> list[str]:
         """The dataset and all below it."""
-        return self.run("list", "-H", "-r", "-t", "filesystem,volume", "-o", "name", _name(dataset)).split()
+        return self.run("list", "-H", "-r", "-t", "filesystem,volume", "-o", "name", self._name(dataset)).splitlines()
 
     def snapshots(self, dataset: str) -> list[Snapshot]:
         """Oldest first; none where the dataset is not there."""
@@ -213,7 +217,7 @@ class Host:
             columns += ",written" if kind == "snapshot" else ""
         try:
             told = self.run(
-                "list", "-H", *(exact or ["-r"]), "-t", kind, "-o", columns, "-s", "creation", _name(dataset)
+                "list", "-H", *(exact or ["-r"]), "-t", kind, "-o", columns, "-s", "creation", self._name(dataset)
             )
         except ZfsMissingError:
             return []
@@ -230,22 +234,22 @@ class Host:
 
     def value(self, name: str, of: str) -> str:
         """A property; `-` where it is not set."""
-        return self.run("get", "-H", "-p", "-o", "value", of, _whole(name)).strip()
+        return self.run("get", "-H", "-p", "-o", "value", of, self._whole(name)).strip()
 
     def own_value(self, name: str, of: str) -> str:
         """A property that is set on just this; empty where it is not: also where one above it has it."""
-        told = self.run("get", "-H", "-p", "-s", "local", "-o", "value", of, _whole(name)).strip()
+        told = self.run("get", "-H", "-p", "-s", "local", "-o", "value", of, self._whole(name)).strip()
         return "" if told == "-" else told
 
     def own_values(self, dataset: str) -> dict[str, str]:
         """All properties that are set on just this dataset."""
-        told = self.run("get", "-H", "-p", "-s", "local", "-o", "property,value", "all", _name(dataset))
+        told = self.run("get", "-H", "-p", "-s", "local", "-o", "property,value", "all", self._name(dataset))
         rows = (line.partition("\t") for line in told.splitlines())
         return {name: value for name, mark, value in rows if mark}
 
     def own_values_below(self, dataset: str, of: str) -> dict[str, str]:
         """Dataset -> the property, of the dataset and those below it that have it themselves."""
-        told = self.run("get", "-H", "-p", "-r", "-s", "local", "-o", "name,value", of, _name(dataset))
+        told = self.run("get", "-H", "-p", "-r", "-s", "local", "-o", "name,value", of, self._name(dataset))
         rows = (line.partition("\t") for line in told.splitlines())
         return {name: value for name, mark, value in rows if mark and "@" not in name}
 
@@ -264,28 +268,28 @@ class Host:
 
     def snapshot_together(self, datasets: Sequence[str], name: str, *, disk: str) -> None:
         """Of datasets of one pool, all at the same moment; all of them or none, but for the holds."""
-        whole = [f"{_name(dataset)}@{own_snapshot(name)}" for dataset in datasets]
+        whole = [f"{self._name(dataset)}@{own_snapshot(name)}" for dataset in datasets]
         self.run("snapshot", "-o", f"{OWNER}={disk}", *whole)
         self.run("hold", HOLD, *whole)
 
     def release(self, dataset: str, name: str) -> None:
         """Nothing, where it is not held."""
         try:
-            self.run("release", HOLD, f"{_name(dataset)}@{own_snapshot(name)}")
+            self.run("release", HOLD, f"{self._name(dataset)}@{own_snapshot(name)}")
         except ZfsError as error:
             if "no such tag" not in error.message and not isinstance(error, ZfsMissingError):
                 raise
 
     def bookmark(self, dataset: str, name: str) -> None:
         name = own_snapshot(name)
-        self.run("bookmark", f"{_name(dataset)}@{name}", f"{_name(dataset)}#{name}")
+        self.run("bookmark", f"{self._name(dataset)}@{name}", f"{self._name(dataset)}#{name}")
 
     def destroy_own(self, dataset: str, name: str, *, mark: str = "@") -> None:
         """A snapshot (or bookmark, `#`) of ours and never anything else: no option of this call removes more."""
         if mark == "@":
             self.release(dataset, name)
         try:
-            self.run("destroy", f"{_name(dataset)}{mark}{own_snapshot(name)}")
+            self.run("destroy", f"{self._name(dataset)}{mark}{own_snapshot(name)}")
         except ZfsMissingError:
             return
 
@@ -298,7 +302,7 @@ class Host:
         for one in self.snapshots(dataset):
             if one.name.startswith(SNAPSHOT_PREFIX):
                 self.release(dataset, one.name)
-        self.run("destroy", "-r", _name(dataset))
+        self.run("destroy", "-r", self._name(dataset))
 
     def is_unchanged(self, dataset: str) -> bool:
         """Whether nothing was written to it since its last snapshot; False where the program cannot tell."""
@@ -306,23 +310,23 @@ class Host:
 
     def rollback_to_last(self, dataset: str, name: str) -> None:
         """To its last snapshot: without options the program refuses any other."""
-        self.run("rollback", f"{_name(dataset)}@{own_snapshot(name)}")
+        self.run("rollback", f"{self._name(dataset)}@{own_snapshot(name)}")
 
     def set(self, dataset: str, name: str, value: str) -> None:
-        self.run("set", f"{name}={value}", _name(dataset))
+        self.run("set", f"{name}={value}", self._name(dataset))
 
     def mark(self, snapshot: str, disk: str) -> None:
-        self.run("set", f"{OWNER}={disk}", _whole(snapshot))
+        self.run("set", f"{OWNER}={disk}", self._whole(snapshot))
 
     def unmark(self, dataset: str, mark: str = OWNER) -> None:
-        self.run("inherit", mark, _name(dataset))
+        self.run("inherit", mark, self._name(dataset))
 
     def rename(self, dataset: str, to: str) -> None:
-        self.run("rename", _name(dataset), _name(to))
+        self.run("rename", self._name(dataset), self._name(to))
 
     def create_parents(self, dataset: str) -> None:
         """The datasets above it, which mount nothing."""
-        parts = _name(dataset).split("/")
+        parts = self._name(dataset).split("/")
         for depth in range(2, len(parts)):
             parent = "/".join(parts[:depth])
             if not self.exists(parent):
@@ -331,7 +335,7 @@ class Host:
     def abort_receive(self, dataset: str) -> None:
         """Forget what a cut stream left in the dataset."""
         if self.abilities.resumes and self.exists(dataset) and self.resume_token(dataset):
-            self.run("receive", "-A", _name(dataset))
+            self.run("receive", "-A", self._name(dataset))
 
     def resume_token(self, dataset: str) -> str:
         if not self.abilities.resumes:
@@ -341,6 +345,22 @@ class Host:
         except ZfsMissingError:
             return ""
         return "" if told == "-" else told
+
+    def _name(self, dataset: str) -> str:
+        """The name, when it is one. Raises ZfsError."""
+        if not is_name(dataset, with_spaces=self.takes_spaces):
+            raise ZfsError(f"{dataset!r} is no name of a dataset.")
+        return dataset
+
+    def _whole(self, name: str) -> str:
+        """A dataset, snapshot or bookmark."""
+        for mark in "@#":
+            dataset, found, rest = name.partition(mark)
+            if found:
+                if not _SNAPSHOT.fullmatch(rest):
+                    raise ZfsError(f"{name!r} is no name of a snapshot.")
+                return f"{self._name(dataset)}{mark}{rest}"
+        return self._name(name)
 
 
 _CUT = (
@@ -364,26 +384,10 @@ def own_snapshot(name: str) -> str:
     return name
 
 
-def is_name(dataset: str) -> bool:
-    """Whether it is the name of a dataset as we take them: without spaces."""
-    return _DATASET.fullmatch(dataset) is not None and ".." not in dataset.split("/")
-
-
-def _name(dataset: str) -> str:
-    if not is_name(dataset):
-        raise ZfsError(f"{dataset!r} is no name of a dataset.")
-    return dataset
-
-
-def _whole(name: str) -> str:
-    """A dataset, snapshot or bookmark."""
-    for mark in "@#":
-        dataset, found, rest = name.partition(mark)
-        if found:
-            if not _SNAPSHOT.fullmatch(rest):
-                raise ZfsError(f"{name!r} is no name of a snapshot.")
-            return f"{_name(dataset)}{mark}{rest}"
-    return _name(name)
+def is_name(dataset: str, *, with_spaces: bool = False) -> bool:
+    """Whether it is the name of a dataset as we take them."""
+    plain = dataset.replace(" ", "_") if with_spaces else dataset
+    return _DATASET.fullmatch(plain) is not None and ".." not in dataset.split("/")
 
 
 def _flags(usage: str) -> str:

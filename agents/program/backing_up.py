@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -25,6 +26,7 @@ from engine.errors import BaseMismatchError, StoreDeniedError
 from engine.manifest import CONTENT_STREAM, CONTENT_TREE
 from engine.store.base import ObjectRef
 from engine.store.http import Grant, GrantedSink, GrantedSource, HttpPolicy, PutSpec
+from engine.waiting import Cancel
 from engine.writer import (
     BackupBase,
     ResumableSession,
@@ -38,6 +40,8 @@ logger = logging.getLogger(__name__)
 # Bytes of a server's own description, which goes into the sealed part of the manifest.
 LONGEST_CONFIGURATION = 1024 * 1024
 WAITS_FOR_OTHERS = "waiting for other disks"
+# All is in the vault; it is asked for again and again while the control plane is away.
+COMMITTING = "telling the control plane what was stored"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +101,7 @@ def _back_up_stream(reading: Reading, means: Means) -> None:
 
 
 def _commit(run: Run, request: protocol.CommitRequest) -> None:
+    run.heart.tell_phase(COMMITTING)
     run.attempt(partial(run.client.commit, request))
     run.end()
 
@@ -181,7 +186,7 @@ def _sent(reading: Reading, opened: Opened, context: WriteContext, means: Means,
             "base": base,
             "context": dataclasses.replace(context, on_moved=healed.add),
             "progress": _progress_of(run.heart, phase, total_bytes(opened, work)),
-            "cancel": run.heart.stopped,
+            "cancel": _reading_cancel(run, means),
             "resume": [_resumable(message) for message in work.resumable],
             "resume_source": reader,
         },
@@ -249,6 +254,21 @@ def _progress_of(heart: Heart, phase: str, total_bytes: int) -> Callable[[WriteP
         )
 
     return tell
+
+
+def _reading_cancel(run: Run, means: Means) -> Cancel:
+    """The cancel of this thread's work, which also holds it still. What is on its way to the vault goes on: a call that
+    is kept open and says nothing is given up by the other side."""
+    pause, stopped, reader = means.pause, run.heart.stopped, threading.get_ident()
+    if pause is None:
+        return stopped
+
+    def cancel() -> bool:
+        if threading.get_ident() == reader:
+            pause(stopped)
+        return stopped()
+
+    return cancel
 
 
 def _resumable(message: protocol.ResumableMessage) -> ResumableSession:

@@ -17,6 +17,7 @@ from agents.program.naming_files import plain
 from agents.program.session import GateError, GateRefusedError, SessionClient, SessionEndedError
 from engine.crypto import WriterKey
 from engine.errors import CanceledError, EngineError
+from engine.waiting import Cancel
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ class Means:
     node_directory: Path = Path()
     # The limit of this moment in bytes per second, 0 for none, given that of the work; None: the work's own.
     bandwidth: Callable[[int], int] | None = None
+    # Called by the thread that reads, time and again; returns when it may go on, or when what it is given turns true.
+    pause: Callable[[Cancel], None] | None = None
 
 
 class Run:

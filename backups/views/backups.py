@@ -15,11 +15,11 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from agents.models import Server
 from backups.drills import can_be_drilled, request_drill
-from backups.forms import NoteForm
+from backups.forms import NoteForm, ServeForm
 from backups.list_forms import BackupFilters
 from backups.lock_coverage import locked_until
 from backups.models import Backup, Job
-from backups.outside import restore_command
+from backups.outside import facts_command, restore_command
 from backups.serializers import BackupSerializer
 from backups.services import remove_backups, set_note
 from backups.states import BackupStatus, JobKind
@@ -27,7 +27,7 @@ from backups.verifier import request_verification
 from backups.views.jobs import STATUS_STOP_POLLING, live_context
 from common.errors import BackupsiteError
 from definitions.models import Definition
-from engine.manifest import CONTENT_DISK
+from engine.manifest import CONTENT_DISK, CONTENT_TREE
 from tenants.access import get_for_user, may
 from tenants.listing import Listed, Listing, Sort
 from tenants.models import Person
@@ -82,15 +82,15 @@ def _named_by_link(person: Person, listed: Listed) -> list[str]:
 @require_GET
 @portal_page
 def backup_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
-    backup = _backup(request.user, Action.VIEW, pk)
-    return _show(request, backup, NoteForm(initial={"note": backup.note}))
+    backup = backup_for(request.user, Action.VIEW, pk)
+    return show_backup(request, backup)
 
 
 @require_http_methods(["GET", "POST"])
 @portal_page
 def backup_note(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Keep the note. In a list its cell becomes the form (GET) and the note again (POST, or GET with `shown`)."""
-    backup = _backup(request.user, Action.EDIT, pk)
+    backup = backup_for(request.user, Action.EDIT, pk)
     form = NoteForm(request.POST if request.method == "POST" else None, initial={"note": backup.note})
     if form.is_bound and form.is_valid():
         try:
@@ -106,14 +106,14 @@ def backup_note(request: HttpRequest, pk: UUID) -> HttpResponse:
         messages.success(request, "The note is kept.")
     if is_kept or not form.is_bound:
         return redirect("backup-detail", pk)
-    return _show(request, backup, form, status=STATUS_WRONG_INPUT)
+    return show_backup(request, backup, note=form, status=STATUS_WRONG_INPUT)
 
 
 @require_POST
 @portal_page
 def backup_verify(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Ask for a check with keys; its progress is on the backup's page."""
-    backup = _backup(request.user, Action.RUN, pk)
+    backup = backup_for(request.user, Action.RUN, pk)
     try:
         request_verification(backup=backup, actor=request.user, now=timezone.now())
     except BackupsiteError as error:
@@ -125,7 +125,7 @@ def backup_verify(request: HttpRequest, pk: UUID) -> HttpResponse:
 @portal_page
 def backup_drill(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Restore it for real to a scratch file, and compare."""
-    backup = _backup(request.user, Action.RUN, pk)
+    backup = backup_for(request.user, Action.RUN, pk)
     try:
         job = request_drill(backup=backup, actor=request.user, now=timezone.now())
     except BackupsiteError as error:
@@ -137,7 +137,7 @@ def backup_drill(request: HttpRequest, pk: UUID) -> HttpResponse:
 @portal_page
 def backup_check(request: HttpRequest, pk: UUID) -> HttpResponse:
     """How the last check is getting on: asked for again while it is active."""
-    context = _check_context(request, _backup(request.user, Action.VIEW, pk))
+    context = _check_context(request, backup_for(request.user, Action.VIEW, pk))
     if context["unchanged"]:
         return HttpResponse(status=204)
     return render(request, "backups/_verify.html", context, status=200 if context["is_live"] else STATUS_STOP_POLLING)
@@ -171,7 +171,7 @@ def _can_be_served(backup: Backup) -> bool:
 @require_http_methods(["GET", "POST"])
 @portal_page
 def backup_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
-    backup = _backup(request.user, Action.DELETE, pk)
+    backup = backup_for(request.user, Action.DELETE, pk)
     refused = ""
     if request.method == "POST":
         try:
@@ -185,18 +185,29 @@ def backup_delete(request: HttpRequest, pk: UUID) -> HttpResponse:
     return render(request, "backups/delete.html", context, status=STATUS_WRONG_INPUT if refused else 200)
 
 
-def _show(request: HttpRequest, backup: Backup, form: NoteForm, *, status: int = 200) -> HttpResponse:
+def show_backup(
+    request: HttpRequest,
+    backup: Backup,
+    *,
+    note: NoteForm | None = None,
+    serving: ServeForm | None = None,
+    status: int = 200,
+) -> HttpResponse:
+    """The backup's page, with the one of its forms that was refused."""
     person = request.user
     jobs = Job.objects.for_user(person).filter(backup=backup).select_related("disk__server")
     sees_vault = backup.vault is not None and may(person, Action.VIEW, backup.vault)
     needs_customer = backup.manifest is not None and restore_needs_customer_key(backup.manifest)
+    has_facts = backup.has_configuration and backup.content == CONTENT_TREE and backup.manifest is not None
     context = {
         **_check_context(request, backup),
         "sees_vault": sees_vault,
-        "form": form,
+        "form": note or NoteForm(initial={"note": backup.note}),
+        "serving": serving or ServeForm(),
         "locked_until": locked_until(backup),
         "customer_key": needs_customer,
         "outside_command": restore_command(backup, names_vault=sees_vault) if needs_customer else "",
+        "facts_command": facts_command(backup, names_vault=sees_vault) if has_facts else "",
         "shown_damage": backup.damaged_ranges[:SHOWN_RANGES],
         "shown_files": backup.damaged_files[:SHOWN_RANGES],
         "more_damage": len(backup.damage) - SHOWN_RANGES,
@@ -204,13 +215,14 @@ def _show(request: HttpRequest, backup: Backup, form: NoteForm, *, status: int =
         "may_edit": may(person, Action.EDIT, backup),
         "may_delete": may(person, Action.DELETE, backup),
         "may_restore": may(person, Action.RESTORE, backup),
+        "by_agent": backup.content == CONTENT_TREE and backup.server is not None and backup.server.node_id is None,
         "may_drill": can_be_drilled(backup) and may(person, Action.RUN, backup),
         "may_serve": _can_be_served(backup) and may(person, Action.RESTORE, backup),
     }
     return render(request, "backups/detail.html", context, status=status)
 
 
-def _backup(person: Person, action: Action, pk: UUID) -> Backup:
+def backup_for(person: Person, action: Action, pk: UUID) -> Backup:
     backups = Backup.objects.select_related(
         "manifest__domain", "vault__endpoint", "definition", "tenant", "server", "storage__node"
     )

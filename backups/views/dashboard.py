@@ -20,10 +20,11 @@ from backups.figures import Totals, totals_of
 from backups.models import Backup, Job
 from backups.server_states import ServerState
 from backups.states import ON_A_NODE, BackupHealth, BackupStatus, JobKind, JobState
-from backups.views.jobs import live_context
+from backups.views.jobs import IDLE_SECONDS, live_context
 from definitions.models import Definition
 from tenants.access import may_create
 from tenants.models import Person
+from tenants.renewing import part_of
 from tenants.roles import Action
 from tenants.views import portal_page
 from vaults.models import Alarm, TenantKey, Vault
@@ -31,7 +32,6 @@ from vaults.recovery_keys import hint
 
 SHOWN_BACKUPS = 8
 SHOWN_JOBS = 10
-IDLE_SECONDS = 20
 SHOWN_PER_REASON = 5
 FAILURES_MATTER_FOR = timedelta(days=7)
 OVERDUE_AFTER = timedelta(minutes=15)
@@ -50,7 +50,7 @@ class Concern:
 @portal_page
 def dashboard(request: HttpRequest) -> HttpResponse:
     """The page; for htmx its running jobs, or with `part=state` what is above them. 204: nothing has changed."""
-    if request.htmx:
+    if request.htmx and not part_of(request):
         return _state_answer(request) if request.GET.get("part") == "state" else _live_answer(request)
     person = request.user
     backups = Backup.objects.for_user(person).in_catalogue()

@@ -26,11 +26,14 @@ from common.errors import BackupsiteError
 from tenants.access import get_for_user, may
 from tenants.listing import Listed, Listing, Sort
 from tenants.models import Person
+from tenants.renewing import part_of
 from tenants.roles import Action
 from tenants.views import back_with_error, portal_page
 
 # htmx: swap this answer in, and ask no more.
 STATUS_STOP_POLLING = 286
+# While nothing of a list is active, for what begins.
+IDLE_SECONDS = 20
 _JOBS = Job.objects.select_related("disk__server", "requested_by", "backup", "definition")
 
 
@@ -105,13 +108,10 @@ def _list(request: HttpRequest, listing: Listing, jobs: Any, title: str) -> Http
     if not isinstance(listed, Listed):
         return listed
     live = live_context(request, listed.rows)
-    context = {**live, "listed": listed, "title": title}
+    context = {**live, "listed": listed, "title": title, "idle_seconds": IDLE_SECONDS}
     # What renews itself asks with the digest of what it has seen; everything else is the whole page.
-    if request.htmx and not request.htmx.boosted:
-        if live["unchanged"]:
-            return HttpResponse(status=204)
-        status = 200 if live["is_live"] else STATUS_STOP_POLLING
-        return render(request, "backups/_jobs.html", context, status=status)
+    if request.htmx and not request.htmx.boosted and not part_of(request):
+        return HttpResponse(status=204) if live["unchanged"] else render(request, "backups/_jobs.html", context)
     return render(request, "backups/jobs.html", context)
 
 

@@ -6,7 +6,7 @@ Each is a page of its own for a browser without JavaScript.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
@@ -59,14 +59,17 @@ def _growth(days: Iterable[Day]) -> dict[str, Any]:
 
 
 def _tail_chart(tail: LockTail, today: date) -> dict[str, Any]:
-    return _chart([(today, tail.locked_bytes), *tail.still_locked()] if tail.ends else [], "Still locked")
+    """Steps, for between two ends nothing is unlocked; to the day after the last one, so that its step is seen."""
+    left = tail.still_locked()
+    points = [(today, tail.locked_bytes), *left, (left[-1][0] + timedelta(days=1), 0)] if left else []
+    return _chart(points, "Still locked", kind="steps")
 
 
-def _chart(points: Iterable[tuple[date, int | None]], label: str) -> dict[str, Any]:
-    """For charts.js; days as dates."""
+def _chart(points: Iterable[tuple[date, int | None]], label: str, *, kind: str = "area") -> dict[str, Any]:
+    """For charts.js, which says what kinds there are; days as dates."""
     found = list(points)
     return {
-        "kind": "area",
+        "kind": kind,
         "unit": "bytes",
         "days": [day.isoformat() for day, _ in found],
         "series": [{"label": label, "values": [value for _, value in found]}],

@@ -20,19 +20,22 @@ from agents.models import Agent, Disk, Server
 from agents.serializers import ServerSerializer
 from agents.services import set_source_name
 from backups.accounting import usage_of
+from backups.forms import ServerRegionForm, SourceForm
 from backups.list_forms import ServerFilters
 from backups.models import Backup
+from backups.server_regions import change_region, stands_with
 from backups.server_states import states_of
 from backups.services import request_server_backup
 from backups.states import BackupStatus
 from backups.timeline import DiskLine, timelines_of
-from common.errors import BackupsiteError
+from common.errors import BackupsiteError, NotAllowedError
 from definitions.models import Definition
 from tenants.access import get_for_user, may, may_create, tenants_for_new
 from tenants.listing import Listed, Listing, Sort
 from tenants.roles import Action
-from tenants.views import back_with_error, portal_page
+from tenants.views import STATUS_WRONG_INPUT, back_with_error, portal_page, show_error
 from vaults.key_modes import key_mode_of
+from vaults.models import Vault
 
 SHOWN_BACKUPS = 20
 # More disks than that are on the page of all backups.
@@ -89,8 +92,24 @@ def _with_last_good(servers: Any) -> Any:
 @require_GET
 @portal_page
 def server_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
+    return _show(request, _server(request, pk, Action.VIEW))
+
+
+def _server(request: HttpRequest, pk: UUID, action: Action) -> Server:
+    servers = Server.objects.select_related("tenant", "node", "domain__vault__endpoint")
+    found: Server = get_for_user(servers, person=request.user, action=action, pk=pk)
+    return found
+
+
+def _show(
+    request: HttpRequest, server: Server, *, source: SourceForm | None = None, region: ServerRegionForm | None = None
+) -> HttpResponse:
+    """With a form that was refused, as it was sent."""
     person = request.user
-    server = get_for_user(Server.objects.select_related("tenant", "node"), person=person, action=Action.VIEW, pk=pk)
+    refused = source or region
+    if region is None and person.is_superuser:
+        region = ServerRegionForm(initial={"region": server.region_id})
+    source = source or SourceForm(initial={"source_name": server.source_name})
     definitions = Definition.objects.for_user(person).filter(disk__server=server).select_related("disk__server")
     runnable = Definition.objects.for_user(person, Action.RUN).filter(disk__server=server)
     backups = Backup.objects.for_user(person).in_catalogue().filter(server=server)
@@ -108,6 +127,10 @@ def server_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
         and may(person, Action.EDIT, server),
         "sees_node": server.node is not None and may(person, Action.VIEW, server.node),
         "may_name_source": server.node is not None and person.is_superuser,
+        "source": source,
+        "region": region,
+        "refused": refused,
+        "vault_region": server.domain.vault.endpoint.region_id if server.domain is not None else "",
         "source_meaning": [meaning for driver, meaning in SOURCE_NAMES.items() if driver in drivers],
         "disks": disks,
         "definitions": definitions,
@@ -116,7 +139,7 @@ def server_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
         "backups": backups.order_by("-created_at", "-pk")[:SHOWN_BACKUPS],
         "may_create_definition": tenants_for_new(person, Definition).filter(pk=server.tenant_id).exists(),
     }
-    return render(request, "backups/server.html", context)
+    return render(request, "backups/server.html", context, status=STATUS_WRONG_INPUT if refused else 200)
 
 
 def timeline_context(
@@ -148,13 +171,46 @@ def _chosen_day(line: DiskLine | None, text: str) -> Any:
 @portal_page
 def server_source(request: HttpRequest, pk: UUID) -> HttpResponse:
     """What its node calls the server."""
-    server = get_for_user(Server.objects.all(), person=request.user, action=Action.EDIT, pk=pk)
-    try:
-        set_source_name(server=server, source_name=request.POST.get("source_name", "")[:200], actor=request.user)
-    except BackupsiteError as error:
-        return back_with_error(request, error, otherwise=reverse("server-detail", args=[pk]))
-    messages.success(request, f"Backups of {server.name} ask its node by this name from now on.")
-    return redirect("server-detail", pk)
+    server, form = _server(request, pk, Action.EDIT), SourceForm(request.POST)
+    if form.is_valid():
+        try:
+            set_source_name(server=server, actor=request.user, **form.cleaned_data)
+        except BackupsiteError as error:
+            show_error(form, error)
+        else:
+            messages.success(request, f"Backups of {server.name} ask its node by this name from now on.")
+            return redirect("server-detail", pk)
+    return _show(request, server, source=form)
+
+
+@require_POST
+@portal_page
+def server_region(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """It stands somewhere else from now on."""
+    server, form = _server(request, pk, Action.EDIT), ServerRegionForm(request.POST)
+    if not request.user.is_superuser:
+        raise NotAllowedError("Only a SuperAdmin says in which region a server stands.")
+    if form.is_valid():
+        try:
+            vault = change_region(server=server, region_code=form.cleaned_data["region"], actor=request.user)
+        except BackupsiteError as error:
+            show_error(form, error)
+        else:
+            _tell_of_region(request, server, vault)
+            return redirect("server-detail", pk)
+    # What is shown beside the form is as it is, not as it was to be.
+    return _show(request, _server(request, pk, Action.VIEW), region=form)
+
+
+def _tell_of_region(request: HttpRequest, server: Server, vault: Vault | None) -> None:
+    if vault is None:
+        messages.info(request, f"{server.name} stands in {server.region_id} already.")
+    elif stands_with(server, vault):
+        text = f"{server.name} stands in {server.region_id} now, and so does its vault: one is lost with the other."
+        messages.warning(request, text)
+    else:
+        place = f"{vault.name} in {vault.endpoint.region_id}"
+        messages.success(request, f"{server.name} stands in {server.region_id} now. Its backups go to {place}.")
 
 
 @require_POST

@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from backups.figures import known_uses
-from backups.forms import DeletionForm, QuotaForm
+from backups.forms import DeletionForm, QuotaForm, SuspensionForm
 from backups.remains import known_remains_of
 from backups.tenant_removal import request_tenant_deletion, undo_tenant_deletion
 from common.errors import BackupsiteError
@@ -56,11 +56,15 @@ def tenant_list(request: HttpRequest) -> HttpResponseBase:
 @require_GET
 @portal_page
 def tenant_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
-    tenant = _tenant(request, pk, Action.VIEW)
+    return _show(request, _tenant(request, pk, Action.VIEW), SuspensionForm())
+
+
+def _show(request: HttpRequest, tenant: Tenant, form: SuspensionForm) -> HttpResponse:
     deletion = TenantDeletion.objects.filter(tenant=tenant).first()
     people = Person.objects.for_user(request.user).filter(memberships__company__tenant=tenant)
     context = {
         "tenant": tenant,
+        "form": form,
         "quotas": uses_of(tenant, known=known_uses(tenant)),
         "events": TenantEvent.objects.filter(tenant=tenant).order_by("-pk")[:SHOWN],
         "people": people.order_by("username")[:SHOWN],
@@ -69,23 +73,25 @@ def tenant_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
         "remains": known_remains_of(tenant) if deletion is not None else None,
         "may_undo": deletion is not None and deletion.finished_at is None and timezone.now() < deletion.undo_until,
     }
-    return render(request, "backups/tenant.html", context)
+    return render(request, "backups/tenant.html", context, status=_status(form))
 
 
 @require_POST
 @portal_page
 def tenant_status(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Suspend, or resume when `resume` is sent."""
-    tenant = _tenant(request, pk, Action.EDIT)
-    try:
-        if "resume" in request.POST:
-            resume_tenant(tenant=tenant, actor=request.user, now=timezone.now())
+    tenant, form = _tenant(request, pk, Action.EDIT), SuspensionForm(request.POST)
+    if form.is_valid():
+        try:
+            if "resume" in request.POST:
+                resume_tenant(tenant=tenant, actor=request.user, now=timezone.now())
+            else:
+                suspend_tenant(tenant=tenant, actor=request.user, now=timezone.now(), **form.cleaned_data)
+        except BackupsiteError as error:
+            show_error(form, error)
         else:
-            reason = request.POST.get("reason", "").replace("\0", "")
-            suspend_tenant(tenant=tenant, reason=reason, actor=request.user, now=timezone.now())
-    except BackupsiteError as error:
-        return back_with_error(request, error, otherwise=_address(pk))
-    return redirect("tenant-detail", pk)
+            return redirect("tenant-detail", pk)
+    return _show(request, tenant, form)
 
 
 @require_http_methods(["GET", "POST"])
@@ -146,5 +152,5 @@ def _address(pk: UUID) -> str:
     return reverse("tenant-detail", args=[pk])
 
 
-def _status(form: QuotaForm | DeletionForm) -> int:
+def _status(form: QuotaForm | DeletionForm | SuspensionForm) -> int:
     return STATUS_WRONG_INPUT if form.errors else 200

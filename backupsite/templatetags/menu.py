@@ -73,9 +73,10 @@ GROUPS = (
         "Places",
         (
             Page("Nodes", "node-list", _ADMINISTRATOR, of=("node", "storage")),
+            Page("Vaults", "vault-list", _ADMINISTRATOR, of=("vault", "alarm")),
             Page("Regions", "region-list", _ADMINISTRATOR, of=("region",)),
             Page("Budgets", "budget-list", _SUPER_ADMIN, of=("budget",)),
-            Page("Copies without a backup", "stray-list", _SUPER_ADMIN, of=("stray",)),
+            Page("Unknown copies", "stray-list", _SUPER_ADMIN, of=("stray",)),
         ),
     ),
     Group(
@@ -87,7 +88,7 @@ GROUPS = (
             Page("Keys", "key-list", _ADMINISTRATOR, of=("key",)),
             Page("Approvals", "approval-list", _ADMINISTRATOR, of=("approval",)),
             Page("Audit", "audit-list", _ADMINISTRATOR, of=("audit",)),
-            Page("Agent releases", "release-list", _SUPER_ADMIN, of=("release",)),
+            Page("Releases of the agent", "release-list", _SUPER_ADMIN, of=("release",)),
             Page("Health", "health", _SUPER_ADMIN),
             Page("Settings", "settings", _SUPER_ADMIN, of=("settings",)),
         ),

@@ -5,7 +5,7 @@ exit code   meaning
 1           something else went wrong (the message says what)
 2           the command line or a file of options is wrong
 3           damage: not everything could be restored, or is there
-4           there is no backup, or none of this name
+4           there is no backup, or none of this name, or no facts in it
 5           the recovery key or a challenge is wrong
 6           the store refused or did not answer
 130         interrupted
@@ -100,6 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show where an internal error happened")
     commands_of = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_StrictParser)
     _add_list(commands_of)
+    _add_facts(commands_of)
     _add_restore(commands_of)
     _add_check(commands_of)
     _add_keygen(commands_of)
@@ -111,6 +112,14 @@ def _add_list(commands_of: argparse._SubParsersAction[_StrictParser]) -> None:
     parser = commands_of.add_parser("list", help="servers, disks and backups in the bucket")
     _add_bucket_options(parser)
     parser.set_defaults(run=commands.run_list)
+
+
+def _add_facts(commands_of: argparse._SubParsersAction[_StrictParser]) -> None:
+    parser = commands_of.add_parser("facts", help="what a backup knows of its server: disk layout, boot, packages")
+    parser.add_argument("backup", help="the backup's name in the list, or the first digits of it")
+    parser.add_argument("--part", metavar="NAME", help="only this part and nothing else, such as partition_tables/sda")
+    _add_bucket_options(parser)
+    parser.set_defaults(run=commands.run_facts)
 
 
 def _add_restore(commands_of: argparse._SubParsersAction[_StrictParser]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from engine.alone import output
 from engine.alone.bucket import Bucket
 from engine.alone.checking import check_domain
+from engine.alone.facts import read_facts
 from engine.alone.finding import Scope, find_backup, open_domains
 from engine.alone.inputs import OptionsError, read_options, read_recovery_key
 from engine.alone.listing import list_domain
@@ -56,6 +57,19 @@ def run_check(options: argparse.Namespace) -> int:
         _write_lines(output.check_lines(results, opened))
     is_sound = all(result.is_sound for _, result in results) and not opened.findings
     return EXIT_COMPLETE if is_sound else EXIT_DAMAGED
+
+
+def run_facts(options: argparse.Namespace) -> int:
+    bucket, recovery_key = _bucket(options), _recovery_key(options)
+    facts = read_facts(bucket, *find_backup(bucket, recovery_key, _scope(options), options.backup))
+    parts = facts.parts if options.part is None else {options.part: facts.part(options.part)}
+    if options.json:
+        output.write_json(sys.stdout, {"backup": facts.backup, "facts": dict(parts)})
+    elif options.part is not None:
+        _write_lines(output.part_lines(parts[options.part]))
+    else:
+        _write_lines(output.facts_lines(facts))
+    return EXIT_COMPLETE
 
 
 def run_restore(options: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from engine.alone.catalogue import Finding, OpenDomain
 from engine.alone.checking import CheckResult
+from engine.alone.facts import ServerFacts
 from engine.alone.finding import OpenedDomains
 from engine.alone.listing import BackupSummary, DomainListing, SourceListing
 from engine.alone.restoring import RestoreOutcome
@@ -188,6 +189,22 @@ def check_lines(results: list[tuple[OpenDomain, CheckResult]], opened: OpenedDom
         )
     for finding in opened.findings:
         yield f"WARNING: {printable(finding.message)}"
+
+
+# --- facts ------------------------------------------------------------------------------------------------------------
+
+
+def facts_lines(facts: ServerFacts) -> Iterator[str]:
+    for name, text in facts.parts.items():
+        yield f"== {printable(name)}"
+        yield from part_lines(text)
+        yield ""
+
+
+def part_lines(text: str) -> Iterator[str]:
+    """Tabs stay, which files such as fstab have."""
+    for line in text.splitlines():
+        yield "\t".join(map(printable, line.split("\t")))
 
 
 # --- restore ----------------------------------------------------------------------------------------------------------

@@ -2,10 +2,13 @@
 # Installs the backup agent on this server, enrols it and starts it.
 #
 #   curl -fsS PORTAL/agent/install.sh | sh -s -- TOKEN
+#   curl -fsS PORTAL/agent/install.sh | sh -s -- --ask
 #   curl -fsS PORTAL/agent/install.sh | sh -s -- --uninstall [--purge]
 #
-# TOKEN works once and for a short time; without one the program is installed and not enrolled. --purge wipes the keys
-# too; backups stay in the vault in any case. Needs root, curl or wget, tar and sha256sum, and nothing from elsewhere.
+# TOKEN works once and for a short time; without one the program is installed and not enrolled. While the first line runs
+# every user of the server can see it in the list of processes: --ask reads it from the terminal, and the environment
+# variable BACKUPSITE_TOKEN counts where there is none in the line. --purge wipes the keys too; backups stay in the vault
+# in any case. Needs root, curl or wget, tar and sha256sum, and nothing from elsewhere.
 set -eu
 
 URL=@URL@
@@ -89,7 +92,14 @@ finish() {
     say "the agent that was here before runs again"
 }
 
+not_as_package() {
+    if has dpkg-query && dpkg-query -W -f '${Status}' backupsite-agent 2> /dev/null | grep -q '^install ok installed'; then
+        fail "the agent is here as a package: use apt-get install ./FILE.deb for a newer one, or apt-get remove (or purge) it."
+    fi
+}
+
 uninstall() {
+    not_as_package
     stop_service
     if has_systemd; then systemctl disable backupsite-agent.service > /dev/null 2>&1 || true; fi
     if [ -x "$PROGRAMS/current/bin/backupsite-agent" ] && [ "${1:-}" = --purge ]; then
@@ -116,12 +126,16 @@ download() {
     fi
 }
 
+# The newest Python that there are wheels for in the folder.
 python_of() {
     for name in python3.14 python3.13 python3.12 python3.11 python3; do
-        if has "$name" && "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
+        has "$name" || continue
+        tag=$("$name" -c 'import sys, venv, ensurepip; print("cp%d%d" % sys.version_info[:2])' 2> /dev/null) || continue
+        for wheel in "$1"/*"-$tag-$tag-"*.whl; do
+            [ -f "$wheel" ] || break
             echo "$name"
             return 0
-        fi
+        done
     done
     return 1
 }
@@ -131,8 +145,8 @@ prepare() {
     if "$1/bin/backupsite-agent" --version > /dev/null 2>&1; then
         return 0
     fi
-    python=$(python_of) || fail "the built program does not start on this system, and there is no Python 3.11 or newer \
-with venv. Install one (RHEL and its kin: dnf install python3.11), and try again."
+    python=$(python_of "$1/wheels") || fail "the built program does not start on this system, and there is no Python 3.11 \
+to 3.13 with venv. Install one (RHEL and its kin: dnf install python3.11), and try again."
     "$python" -m venv "$1/environment"
     "$1/environment/bin/python" -m pip install --quiet --no-index --find-links "$1/wheels" backupsite-agent ||
         fail "the wheels cannot be installed: no build for this Python or this processor is among them."
@@ -165,8 +179,32 @@ start_service() {
     fi
 }
 
+# The terminal, not standard input: this script comes from there.
+ask_for_token() {
+    (: < /dev/tty) 2> /dev/null || fail "there is no terminal to ask at: put the token into BACKUPSITE_TOKEN."
+    echo_as_it_was=$(stty -g < /dev/tty 2> /dev/null) || echo_as_it_was=''
+    trap '[ -z "$echo_as_it_was" ] || stty "$echo_as_it_was" < /dev/tty' EXIT
+    trap 'exit 1' HUP INT TERM
+    [ -z "$echo_as_it_was" ] || stty -echo < /dev/tty
+    printf 'Token of the portal: ' > /dev/tty
+    IFS= read -r token < /dev/tty || true
+    echo > /dev/tty
+    [ -z "$echo_as_it_was" ] || stty "$echo_as_it_was" < /dev/tty
+    trap - EXIT HUP INT TERM
+    [ -n "$token" ] || fail "no token was typed; nothing was installed."
+}
+
+# Sets `token`, which no other program sees but the agent, on its standard input.
+find_token() {
+    token=${1:-${BACKUPSITE_TOKEN:-}}
+    unset BACKUPSITE_TOKEN
+    if [ "$token" = --ask ]; then ask_for_token; fi
+}
+
+# With the token in `token`, empty for none.
 install() {
-    token=${1:-} stopped='' work=''
+    not_as_package
+    stopped='' work=''
     release=$PROGRAMS/releases/$NUMBER
     for tool in tar sha256sum; do has "$tool" || fail "$tool is missing; install it."; done
     umask 022
@@ -219,8 +257,11 @@ main() {
     [ "$(id -u)" = 0 ] || fail "run this as root: only root can read the whole server."
     case "${1:-}" in
         --uninstall) uninstall "${2:-}" ;;
-        -*) fail "unknown option $1. Use: sh -s -- TOKEN, or sh -s -- --uninstall [--purge]" ;;
-        *) install "${1:-}" ;;
+        --ask | [!-]* | '')
+            find_token "${1:-}"
+            install
+            ;;
+        *) fail "unknown option $1. Use: sh -s -- TOKEN, sh -s -- --ask, or sh -s -- --uninstall [--purge]" ;;
     esac
 }
 

@@ -120,6 +120,12 @@ CATALOGUE: Mapping[str, EventKind] = {
     "agent.quarantined": EventKind(
         _CRITICAL, _ADMINISTRATORS, "The agent {name} may be on two machines.", ("server", "reason")
     ),
+    "agent.trouble": EventKind(
+        _CRITICAL,
+        _ALL,
+        "The agent on {name} trusts the control plane no longer, or could not be updated.",
+        ("server", "code", "message"),
+    ),
     "agent.silent": EventKind(_CRITICAL, _ALL, "The agent on {name} is silent.", ("server", "since")),
     "agent.back": EventKind(
         _INFO, _ALL, "The agent on {name} is back.", ("server", "since"), recovers=frozenset({"agent.silent"})

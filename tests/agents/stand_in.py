@@ -63,6 +63,7 @@ class ControlPlane:
         self.writer_key = b""
         self.polls: list[messages.PollRequest] = []
         self.asked: list[str] = []
+        self.wishes: list[messages.RestoreRequest] = []
         # How many connections were made, and those that are open.
         self.connections = 0
         self.open: set[socket.socket] = set()
@@ -181,6 +182,8 @@ class ControlPlane:
             self.agent_key = msgspec.json.decode(body, type=messages.RotateRequest).public_key
         if name in {"rotate/", "unenrol/"}:
             return _ok(messages.Me(str(self.agent_id), self.status, self.server_name, "acme", self.now()))
+        if name == "restores/":
+            self.wishes.append(msgspec.json.decode(body, type=messages.RestoreRequest))
         if name.startswith("restores/"):
             return _ok(self.restore)
         return 200, b"{}"
@@ -215,6 +218,8 @@ class Gate:
         self.cancel = False
         self.sequence = 0
         self.puts = 0
+        # The name of each object as it arrived.
+        self.arrived: list[str] = []
         # Called before each object is stored, such as to slow down or to fail.
         self.before_put: Callable[[int], int] = lambda count: 200
 
@@ -239,6 +244,12 @@ class Gate:
             new_point=f"backupsite-{self.sequence}",
         )
         self.work = msgspec.structs.replace(work, **changes)
+
+    def left_behind(self) -> protocol.ResumableMessage:
+        """What an attempt stored that became no backup, as the real one tells it to the next: nothing else is there."""
+        found = [_message(name, self.objects[name]) for name in self.arrived]
+        [envelope] = [one for one in found if "/k/" in one.key]
+        return protocol.ResumableMessage("attempt-1", envelope, [one for one in found if "/p/" in one.key])
 
     def restore(self, **changes: Any) -> None:
         """The last backup, with the keys that it needs, read as after a disaster."""
@@ -294,6 +305,7 @@ class Gate:
             self.puts += 1
             status = self.before_put(self.puts)
             if status == 200:
+                self.arrived.append(name)
                 self.objects.setdefault(name, body)
             return status, b""
         data = self.objects.get(name)
@@ -334,7 +346,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._handle()
 
     def _handle(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:
+            # Whoever sends was ended in the middle of it: nothing has arrived.
+            self.close_connection = True
+            return
         more = {}
         if self.owner.down:
             self.close_connection = True
@@ -364,6 +381,12 @@ class _Handler(BaseHTTPRequestHandler):
         token = self.headers["Authorization"].removeprefix("Bearer ")
         asked = gate_request(token=token, nonce=self.headers[NONCE_HEADER], path=self.path, body=body)
         return sign_answer(private_key=self.owner.key.private, request=asked or "", status=status, body=content)
+
+
+def _message(name: str, data: bytes) -> protocol.ObjectMessage:
+    return protocol.ObjectMessage(
+        name.removeprefix("/vault/"), hashlib.sha256(data).hexdigest(), len(data), version_id="version-1"
+    )
 
 
 def _ok(message: msgspec.Struct) -> tuple[int, bytes]:

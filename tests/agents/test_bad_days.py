@@ -110,8 +110,11 @@ def not_root(day: Day) -> Iterator[None]:
         os.seteuid(0)
 
 
-def another_runs(day: Day) -> AbstractContextManager[None]:
-    return only_one(day.places.lock)
+@contextmanager
+def another_runs(day: Day) -> Iterator[None]:
+    """A service holds both."""
+    with only_one(day.places.service_lock), only_one(day.places.lock):
+        yield
 
 
 def not_enrolled(day: Day) -> None:

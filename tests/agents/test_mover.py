@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ import pytest
 from agents import protocol
 from agents.program import heart, mover, sending
 from agents.program.session import GateRefusedError
+from engine.compression import Compressor
 from engine.index import MapEntry
+from engine.manifest import build_manifest
 from engine.repository import MapReader, open_manifest
 from engine.store.base import ObjectRef
 from engine.store.http import Grant, GrantedSource
@@ -30,15 +33,16 @@ class Gate(Grants):
     """What the mover sees of the control plane; implements the calls of SessionClient."""
 
     server: Server
-    work: protocol.BackupWork
+    work: protocol.BackupWork | protocol.RestoreWork
     refused_reads: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         Grants.__init__(self, self.server)
         self.committed: list[protocol.CommitRequest] = []
         self.failures: list[protocol.Failure] = []
+        self.restores: list[protocol.RestoreDone] = []
 
-    def open(self) -> protocol.BackupWork:
+    def open(self) -> protocol.BackupWork | protocol.RestoreWork:
         return self.work
 
     def heartbeat(self, progress: protocol.Progress) -> protocol.HeartbeatAnswer:
@@ -51,6 +55,12 @@ class Gate(Grants):
 
     def commit(self, request: protocol.CommitRequest) -> None:
         self.committed.append(request)
+
+    def target_opened(self, opened: protocol.TargetOpened) -> None:
+        """The restore would write now."""
+
+    def restore_done(self, done: protocol.RestoreDone) -> None:
+        self.restores.append(done)
 
     def fail(self, failure: protocol.Failure) -> None:
         self.failures.append(failure)
@@ -84,7 +94,7 @@ class World:
         )
         return msgspec.structs.replace(work, **changes)
 
-    def run(self, work: protocol.BackupWork, **more: Any) -> Gate:
+    def run(self, work: protocol.BackupWork | protocol.RestoreWork, **more: Any) -> Gate:
         gate = Gate(self.server, work, **more)
         mover.run_session(gate, writer_key=self.vault.writer_key, retry_seconds=1.0)
         return gate
@@ -169,6 +179,69 @@ def test_a_base_that_cannot_be_read_becomes_a_full_backup_that_says_so(world: Wo
     assert world.previous(gate.committed[0]) == first.manifest.sha256
     assert world.restored(gate.committed[0]) == _IMAGE
     assert gate.committed[0].read_bytes == len(_IMAGE)
+
+
+def newer(world: World, commit: protocol.CommitRequest) -> protocol.ObjectMessage:
+    """The same backup as a later program would have written it, with a feature that this one does not know."""
+    world.vault.store = GrantedSource(Grants(world.server))
+    info = world.vault.open(_ref(commit.manifest))
+    body = msgspec.structs.replace(info.body, required_features=[*info.body.required_features, "time-travel"])
+    data = build_manifest(
+        body,
+        root=info.root,
+        source_facts={},
+        map_key=world.vault.domain_keys.map_key,
+        writer_key=world.vault.writer_key,
+        salt=noise(16),
+        compressor=Compressor(1),
+    )
+    sha256 = hashlib.sha256(data).hexdigest()
+    key = commit.manifest.key.replace(commit.manifest.sha256, sha256)
+    world.server.objects[f"/{key}"] = data
+    return protocol.ObjectMessage(key, sha256, len(data), commit.manifest.version_id)
+
+
+@pytest.mark.case("AG-07")
+def test_a_base_of_a_newer_program_is_not_guessed_at_and_costs_a_full_backup(world: World) -> None:
+    base = newer(world, world.back_up(_IMAGE))
+    world.phases.clear()
+
+    gate = world.run(world.work(_IMAGE, base=base))
+
+    assert gate.failures == [] and set(world.phases) == {"full: base_unreadable"}
+    assert gate.committed[0].read_bytes == len(_IMAGE)
+    assert world.restored(gate.committed[0]) == _IMAGE
+
+
+@pytest.mark.case("AG-07")
+def test_a_backup_of_a_newer_program_is_refused_in_words_and_nothing_is_written(world: World) -> None:
+    commit = world.back_up(_IMAGE)
+    old = noise(len(_IMAGE), "what is on the disk now")
+    disk = world.work(old).disk
+
+    def restored(manifest: protocol.ObjectMessage) -> Gate:
+        world.vault.store = GrantedSource(Grants(world.server))
+        keys = world.vault.keys_for(_ref(commit.manifest))
+        work = protocol.RestoreWork(
+            disk=disk,
+            tenant="acme",
+            domain="server-1",
+            manifest=manifest,
+            id_key=keys.domain.id_key,
+            map_key=keys.domain.map_key,
+            data_keys={session.hex(): key for session, key in keys.data_keys.items()},
+            trusted_writers=[world.vault.writer_key.public],
+        )
+        return world.run(work)
+
+    refused = restored(newer(world, commit))
+
+    [failure] = refused.failures
+    assert (failure.code, failure.permanent) == ("unknown_feature", True) and "time-travel" in failure.message
+    assert Path(disk.storage_path, disk.path).read_bytes() == old and refused.restores == []
+    # The same order with what this program knows.
+    assert restored(commit.manifest).failures == []
+    assert Path(disk.storage_path, disk.path).read_bytes() == _IMAGE
 
 
 def test_a_base_that_does_not_fit_becomes_a_full_backup(world: World) -> None:

@@ -13,6 +13,7 @@ from rest_framework.test import APIClient
 from agents.models import Agent, EnrolmentToken, Server, ServerOrder
 from agents.people import HeldRole, roles_of
 from agents.principals import register_agent
+from backups.server_regions import change_region
 from common.errors import ConflictError, InvalidInputError, NotAllowedError
 from definitions.models import Definition, Policy
 from definitions.orders import order_server
@@ -23,7 +24,7 @@ from tenants.roles import Role
 from tests.agents.agent_worlds import Program, answer_of
 from tests.api.test_concurrent_requests import at_once
 from tests.factories import make_person, make_region, make_server, make_tenant
-from vaults.models import Affinity, Endpoint, Region, Vault
+from vaults.models import Affinity, Domain, Endpoint, Region, Vault
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.agents.both_urls")]
 ORDER = {"tenant": "Acme", "email": "Owner@Example.org", "name": "web01", "region": "RBX"}
@@ -120,6 +121,60 @@ def test_what_is_there_already_is_used(provider: Person, committed: Any) -> None
     # The second link gives both servers: the first one was not opened yet.
     invitation = Invitation.objects.get()
     assert set(invitation.server_ids) == {str(first.server.pk), str(second.server.pk)}
+
+
+@pytest.mark.parametrize("changes", [{}, {"email": "other@example.org"}])
+def test_the_same_order_for_another_region_is_refused_and_says_why(
+    provider: Person, committed: Any, changes: dict[str, str]
+) -> None:
+    make_region("PAR", vault_code="GRA")
+    with committed():
+        first = order(provider)
+
+    with pytest.raises(ConflictError, match="web01, and it stands in RBX, not in PAR") as caught:
+        order(provider, region="PAR", **changes)
+
+    assert (caught.value.code, caught.value.field) == ("other_region", "region")
+    assert (Server.objects.count(), ServerOrder.objects.count(), len(mail.outbox)) == (1, 1, 1)
+    # After a move it is the other way round.
+    change_region(server=first.server, region_code="PAR", actor=provider)
+    assert order(provider, region="PAR").order == first.order
+    with pytest.raises(ConflictError, match="it stands in PAR, not in RBX"):
+        order(provider)
+
+
+def test_the_api_and_the_page_refuse_another_region(provider: Person, committed: Any) -> None:
+    make_region("PAR", vault_code="GRA")
+    client = APIClient()
+    client.force_login(provider)
+    with committed():
+        assert client.post("/api/v1/orders/", ORDER).status_code == 201
+
+    again = client.post("/api/v1/orders/", {**ORDER, "region": "PAR"})
+    page = client.post("/orders/new/", {**ORDER, "region": "PAR"}, format="multipart")
+
+    assert (again.status_code, again.json()["code"]) == (409, "other_region")
+    assert "it stands in RBX, not in PAR" in again.json()["detail"]
+    assert page.status_code == 400
+    assert "it stands in RBX, not in PAR" in page.content.decode()
+
+
+def test_an_order_is_shown_whatever_became_of_affinity(provider: Person, committed: Any) -> None:
+    with committed():
+        made = order(provider)
+    make_region("SBG", vault_code="RBX")
+    client = APIClient()
+    client.force_login(provider)
+    address = f"/api/v1/orders/{made.order.pk}/"
+
+    Affinity.objects.filter(region="RBX").update(vault_region="SBG")
+    assert client.get(address).json()["vault"] == ""
+    Affinity.objects.filter(region="RBX").delete()
+    assert client.get(address).json()["vault_region"] == ""
+    keys = {"wrapped_id_key": b"x", "wrapped_map_key": b"x"}
+    domain = Domain.objects.create(tenant=made.server.tenant, vault=made.vault, **keys)
+    Server.objects.update(domain=domain)
+    assert client.get(address).json()["vault_region"] == "GRA"
 
 
 def test_orders_that_cannot_be(provider: Person) -> None:

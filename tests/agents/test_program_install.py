@@ -6,9 +6,11 @@ import hashlib
 import io
 import json
 import os
+import pty
 import shutil
 import subprocess
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,69 @@ def test_the_script_installs_enrols_and_removes(tmp_path: Path) -> None:
         plane.stop()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="the installer wants root")
+def test_what_the_package_installed_is_the_package_managers(tmp_path: Path) -> None:
+    plane = ControlPlane().start()
+    try:
+        run = Script(tmp_path, plane, archive())
+        run.before_others("dpkg-query", "echo install ok installed")
+        for words in (("bsa1.token",), ("--uninstall", "--purge")):
+            assert "is here as a package" in run(*words, code=1)
+        assert not (tmp_path / "opt").exists() and not (tmp_path / "said").exists()
+        run.before_others("dpkg-query", "echo deinstall ok config-files")
+        run("bsa1.token")
+    finally:
+        plane.stop()
+
+
+# Writes down, as it is enrolled, which of all programs' words and variables have the token.
+TELLS_WHO_SEES = """#!/bin/sh
+cd "$BACKUPSITE_AGENT_PREFIX" || exit 1
+case "$3" in
+    status) [ -f said ] || exit 3 ;;
+    enrol)
+        cat /proc/[0-9]*/cmdline 2> /dev/null | tr '\\0' '\\n' | grep -c "bsa1[.]unseen" > words
+        env | grep -c "bsa1[.]unseen" > variables
+        cat > said
+        ;;
+esac
+exit 0
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the installer wants root")
+@pytest.mark.parametrize("by", ["variable", "terminal", "line"])
+def test_the_token_is_in_no_list_of_processes_unless_the_line_has_it(tmp_path: Path, by: str) -> None:
+    plane = ControlPlane().start()
+    try:
+        run = Script(tmp_path, plane, archive(TELLS_WHO_SEES))
+        if by == "variable":
+            run(BACKUPSITE_TOKEN="bsa1.unseen")
+        elif by == "line":
+            run("bsa1.unseen", BACKUPSITE_TOKEN="bsa1.other")
+        else:
+            assert "Token of the portal" in run.at_a_terminal("--ask", types="bsa1.unseen\n")
+        assert (tmp_path / "said").read_text() == "bsa1.unseen\n"
+        seen = [int((tmp_path / name).read_text()) > 0 for name in ("words", "variables")]
+        # Of the shell that the line starts.
+        assert seen == [by == "line", False]
+    finally:
+        plane.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the installer wants root")
+def test_what_is_typed_is_not_shown_and_nothing_typed_or_no_terminal_installs_nothing(tmp_path: Path) -> None:
+    plane = ControlPlane().start()
+    try:
+        run = Script(tmp_path, plane, archive(TELLS_WHO_SEES))
+        assert "no token was typed" in run.at_a_terminal("--ask", types="\n", code=1)
+        assert "no terminal to ask at" in run("--ask", code=1)
+        assert not (tmp_path / "opt").exists()
+        assert "bsa1.unseen" not in run.at_a_terminal("--ask", types="bsa1.unseen\n")
+    finally:
+        plane.stop()
+
+
 # Stands for systemd with this one service: whether it runs, and whether it will after the next start of the system.
 SYSTEMCTL = """
 cd "$BACKUPSITE_AGENT_PREFIX" || exit 1
@@ -212,12 +277,41 @@ class Script:
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755)
 
-    def __call__(self, *words: str, code: int = 0) -> str:
-        environment = {"PATH": f"{self._prefix / 'first'}:{self._path}", "BACKUPSITE_AGENT_PREFIX": str(self._prefix)}
-        command = [shutil.which("sh") or "sh", "-s", "--", *words]
-        done = subprocess.run(command, input=self._text, capture_output=True, text=True, env=environment, timeout=60)
+    def __call__(self, *words: str, code: int = 0, **variables: str) -> str:
+        done = subprocess.run(
+            [shutil.which("sh") or "sh", "-s", "--", *words],
+            input=self._text,
+            capture_output=True,
+            text=True,
+            env=self._environment() | variables,
+            timeout=60,
+            start_new_session=True,
+        )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+    def at_a_terminal(self, *words: str, types: str, code: int = 0) -> str:
+        """What the terminal shows. It is typed once the script asks, which comes by standard input all the same."""
+        script = self._prefix / "install.sh"
+        script.write_text(self._text)
+        ours, its = pty.openpty()
+        piped = ["setsid", "--ctty", "--wait", "sh", "-c", 'exec sh -s -- "$@" < "$0"', str(script), *words]
+        with subprocess.Popen(piped, stdin=its, stdout=its, stderr=its, env=self._environment()) as process:
+            os.close(its)
+            shown, has_typed = b"", False
+            # The terminal is gone, by an error, when the last program that has it has ended.
+            with suppress(OSError):
+                while read := os.read(ours, 4096):
+                    shown += read
+                    if not has_typed and b"portal: " in shown:
+                        has_typed = True
+                        os.write(ours, types.encode())
+            os.close(ours)
+        assert process.returncode == code, shown
+        return shown.decode()
+
+    def _environment(self) -> dict[str, str]:
+        return {"PATH": f"{self._prefix / 'first'}:{self._path}", "BACKUPSITE_AGENT_PREFIX": str(self._prefix)}
 
 
 def test_the_starter_goes_back_from_a_release_that_does_not_start(tmp_path: Path) -> None:

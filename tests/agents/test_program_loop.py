@@ -64,6 +64,7 @@ class World:
     wall_off: float = 0.0
     boot: str = "boot-1"
     movers: list[Mover] = field(default_factory=list)
+    begun: list[float] = field(default_factory=list)
     cleaned: int = 0
     why_paused: str = ""
     updates: list[messages.UpdateOffer] = field(default_factory=list)
@@ -131,6 +132,7 @@ class World:
 
     def _start(self, order: MoveOrder) -> Mover:
         self.movers.append(Mover(order))
+        self.begun.append(self.seconds)
         return self.movers[-1]
 
     def _clean(self) -> None:
@@ -258,14 +260,20 @@ def test_a_clock_that_is_wrong_by_years_decides_nothing(tmp_path: Path, years: i
 
 
 @pytest.mark.case("AG-10")
+@pytest.mark.parametrize(
+    "window",
+    # It is about 12:26 when the control plane is there again.
+    [None, messages.WindowMessage("12:45", "18:00", "UTC")],
+    ids=["without a window", "before the window"],
+)
 def test_two_hundred_agents_come_back_spread_over_minutes_and_begin_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: messages.WindowMessage | None
 ) -> None:
     monkeypatch.setattr(remembering, "save_memory", lambda *_: None)
     chance = random.Random(10)
     begun = []
     for number in range(200):
-        plane = ControlPlane(policy=POLICY, poll_seconds=300)
+        plane = ControlPlane(policy=msgspec.structs.replace(POLICY, window=window), poll_seconds=300)
         world = World(tmp_path / str(number), plane=plane, chance=chance.random)
         world.agent.step()
         plane.down = True
@@ -275,19 +283,13 @@ def test_two_hundred_agents_come_back_spread_over_minutes_and_begin_once(
         plane.down = False
         back_at = world.seconds
         plane.offers.append(JOB)
-        world.pass_time(1800)
+        world.pass_time(2400)
         assert len(world.movers) == 1 and plane.asked.count("claim/") == 1
-        begun.append(_begun_at(world) - back_at)
+        begun.append(world.begun[0] - back_at)
     assert max(begun) - min(begun) >= 600
     # No minute has more than a tenth of them.
-    minutes = [sum(1 for at in begun if minute * 60 <= at < minute * 60 + 60) for minute in range(30)]
-    assert max(minutes) <= 25
-
-
-def _begun_at(world: World) -> float:
-    anchor = world.movers[0].order.anchor
-    assert anchor is not None
-    return anchor.since_boot_seconds
+    minutes = [sum(1 for at in begun if minute * 60 <= at < minute * 60 + 60) for minute in range(40)]
+    assert sum(minutes) == 200 and max(minutes) <= 25
 
 
 @pytest.mark.case("AG-11")
@@ -425,3 +427,19 @@ def test_enrolment_trusts_the_key_in_the_token_alone(tmp_path: Path) -> None:
     finally:
         plane.stop()
         impostor.stop()
+
+
+def test_what_does_not_wait_begins_with_the_answer_that_offers_it_although_time_passes(world: World) -> None:
+    def ticks() -> float:
+        world.seconds += 0.001
+        return world.seconds
+
+    world.agent.world.monotonic = ticks
+    world.plane.policy = msgspec.structs.replace(POLICY, number=2, start_jitter_seconds=0)
+    for offer in (messages.JobOffer("job-1", "backup", begins_at_once=True), messages.JobOffer("job-2", "backup")):
+        world.plane.offers = [offer]
+        world.agent.poll_now()
+        world.agent.step()
+        assert world.movers[-1].order.job == offer.id
+        world.movers[-1].event = MoveEvent(ENDED)
+        world.agent.step()

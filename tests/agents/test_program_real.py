@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import os
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -16,21 +19,28 @@ from agents.agent_messages import EnrolRequest, RestoreRequest
 from agents.answer_signing import HEADER, is_answer_signed
 from agents.enrolment import make_token
 from agents.models import Agent as AgentRow
+from agents.models import WriterKey
 from agents.principals import revoke_agent
-from agents.program.agent import enrolling, rotating
+from agents.program.agent import cli, commands, enrolling, rotating
 from agents.program.agent.control import ControlClient, Reply
 from agents.program.agent.errors import NotTrustedError, RefusedError
 from agents.program.agent.facts import host_facts
-from agents.program.agent.identity import Identity, load_identity, request_key, save_identity
+from agents.program.agent.identity import Identity, load_identity, request_key, save_identity, writer_key
 from agents.program.agent.loop import Agent, Surroundings
 from agents.program.agent.memory import ControlClock, load_memory
 from agents.program.agent.places import Places, Settings
 from agents.signing import read_header, sign_request
+from backups.asked_restores import confirm_restore
+from backups.models import AskedRestore, Backup, Job
+from backups.opening import trusted_writers
+from backups.writer_keys import writer_keys_of
 from definitions.models import Definition
+from tests.agents import agent_worlds
 from tests.agents.agent_client import HOST
 from tests.agents.agent_worlds import bare_server
 from tests.agents.test_program_loop import Mover
-from tests.factories import make_person, make_vault
+from tests.factories import make_backup, make_person, make_vault
+from vaults.models import Domain, StoredObject
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.agents.both_urls")]
 URL = "https://backup.example.com"
@@ -121,6 +131,38 @@ def test_pins_of_the_installation_reach_the_program_and_go_again(tmp_path: Path,
     assert agent.wants_restart and load_identity(places).tls_pins == []
 
 
+@pytest.mark.case("AG-14")
+def test_a_server_that_leaves_keeps_no_key_and_the_vault_keeps_its_backup(tmp_path: Path) -> None:
+    places, identity = enrolled(tmp_path / "home")
+    row = AgentRow.objects.get()
+    backup = make_backup(row.server)
+    domain = backup.manifest.domain
+    in_vault = lambda: [list(kind.objects.order_by("pk").values()) for kind in (Backup, StoredObject, Domain)]  # noqa: E731
+    kept = in_vault()
+    trusted = bytes(writer_key(places).public)
+    secrets = [request_key(places).private, writer_key(places).private]
+    files = [path for path in (places.state / "keys").rglob("*") if path.is_file()]
+    # A second name shows what becomes of the bytes themselves when the first one is gone.
+    for number, path in enumerate(files):
+        os.link(path, tmp_path / f"disk-{number}")
+    disk = [tmp_path / f"disk-{number}" for number in range(len(files))]
+    before = [path.read_bytes() for path in disk]
+
+    client = ControlClient(identity, request_key(places), ControlClock(None, wall=lambda: time.time()), way=way)
+    assert enrolling.unenrol(places, client, purge=True) == ""
+
+    assert len(files) == len(secrets) == 2 and not any(path.exists() for path in files)
+    assert [path.read_bytes() != old for path, old in zip(disk, before, strict=True)] == [True, True]
+    assert not any(secret in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() for secret in secrets)
+    row.refresh_from_db()
+    assert row.status == "revoked" and not Job.objects.exists()
+    assert kept == [
+        list(rows.order_by("pk").values()) for rows in (Backup.objects, StoredObject.objects, Domain.objects)
+    ]
+    # Who restores it still takes its signature for that of the server's agent.
+    assert trusted in {bytes(key.public_key) for key in writer_keys_of(domain)}
+
+
 def enrolled(folder: Path) -> tuple[Places, Identity]:
     server = bare_server()
     _, token = make_token(server=server, actor=None, now=timezone.now())
@@ -186,3 +228,49 @@ def test_a_program_enrols_polls_begins_and_is_revoked(tmp_path: Path) -> None:
     last = agent_of(places, movers)
     last.step()
     assert last.memory.status == "agent_revoked" and last.waiting == {}
+
+
+def test_the_command_takes_the_backup_of_another_server_of_its_tenant_and_of_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places, identity = enrolled(tmp_path)
+    server = AgentRow.objects.get(pk=identity.agent_id).server
+    ours, stranger = agent_worlds.enrolled(server.tenant, name="web02"), agent_worlds.enrolled(name="theirs")
+    theirs, strange = (make_backup(one.server, content="tree") for one in (ours, stranger))
+    key = WriterKey.objects.create(agent=ours.agent, public_key=b"2" * 32, added_at=timezone.now())
+    clock = ControlClock(None, wall=lambda: timezone.now().timestamp())
+    client = ControlClient(identity, request_key(places), clock, way=way)
+    monkeypatch.setattr(commands, "_control", lambda *_: client)
+    carried: list[tuple[str, str]] = []
+
+    def carry_out(places: Places, settings: Settings, job: str, kind: str, options: Any, *, wait: bool) -> int:
+        carried.append((job, kind))
+        return 0
+
+    def somebody_confirms(seconds: float) -> None:
+        row, person = AskedRestore.objects.get(), make_person(administers=[server.tenant])
+        confirm_restore(asked=row, code=row.code, actor=person, now=timezone.now())
+
+    monkeypatch.setattr(commands, "carry_out", carry_out)
+    monkeypatch.setattr(commands, "_ASK_SECONDS", 0.0)
+    monkeypatch.setattr(commands.time, "sleep", somebody_confirms)
+
+    def restore(backup: object) -> tuple[int, str]:
+        code = cli.main(["--home", str(tmp_path), "restore", str(backup), "--to", "/srv/restored"])
+        return code, capsys.readouterr().err
+
+    # Somebody else's is as if it were not there, to the last letter.
+    answers = {restore(backup) for backup in (strange.pk, uuid4())}
+    assert answers == {(5, "backupsite-agent: There is no such backup of this server or its tenant.\n")}
+    assert not AskedRestore.objects.exists()
+    # Nor does its name say that it is there.
+    for name in (strange.name, "no-such"):
+        code, said = restore(name)
+        assert code == 2 and f"There is no backup {name!r} of this server" in said
+
+    code, said = restore(theirs.pk)
+    job = Job.objects.get()
+    assert code == 0 and carried == [(str(job.pk), "restore")] and f"Restore {theirs.pk} to /srv/restored" in said
+    assert (job.disk.server, job.backup, job.backup.server) == (server, theirs, ours.server)
+    # The other server's agent wrote it: the mover here is told to trust its key.
+    assert bytes(key.public_key) in trusted_writers(theirs.manifest.domain)

@@ -324,7 +324,17 @@ def test_hooks_run_before_and_after_also_when_it_failed(hooks: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["others may write it", "others may write its folder", "a link", "no program", "fails", "hangs"]
+    "how",
+    [
+        "others may write it",
+        "others may write its folder",
+        "it is of somebody else",
+        "its folder is of somebody else",
+        "a link",
+        "no program",
+        "fails",
+        "hangs",
+    ],
 )
 def test_hooks_that_stop_a_backup(hooks: Path, how: str) -> None:
     text = {"fails": "echo it is broken; exit 4", "hangs": "sleep 60 & wait"}.get(how, "true")
@@ -333,6 +343,10 @@ def test_hooks_that_stop_a_backup(hooks: Path, how: str) -> None:
         path.chmod(0o722)
     elif how == "others may write its folder":
         hooks.chmod(0o777)
+    elif how.endswith("of somebody else"):
+        if os.geteuid() != 0:
+            pytest.skip("only root can give files away")
+        os.chown(path if how.startswith("it is") else hooks, 1000, 1000)
     elif how == "a link":
         path.rename(hooks / "real")
         path.symlink_to("real")

@@ -24,7 +24,7 @@ from agents.models import Agent, Release
 from agents.releases import import_release, place_in_ring, set_ring, standing_of_releases
 from common.errors import ConflictError, InvalidInputError, NotAllowedError
 from tenants.models import AuditEvent
-from tests.agents.agent_worlds import enrolled
+from tests.agents.agent_worlds import Estate, enrolled
 from tests.factories import make_person
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.agents.both_urls")]
@@ -136,10 +136,77 @@ def test_who_has_it_or_could_not_take_it_is_not_offered_it_again(tmp_path: Path)
     assert Agent.objects.get().release_failed == 8
     assert standing_of_releases() == {8: {"failed": 1}}
 
+
+def polled_after(estate: Estate, *minutes: int, **more: Any) -> list[bool]:
+    """Whether it was offered an update by its polls, so many minutes from now; they run the old version."""
+    now, found = timezone.now(), []
+    for minute in minutes:
+        with travel(now + timedelta(minutes=minute)):
+            found.append(estate.client.polled(version="1.6", **more).update is not None)
+    return found
+
+
+def test_who_polls_for_an_hour_with_nothing_to_do_and_stays_as_it_was_cannot_take_it(tmp_path: Path) -> None:
+    estate = enrolled()
     offered(tmp_path, number=9)
-    assert estate.client.polled(version="1.6").update is not None
-    with travel(timezone.now() + timedelta(minutes=61)):
-        assert estate.client.polled(version="1.6").update is None
+
+    assert polled_after(estate, *range(0, 60, 4)) == [True] * 15
+    assert polled_after(estate, 60, 61) == [False, False]
+
+    assert Agent.objects.get().release_failed == 9
+    assert standing_of_releases() == {9: {"failed": 1}}
+
+
+def test_who_was_away_catches_up_and_then_has_its_hour(tmp_path: Path) -> None:
+    estate = enrolled()
+    offered(tmp_path, number=7)
+    assert polled_after(estate, 0) == [True]
+
+    three_days = 3 * 24 * 60
+    assert polled_after(estate, three_days, three_days + 4) == [True, True]
+
+    assert Agent.objects.get().release_failed == 0
+    assert polled_after(estate, *range(three_days + 8, three_days + 60, 4)) == [True] * 13
+    assert polled_after(estate, three_days + 60) == [False]
+    assert Agent.objects.get().release_failed == 7
+
+
+def test_who_was_away_for_longer_than_a_release_gets_the_newest(tmp_path: Path) -> None:
+    estate = enrolled()
+    offered(tmp_path, number=7)
+    assert polled_after(estate, 0) == [True]
+    offered(tmp_path, number=8)
+
+    assert polled_after(estate, 3 * 24 * 60) == [True]
+
+    agent = Agent.objects.get()
+    assert (agent.release.number, agent.release_failed) == (8, 0)
+
+
+def test_a_backup_of_hours_costs_no_update(tmp_path: Path) -> None:
+    """An update waits for the job that is under way."""
+    estate = enrolled()
+    offered(tmp_path, number=7)
+    minutes = range(0, 180, 4)
+
+    assert polled_after(estate, *minutes, jobs=[str(uuid4())]) == [True] * len(minutes)
+    assert polled_after(estate, 180, 184) == [True, True]
+
+    assert Agent.objects.get().release_failed == 0
+    with travel(timezone.now() + timedelta(minutes=188)):
+        assert estate.client.polled(version="1.7").update is None
+    assert standing_of_releases() == {7: {"taken": 1}}
+
+
+@pytest.mark.parametrize("more", [{"problem_code": "update_rolled_back"}, {"problem_code": "update_failed"}])
+def test_who_went_back_while_nobody_heard_of_it_is_not_offered_it_again(tmp_path: Path, more: dict[str, str]) -> None:
+    estate = enrolled()
+    offered(tmp_path, number=7)
+    assert polled_after(estate, 0) == [True]
+
+    assert polled_after(estate, 20, 21, jobs=[str(uuid4())], **more) == [False, False]
+
+    assert Agent.objects.get().release_failed == 7
 
 
 def test_a_larger_ring_has_the_smaller_one_in_it(tmp_path: Path) -> None:

@@ -118,7 +118,11 @@ def test_a_wrong_confirmation_writes_nothing(world: World, confirmation: str) ->
 
     assert (answer.status_code, answer.json()["code"]) == (400, "not_confirmed")
     assert answer.json()["errors"][0]["field"] == "confirmation"
-    assert "destroys all data and all snapshots on server-a-2 disk 1" in answer.json()["detail"]
+    said = answer.json()["errors"][0]["detail"]
+    assert "destroys all data and all snapshots on server-a-2 disk 1" in said
+    assert said.endswith("To confirm, type the name of its server: server-a-2")
+    assert said.startswith("What was typed is another name.") is bool(confirmation)
+    assert ("Capitals count." in said) is (confirmation == "SERVER-A-2")
     assert restores() == before
 
 

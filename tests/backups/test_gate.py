@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 import pytest
 from django.utils import timezone
 
+from agents.models import Server
 from agents.program.session import GateRefusedError, SessionClient, SessionEndedError
 from agents.protocol import BackupWork, Progress
 from backups.models import Job, Session
@@ -22,9 +23,11 @@ from backups.services import request_backup
 from backups.transitions import claim_job
 from engine.store.base import ObjectRef
 from engine.store.http import Grant, PutSpec
+from tenants.models import AuditEvent
 from tests.backups.conftest import MIB, Site
 from vaults.models import StoredObject
 from vaults.presign import MUST_BE_SIGNED
+from vaults.storage import Credential, client_for
 
 pytestmark = pytest.mark.stack
 
@@ -125,6 +128,39 @@ def test_no_tampering_with_a_grant_is_accepted(opened: Opened) -> None:
     assert send(grant, data)[0] == 200
 
 
+@pytest.mark.case("AG-15", "AZ-13")
+def test_no_grant_lists_what_is_in_the_vault(opened: Opened) -> None:
+    data, vault = os.urandom(1000), opened.site.vault
+    row = StoredObject.objects.filter(domain_id=opened.work.domain, kind="m", status="stored").get()
+    # Of another one: an error names the object that was asked for.
+    secret = StoredObject.objects.filter(domain_id=opened.work.domain, kind="p", status="stored")[0].key.encode()
+    grants = {
+        "PUT": opened.client.grant_puts([opened.spec(data)])[0],
+        "GET": opened.client.grant_gets([ObjectRef(row.key, row.sha256, row.size_bytes, row.version_id)])[0],
+    }
+    assert send(grants["GET"], b"")[0] == 200
+
+    answers = {}
+    for name, grant in grants.items():
+        parts = urlsplit(grant.url)
+        for what in ("list-type=2", "versions=", "uploads=", "prefix=t/", "object-lock=", "policy="):
+            for path in (f"/{vault.bucket}", f"/{vault.bucket}/", "/", parts.path):
+                for query in (f"{what}&{parts.query}", f"{parts.query}&{what}", what):
+                    url = parts._replace(path=path, query=query).geturl()
+                    length = {"Content_Length": "0"} if "Content-Length" in grant.headers else {}
+                    answers[name, path, query] = send(grant, b"", method="GET", url=url, **length)
+
+    assert len(answers) == 144
+    assert {asked: status for asked, (status, _) in answers.items() if status < 400} == {}
+    assert [asked for asked, (_, body) in answers.items() if secret in body] == []
+    # Asked in the same way by who may, the store lists it.
+    told = {"Params": {"Bucket": vault.bucket}, "ExpiresIn": 60}
+    for call in ("list_objects_v2", "list_object_versions"):
+        url = client_for(vault.endpoint, Credential.KEEPER).generate_presigned_url(call, **told)
+        status, body = send(Grant("GET", url, {}), b"")
+        assert status == 200 and secret in body
+
+
 @pytest.mark.case("AG-15", "AZ-11")
 @pytest.mark.parametrize(
     ("change", "code"),
@@ -144,6 +180,21 @@ def test_nothing_outside_of_the_domain_is_granted(opened: Opened, change: dict[s
 
     assert refused.value.code == code
     assert StoredObject.objects.count() == before
+
+
+def test_a_vault_in_the_servers_own_region_is_on_the_job_and_in_the_audit_of_each_backup(site: Site) -> None:
+    """By the session itself: nobody but the signer knows that a backup begins."""
+    disk = site.server("moved", content=b"m" * MIB)
+    definition = site.definition(disk)
+    own = AuditEvent.objects.filter(action="backup.same_region")
+    assert site.back_up(definition).state == "ok" and not own.exists()
+    Server.objects.filter(pk=disk.server_id).update(region_id=site.vault.endpoint.region_id)
+
+    jobs = [site.back_up(definition) for _ in range(2)]
+
+    assert [job.state for job in jobs] == ["ok", "ok"]
+    assert [job.events.filter(code="same_region").count() for job in jobs] == [1, 1]
+    assert own.count() == 2
 
 
 def test_names_that_are_not_the_hash_and_wrong_sizes_are_refused(opened: Opened) -> None:

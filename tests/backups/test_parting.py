@@ -133,7 +133,7 @@ def test_by_the_api_and_by_the_page(world: World) -> None:
     done = client.delete(f"{address}?backups=delete&confirmation={ours.definition.name}")
 
     assert (refused.status_code, refused.json()["code"]) == (400, "not_confirmed")
-    assert again.status_code == 400 and "To confirm, type its name." in again.content.decode()
+    assert again.status_code == 400 and "What was typed is another name." in again.content.decode()
     assert "locked: out of the list at once, but in the vault" in shown
     assert done.status_code == 200
     assert done.json()["backups"] == done.json()["locked"] >= 1 and done.json()["locked_until"]

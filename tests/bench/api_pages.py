@@ -21,6 +21,7 @@ PORTAL_VARIANTS = {
     "definitions/preview/": ("cron=0 3 * * *&time_zone=Europe/Prague",),
     "restores/": ("q=web-01", "q=nothing"),
     "nodes/": ("q=node-01", "q=nothing"),
+    "vaults/": ("q=00012", "q=nothing", "status=ready", "alarms=on", "sort=-region", "rows=200"),
     "tenants/": ("q=00012", "q=nothing"),
     "people/": ("q=admin-00012", "q=nothing"),
     "orders/": ("q=web-01", "q=nothing"),
@@ -39,7 +40,10 @@ PORTAL_VARIANTS = {
 }
 # What pages ask for again and again while they are open.
 POLLS = ("", "?part=state", "jobs/", "restores/")
-EXPORTED = ("servers", "definitions", "backups", "jobs", "restores", "nodes", "tenants", "agents", "people", "audit")
+EXPORTED = (
+    *("servers", "definitions", "backups", "jobs", "restores", "nodes", "vaults", "tenants", "agents", "people"),
+    "audit",
+)
 # Pages of one object that need to be told more than its number.
 TOLD = {
     "definitions/places/?disk=%(id)s": "disks",

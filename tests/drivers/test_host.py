@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from agents.drivers import host, host_space, host_zfs
+from agents.drivers import host_space, host_zfs
 from agents.drivers.base import DiskAddress, DiskWish, DriverError, ReadWish, WriteWish
 from agents.drivers.host import HostDriver, HostSettings, _bound, _mounted
 from agents.drivers.host_lvm import Held
 from agents.drivers.host_mounts import Mount, chosen, parse_mounts
 from agents.drivers.host_snapshots import Place, all_standing_still, remove_leftovers
 from agents.drivers.host_space import private_tree
-from agents.drivers.zfs_commands import Snapshot
+from agents.drivers.zfs_commands import Host, Snapshot, ZfsError
+from tests.copies.quick_zfs import machine, stand_in
 
 
 def mounts_of(*lines: str) -> dict[str, str]:
@@ -57,10 +58,50 @@ SAME = "the same files as"
             {"/srv": "", "/mnt/again": SAME, "/srv/sub": "on the network, or of a program: back it up where it is"},
         ),
         (["2 1 8:1 /srv /srv ext4"], {"/srv": SAME}),
+        # The place is where the file system is mounted itself, or the most of it, whatever the names are.
+        (["2 1 8:2 /sub /data ext4", "3 1 8:2 / /srv ext4"], {"/data": SAME, "/srv": ""}),
+        (["2 1 8:2 /a/b /data ext4", "3 1 8:2 /a /mnt/a ext4"], {"/data": SAME, "/mnt/a": ""}),
+        (["2 1 8:2 / /data ext4", "3 1 8:2 / /srv ext4"], {"/data": "", "/srv": SAME}),
+        # Subvolumes are at home where they are mounted, also when all of them are to be seen somewhere.
+        (["2 1 8:2 /@home /home btrfs", "3 1 8:2 / /mnt/top btrfs"], {"/home": "", "/mnt/top": ""}),
+        # What is mounted in the second one is nowhere else; with all that is mounted inside, it is.
+        (
+            ["2 1 8:2 / /srv ext4", "3 1 8:2 /sub /mnt/again ext4", "4 3 8:3 / /mnt/again/other ext4"],
+            {"/srv": "", "/mnt/again": "", "/mnt/again/other": ""},
+        ),
+        (
+            ["2 1 8:2 / /srv ext4", "4 2 8:3 / /srv/sub ext4", "5 1 8:2 / /z ext4", "6 5 8:3 / /z/sub ext4"],
+            {"/srv": "", "/srv/sub": "", "/z": SAME, "/z/sub": SAME},
+        ),
     ],
 )
 def test_files_that_another_mount_hides_are_not_in_the_backup_elsewhere(lines: list[str], kept: dict[str, str]) -> None:
     assert mounts_of("1 0 8:1 / / ext4", *lines) == {"/": "", **kept}
+
+
+def test_a_directory_from_outside_is_in_the_backup_where_it_is_mounted() -> None:
+    told = ["1 0 8:1 / / rw - ext4 /dev/x rw", "2 1 8:1 /data /srv/data rw - ext4 /dev/x rw"]
+    assert {mount.point: mount.left_out for mount in chosen(parse_mounts(told), root="/srv")} == {
+        "/": "",
+        "/srv/data": "",
+    }
+    inside = [told[0], "2 1 8:1 /srv/a /srv/data rw - ext4 /dev/x rw"]
+    assert chosen(parse_mounts(inside), root="/srv")[1].left_out == "the same files as at /"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left_out"), [("/srv/", ""), ("/srv/sub/", ""), ("/srv/other/", SAME), ("d*/", SAME)]
+)
+def test_files_whose_first_place_is_excluded_are_in_the_backup_at_the_second(
+    pattern: str, left_out: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lines = tmp_path / "mountinfo"
+    told = ["1 0 8:1 / / rw - ext4 /dev/x rw", "2 1 8:2 / /srv rw - ext4 /dev/y rw"]
+    lines.write_text("\n".join([*told, "3 1 8:2 /sub /data rw - ext4 /dev/y rw"]))
+    monkeypatch.setattr(host_space, "_MOUNTS", lines)
+    monkeypatch.setattr(HostDriver, "configured", HostSettings(work=tmp_path, excludes=(pattern,)))
+    seen = {mount.point: mount.left_out.partition(" at ")[0] for mount in HostDriver().mounts()}
+    assert seen == {"/": "", "/srv": "", "/data": left_out}
 
 
 def test_what_is_seen_goes_by_parents_and_not_by_the_order_of_lines() -> None:
@@ -108,6 +149,9 @@ class Zfs:
     made: list[list[str]] = []
     destroyed: list[str] = []
 
+    def __init__(self, *, takes_spaces: bool = False) -> None:
+        pass
+
     def is_there(self) -> bool:
         return True
 
@@ -150,13 +194,31 @@ def test_datasets_of_one_pool_are_held_still_together(monkeypatch: pytest.Monkey
     assert Zfs.destroyed == ["pool/b@bs-host-x", "pool/a@bs-host-x", "other@bs-host-x"]
 
     Zfs.made.clear()
-    odd = [Mount(f"/{name}", "zfs", f"pool/{name}", "0:5", "/") for name in ("full", "two words")]
-    with all_standing_still([*mounts[1:3], *odd], "x") as [a, b, full, words]:
+    odd = [Mount(f"/{name}", "zfs", f"pool/{name}", "0:5", "/") for name in ("full", "two words", "bro\tken")]
+    with all_standing_still([*mounts[1:3], *odd], "x") as [a, b, full, words, no_name]:
         # What cannot be held still does not cost the others their common moment.
-        assert Zfs.made == [["pool/a@bs-host-x", "pool/b@bs-host-x"]]
-        assert [place.snapshot for place in (a, b, full, words)] == ["zfs", "zfs", "none", "none"]
-        assert "out of space" in full.warnings[0].message and "without spaces" in words.warnings[0].message
+        assert Zfs.made == [["pool/a@bs-host-x", "pool/b@bs-host-x", "pool/two words@bs-host-x"]]
+        snapshots = [place.snapshot for place in (a, b, full, words, no_name)]
+        assert snapshots == ["zfs", "zfs", "none", "zfs", "none"]
+        assert "out of space" in full.warnings[0].message and "none that the agent" in no_name.warnings[0].message
     assert remove_leftovers(mounts[1]) == ["pool/a@bs-host-old"]
+
+
+def test_names_of_datasets_with_spaces_are_for_this_machine_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names are words of a command here; over SSH the forced command takes one line apart."""
+    here = machine(tmp_path, "a", kind=Host)
+    here.write("tank/two words", "x")
+    stand_in(monkeypatch, here)
+    mount = Mount("/srv", "zfs", "tank/two words", "0:5", "/")
+    with all_standing_still([mount], "x") as [place]:
+        assert (place.snapshot, here.names()["tank/two words"]) == ("zfs", ["bs-host-x"])
+        assert remove_leftovers(mount) == ["tank/two words@bs-host-x"]
+    assert here.names() == {"tank": [], "tank/two words": []}
+    for dataset in ("tank/two words", "tank/a@b c"):
+        with pytest.raises(ZfsError, match="is no name of"):
+            Host().exists(dataset)
 
 
 def test_a_directory_is_bound_by_names_alone(tmp_path: Path) -> None:
@@ -194,15 +256,17 @@ def put_together(folder: Path) -> None:
     tree.mkdir()
     point.mkdir()
     (point / "live").touch()
+    HostDriver.configured = HostSettings()
     with private_tree(tree):
         gone = Place(str(point), point / "gone", "zfs")
-        live = _bound(gone, tree, root=str(point), is_first=True)
+        seen = HostDriver().mounts()
+        live = _bound(gone, tree, seen, root=str(point), is_first=True)
         assert live.source == point and [warning.code for warning in live.warnings] == ["no_snapshot"]
         assert (tree / "live").exists() and os.statvfs(tree).f_flag & os.ST_RDONLY
         # A place behind a link is none: it may lead out of the tree.
         (point / "away").symlink_to("/etc")
         with contextlib.suppress(OSError):
-            _bound(Place(f"{point}/away", point, "none"), tree, root=str(point), is_first=False)
+            _bound(Place(f"{point}/away", point, "none"), tree, seen, root=str(point), is_first=False)
             raise AssertionError("a link was followed")
 
     # One of LVM or ZFS is a device: mounted here, and one that cannot be gives way to the live directory.
@@ -244,6 +308,6 @@ def test_a_sign_that_ends_lines_elsewhere_hides_no_mount(tmp_path: Path, monkeyp
     """The kernel writes a carriage return in a name as it is."""
     lines = tmp_path / "mountinfo"
     lines.write_bytes(b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n23 22 8:2 / /srv/a\rb rw - ext4 /dev/sdb1 rw\n")
-    monkeypatch.setattr(host, "_MOUNTS", lines)
+    monkeypatch.setattr(host_space, "_MOUNTS", lines)
     monkeypatch.setattr(HostDriver, "configured", HostSettings(root="/", work=tmp_path / "work"))
     assert [mount.point for mount in HostDriver().mounts()] == ["/", "/srv/a\rb"]

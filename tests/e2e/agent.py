@@ -11,8 +11,10 @@ from email.policy import default
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 import requests
 
+from backupsite.stack.errors import StackError
 from tests.e2e.conftest import Running
 from tests.e2e.files import odd_tree
 
@@ -48,12 +50,30 @@ class Visitor:
         return self
 
 
+def _mounted_btrfs(image: Path, at: Path) -> bool:
+    """A btrfs file system with a subvolume, by a loop device; whether it can be had here."""
+    at.mkdir()
+    with image.open("wb") as file:
+        file.truncate(256 << 20)
+    try:
+        subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True, capture_output=True)
+        subprocess.run(["mount", "-o", "loop", str(image), str(at)], check=True, capture_output=True)
+        subprocess.run(["btrfs", "subvolume", "create", str(at / "inner")], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    (at / "big").write_bytes(os.urandom(3 << 20))
+    (at / "inner" / "deep").write_bytes(b"below")
+    return True
+
+
 class Metal:
     """Ordered by a SuperAdmin for its owner, enrolled by the line of his mail, and approved."""
 
     def __init__(self, running: Running, folder: Path) -> None:
         self._folder = folder
         self._be_machine("first")
+        # Something of btrfs in it, where one can be mounted.
+        self.has_btrfs = _mounted_btrfs(folder / "btrfs.img", self.root / "data")
         odd_tree(self.root)
         mail = self._order(running)
         self.owner = self._join(running, mail)
@@ -67,9 +87,38 @@ class Metal:
     def be_lost_and_replaced(self, running: Running) -> None:
         """Its files and keys are gone; another machine, empty, becomes the agent of the same server."""
         running.api.post(f"agents/{self.agent}/revoke/", {})
+        self._come_as(running, "second")
+
+    def leave_and_be_replaced(self, running: Running) -> None:
+        """It goes by itself, with its keys; another machine, empty, comes for it."""
+        self.run("unenrol", "--purge")
+        left = {path.name for path in (self._home / "lib").rglob("*") if path.is_file()}
+        assert not left & {"identity.json", "policy.json", "state.json"} and not any("key" in name for name in left)
+        self._come_as(running, "third")
+
+    def _come_as(self, running: Running, name: str) -> None:
         token = running.api.post("enrolment-tokens/", {"server": self.server})["token"]
-        self._be_machine("second")
+        self._be_machine(name)
         self.run("enrol", token, "--url", running.stack.settings.gate_url)
+
+    def restore(self, running: Running, backup: str) -> Path:
+        """As a person does: asked for on the server, confirmed in the portal by the code. Where it was put."""
+        asking = self.start("restore", backup, "--to", str(self.root / "back"))
+        waiting = f"asked-restores/?server={self.server}"
+        asked = running.api.wait(
+            lambda: next((one for one in running.api.get(waiting)["results"] if one["state"] == "waits"), None),
+            timeout_seconds=60,
+            what="nothing was asked",
+        )
+        assert asking.stderr is not None
+        code = asking.stderr.readline().partition("code there is ")[2].strip(".\n: ")
+        with pytest.raises(StackError, match="another code"):
+            running.api.post(f"asked-restores/{asked['id']}/confirm/", {"code": "AAAA-AAAA"})
+        job = running.api.post(f"asked-restores/{asked['id']}/confirm/", {"code": code})
+        assert running.wait_until_ended(job["id"], timeout_seconds=60)["state"] == "ok"
+        asking.communicate(timeout=60)
+        assert asking.returncode == 0
+        return self.root / "back"
 
     def _be_machine(self, name: str) -> None:
         self._home, self.root = self._folder / name / "home", self._folder / name / "server"
@@ -97,6 +146,10 @@ class Metal:
         assert link is not None and link[0].startswith(portal)
         Visitor(portal).send(urlsplit(link[0]).path, password=PASSWORD)
         return Visitor(portal).sign_in(EMAIL, PASSWORD)
+
+    def end(self) -> None:
+        if self.has_btrfs:
+            subprocess.run(["umount", "-l", str(self._folder / "first" / "server" / "data")], check=True)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "agents.program.agent", "--home", str(self._home), *words]

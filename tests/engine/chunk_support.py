@@ -137,7 +137,7 @@ def entries_of(vault: Vault, result: TreeWriteResult, path: bytes = b"", **argum
 def snapshot(root: bytes) -> dict[bytes, tuple[Any, ...]]:
     """All that a restore must bring back, by path; read without the code under test."""
     found: dict[bytes, tuple[Any, ...]] = {}
-    inodes: dict[int, bytes] = {}
+    inodes: dict[tuple[int, int], bytes] = {}
 
     def look(path: bytes, name: bytes) -> None:
         info = os.lstat(path)
@@ -153,7 +153,7 @@ def snapshot(root: bytes) -> dict[bytes, tuple[Any, ...]]:
         xattrs = {
             key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)
         }
-        first = inodes.setdefault(info.st_ino, name) if kind != stat.S_IFDIR else name
+        first = inodes.setdefault((info.st_dev, info.st_ino), name) if kind != stat.S_IFDIR else name
         found[name] = (kind, info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, xattrs, content, first)
 
     def walk(path: bytes, name: bytes) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ import pytest
 
 import engine.tree_walk
 import engine.tree_writer
-from engine.tree_walk import ProblemKind
+from engine.errors import SourceError
+from engine.tree_compare import TargetFiles
+from engine.tree_place import Placer
+from engine.tree_restore import RestoreProblemKind
+from engine.tree_walk import ProblemKind, TreeOptions
 from tests.engine.chunk_support import entries_of, read_tree, snapshot, write_tree
 from tests.engine.support import Vault, noise
 from tests.engine.tree_support import source, target
@@ -47,6 +52,59 @@ def test_a_deep_directory_that_is_moved_costs_the_others_nothing(
     assert {(problem.path, problem.kind) for problem in result.problems} == {
         *((path, ProblemKind.CHANGED) for path in (b"b/c", b"b/c/d"))
     }
+
+
+@pytest.mark.parametrize("when", ["made", "compared", "removed"])
+def test_a_deep_directory_that_is_moved_while_it_is_restored_costs_the_others_nothing(
+    source: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """As above, in place: nothing of it is made where somebody moved it to, or in what is now in its place."""
+    monkeypatch.setattr("engine.tree_dirs._OPEN_MAX", 2)
+    folder = source / "b" / "c" / "d" / "e"
+    folder.mkdir(parents=True)
+    for path in (source / "a", folder / "f", folder.parent / "g", source / "b" / "x", source / "z"):
+        path.write_bytes(b"x")
+    vault = Vault()
+    saved = write_tree(vault, source)
+    read_tree(vault, saved, target)
+    deep, moved = target / "b" / "c" / "d" / "e", []
+    if when == "removed":
+        saved = write_tree(vault, source, options=TreeOptions(exclude=("/b/",)))
+        (target / "b").rename(target / "extra")
+        deep = target / "extra" / "c" / "d" / "e"
+    for name in ("a", "z"):
+        (target / name).write_bytes(b"y")
+
+    def moving(real: Any, is_it: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            if is_it(arguments) and not moved:
+                moved.append(os.rename(deep, tmp_path / "e"))
+            return real(*arguments, **named)
+
+        return call
+
+    owner, name = {"made": (Placer, "go_to_parent"), "compared": (TargetFiles, "_compare"), "removed": (os, "unlink")}[
+        when
+    ]
+    is_it = {
+        "made": lambda arguments: arguments[1] == b"b\0c\0d\0g",
+        "compared": lambda arguments: deep.exists() and os.path.samestat(os.fstat(arguments[1]), (deep / "f").stat()),
+        "removed": lambda arguments: arguments[0] == b"f",
+    }[when]
+    monkeypatch.setattr(owner, name, moving(getattr(owner, name), is_it))
+
+    result = read_tree(vault, saved, target, differential=True, delete_extra=True)
+
+    assert moved and [(target / name).read_bytes() for name in ("a", "z")] == [b"x", b"x"]
+    found = {(problem.path, problem.kind) for problem in result.problems}
+    if when == "removed":
+        assert found == {(b"extra", RestoreProblemKind.NOT_DELETED)}
+    elif when == "compared":
+        # It is made anew where it belongs, but for the file that was the same a moment ago.
+        assert found == {(b"b/c/d/e/f", RestoreProblemKind.NOT_MADE)} and deep.is_dir()
+    else:
+        assert found == {(path, RestoreProblemKind.NOT_MADE) for path in (b"b/c", b"b/c/d", b"b/c/d/g")}
+        assert (target / "b" / "x").exists() and not deep.exists()
 
 
 def test_who_has_a_lease_on_a_file_is_not_waited_for_long(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +171,26 @@ def test_names_of_a_large_directory_are_sorted_outside_of_memory(
     assert [entry.path for entry in entries_of(vault, result)] == sorted(map(os.fsencode, set(names)))
     read_tree(vault, result, target)
     assert snapshot(os.fsencode(source)) == snapshot(os.fsencode(target))
+
+
+@pytest.mark.parametrize("how", ["nothing can be made", "it becomes full"])
+def test_without_room_for_names_no_directory_is_left_out_silently(
+    source: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It is not the directory that cannot be read: the backup would be whole but for the largest one there is."""
+    monkeypatch.setattr("engine.tree_names._RUN_NAMES", 50)
+    monkeypatch.setattr("tempfile.tempdir", str(source / "no such folder"))
+    if how == "it becomes full":
+        full = partial(open, "/dev/full", "r+b")
+        monkeypatch.setattr("tempfile.TemporaryFile", full)
+    (source / "large").mkdir()
+    for number in range(60):
+        (source / "large" / str(number)).touch()
+
+    with pytest.raises(SourceError, match="no such folder") as caught:
+        write_tree(Vault(), source)
+
+    assert (caught.value.code, caught.value.permanent) == ("no_room_for_names", False)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="owners are for root alone")

@@ -7,12 +7,13 @@ emulated machine each port is handed on (`lab-way@.service`, made by tools/lab/b
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 SYSTEMS = Path("var/lab/systems").resolve()
@@ -98,14 +99,13 @@ class Folder(Box):
     def power_off(self) -> None:
         """All at once, as a lost supply would."""
         if self._process is not None:
-            with suppress(ProcessLookupError):
-                os.kill(self._pid, 9)
+            first = os.pidfd_open(self._pid)
+            # By --kill-child; `unshare` itself complains where its child is killed.
+            self._process.kill()
             self._process.wait()
+            assert select.select([first], [], [], 30)[0], "it does not end"
+            os.close(first)
             self._process = None
-        # It is in memory on a real system: by what lies there cron knows that it was started before.
-        for left in (self.root / "run").iterdir():
-            if left.is_file():
-                left.unlink()
 
     def words(self, command: Sequence[str]) -> list[str]:
         enter = ["nsenter", "--target", str(self._pid), "--mount", "--pid", "--root", "--wd"]

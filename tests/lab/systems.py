@@ -1,9 +1,9 @@
 """`make lab-agent-systems`: the built agent program, installed by its line on other systems, against the running stack.
 
-Debian 11, 12 and 13 in folders (the frozen program, the wheels, cron), and Debian 12 with systemd in an emulated
+Debian 11, 12 and 13 in folders (the frozen program, wheels, package, cron), and Debian 12 with systemd in an emulated
 machine (the unit with all its limits, stop and kill, updates and going back). What it says is also in
 var/lab/agent-systems.log; the first line that fails names what was seen, and the steps after it run all the same.
-`python -m tests.lab.systems [bullseye] [bookworm] [trixie] [wheels] [cron] [systemd]`; without a name all of them.
+`python -m tests.lab.systems`, with the names of steps such as `cron`; without a name all of them.
 """
 
 from __future__ import annotations
@@ -26,15 +26,23 @@ from backupsite.stack.terminal import Terminal
 from tests.engine.chunk_support import snapshot
 from tests.lab.agent import prepared
 from tests.lab.boxes import Box, Emulated, Folder
+from tests.lab.deb import deb_step
 from tests.lab.releases import SECOND_VERSION, Releases, broken, second
 from tests.lab.server import Server
 
 LOG = Path("var/lab/agent-systems.log")
 PROGRAMS = "/opt/backupsite-agent"
 UNIT = "backupsite-agent.service"
-FAILED = f'[ "$(cat {PROGRAMS}/failed)" = {{}} ] && echo yes'
 # Longer than `daemon.TRIAL_SECONDS`, and the service's own ten seconds.
 SILENT_SECONDS = 720
+# An emulated machine on a busy one takes half a minute to start the program.
+STARTS_SECONDS = 180
+RUNS = "backupsite-agent status | grep -q '^service  *running' && echo yes"
+# Without the times of reading and of changing the inode, which no restore brings back.
+DIGEST = (
+    "tar -C {} --sort=name --xattrs --numeric-owner"
+    " --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime -cf - data | sha256sum"
+)
 
 
 class Lab:
@@ -61,6 +69,9 @@ class Lab:
         finally:
             self.releases.publish(self.releases.archive)
 
+    def deb(self) -> str:
+        return deb_step(self.folder)
+
     def cron(self) -> str:
         box = Folder("cron", "bookworm", self.folder, first="cron")
         with box.running():
@@ -68,26 +79,28 @@ class Lab:
             assert "run.sh" in box.shell("cat /etc/cron.d/backupsite-agent")
             box.power_off()
             box.boot()
-            box.until("backupsite-agent status | grep -q 'runs' && echo yes", seconds=90, what="cron did not start it")
+            box.until(RUNS, seconds=STARTS_SECONDS, what="cron did not start it")
             server.back_up()
-            told = self._updates(box, server, ask="pkill -USR1 -f 'backupsite-agent daemon$'")
+            told = self._updates(box, server, ask="kill -USR1 $(cat /var/lib/backupsite-agent/agent.lock)")
             box.run("backupsite-agent", "doctor")
             return f"started by cron with the system; {told}"
 
     def systemd(self) -> str:
-        box = Emulated("systemd", self.folder, port=free_ports(1)[0])
-        with box.running():
-            box.shell(
-                "mkdir -p /srv/data && cp -a /usr/lib/systemd /etc /srv/data/ && setfattr -n user.a -v b /srv || true"
+        with Emulated("systemd", self.folder, port=free_ports(1)[0]).running() as box:
+            server = self._in_machine(box)
+            return _all_of(
+                lambda: self._limits(box), lambda: self._backed_up(box, server), lambda: self._stopped(box, server)
             )
-            for port in self._ports():
-                box.shell(f"systemctl start lab-way@{port}.service")
-            server = self._installed(box, root="/srv")
-            said = [self._limits(box), self._backed_up(box, server), self._stopped(box, server)]
-            said.append(self._updates(box, server, ask=f"systemctl kill -s USR1 --kill-whom=main {UNIT}"))
-            said.append(self._silent(box, server))
-            said.append(self._removed(box, server))
-            return "; ".join(said)
+
+    def updates(self) -> str:
+        ask = f"systemctl kill -s USR1 --kill-whom=main {UNIT}"
+        with Emulated("updates", self.folder, port=free_ports(1)[0]).running() as box:
+            server = self._in_machine(box)
+            return _all_of(
+                lambda: self._updates(box, server, ask=ask),
+                lambda: self._silent(box, server, ask=ask),
+                lambda: self._removed(box, server),
+            )
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -121,6 +134,17 @@ class Lab:
         server.define()
         return server
 
+    def _in_machine(self, box: Emulated) -> Server:
+        box.shell("mkdir -p /srv/data && cp -a /usr/lib/systemd /etc /srv/data/")
+        self._open_ways(box)
+        server = self._installed(box, root="/srv")
+        box.until(RUNS, seconds=STARTS_SECONDS, what="it does not run after it was installed")
+        return server
+
+    def _open_ways(self, box: Box) -> None:
+        for port in self._ports():
+            box.shell(f"systemctl start lab-way@{port}.service")
+
     def _ports(self) -> list[int]:
         settings = self.running.stack.settings
         urls = (settings.portal_url, settings.gate_url, settings.s3_url)
@@ -145,8 +169,7 @@ class Lab:
         backup = server.back_up()
         taken = time.monotonic() - begun
         server.restore("/srv/back")
-        digest = "tar -C {} --sort=name --xattrs --numeric-owner -cf - data | sha256sum"
-        assert box.shell(digest.format("/srv")) == box.shell(digest.format("/srv/back")), "restored otherwise"
+        assert box.shell(DIGEST.format("/srv")) == box.shell(DIGEST.format("/srv/back")), "restored otherwise"
         box.shell("rm -rf /srv/back")
         warned = [one["code"] for one in backup.get("warnings") or []]
         peak = box.shell(f"cat /sys/fs/cgroup/system.slice/{UNIT}/memory.peak", code=None)
@@ -162,19 +185,22 @@ class Lab:
             box.shell("head -c 12000000 /dev/urandom > /srv/data/noise")
             server.configure(root="/srv", bytes_per_second=1_000_000)
             box.shell(f"systemctl restart {UNIT}")
+            box.until(RUNS, seconds=STARTS_SECONDS, what="it does not run after a restart")
             box.run("backupsite-agent", "run", "--no-wait")
             server.until_copying()
             box.shell(how)
-            box.until("pgrep -f 'backupsite-agent move' > /dev/null || echo yes", seconds=30, what="its mover lives on")
+            # [b]: the shell that asks has these words too.
+            box.until(
+                "pgrep -f '[b]ackupsite-agent move' > /dev/null || echo yes", seconds=30, what="its mover lives on"
+            )
             server.configure(root="/srv")
             box.shell(f"systemctl start {UNIT}")
             server.wait_for_backup()
             said.append(how.split()[1])
         box.power_off()  # type: ignore[attr-defined]  # it is the emulated one
         box.boot()  # type: ignore[attr-defined]  # the same
-        for port in self._ports():
-            box.shell(f"systemctl start lab-way@{port}.service")
-        box.until(f"systemctl is-active -q {UNIT} && echo yes", seconds=120, what="it does not run after a start")
+        self._open_ways(box)
+        box.until(RUNS, seconds=STARTS_SECONDS, what="it does not run after a start of the system")
         server.back_up()
         return f"{', '.join(said)} in the middle: taken up again; runs after a start of the system"
 
@@ -185,7 +211,7 @@ class Lab:
         box.shell(ask)
         taken = box.until(f'[ "$(cat {PROGRAMS}/failed)" = {bad} ] && echo yes', seconds=300, what="it did not go back")
         assert box.shell(f"readlink {PROGRAMS}/current") == first
-        box.until("backupsite-agent status > /dev/null && echo yes", seconds=60, what="the old one does not run")
+        box.until(RUNS, seconds=STARTS_SECONDS, what="the old one does not run")
         server.until(lambda found: found["health_code"] == "update_failed", "the control plane was not told")
         good = self.releases.offer(second(), SECOND_VERSION)
         box.shell(ask)
@@ -195,14 +221,15 @@ class Lab:
             what="the good release is not in place",
         )
         server.until(lambda found: found["version"] == SECOND_VERSION, "the new version is not told")
+        box.until(RUNS, seconds=STARTS_SECONDS, what="the new one does not run")
         server.back_up()
         return f"a release that does not start: back after {taken:.0f} s; a good one in place after {came:.0f} s"
 
-    def _silent(self, box: Box, server: Server) -> str:
+    def _silent(self, box: Box, server: Server, *, ask: str) -> str:
         """A release that starts and cannot reach the control plane: what is cut is the way there."""
         before = box.shell(f"readlink {PROGRAMS}/current")
         number = self.releases.offer(self.releases.archive, self.releases.version)
-        box.shell(f"systemctl kill -s USR1 --kill-whom=main {UNIT}")
+        box.shell(ask)
         box.until(f"[ -e {PROGRAMS}/trial ] && echo yes", seconds=300, what="the release is not on trial")
         ways = " ".join(f"lab-way@{port}.service" for port in self._ports())
         box.shell(f"systemctl stop {ways}")
@@ -220,10 +247,25 @@ class Lab:
             "/opt/backupsite-agent /etc/backupsite-agent /var/lib/backupsite-agent /usr/local/sbin/backupsite-agent"
         )
         found = box.shell(
-            f"ls -d {places} /etc/systemd/system/{UNIT} 2> /dev/null; pgrep -f backupsite-agent", code=None
+            f"ls -d {places} /etc/systemd/system/{UNIT} 2> /dev/null; pgrep -f '[b]ackupsite-agent'", code=None
         )
         assert not found, found
         return "uninstalled, nothing left"
+
+
+def _all_of(*parts: Callable[[], str]) -> str:
+    """What they say. One that fails keeps the rest from nothing, and fails the whole at its end."""
+    said, failed = [], 0
+    for part in parts:
+        try:
+            said.append(part())
+        except Exception as error:
+            said.append(f"FAILED {type(error).__name__}: {error}")
+            failed += 1
+        # The parts of a machine take half an hour: each is said when it is over.
+        print(f"  {said[-1]}", flush=True)
+    assert not failed, said
+    return "; ".join(said)
 
 
 def _same(one: Path, other: Path) -> int:
@@ -234,7 +276,7 @@ def _same(one: Path, other: Path) -> int:
 
 
 def _walk(lab: Lab, wanted: list[str], say: Callable[[str], None]) -> int:
-    steps = [lab.bullseye, lab.bookworm, lab.trixie, lab.wheels, lab.cron, lab.systemd]
+    steps = [lab.bullseye, lab.bookworm, lab.trixie, lab.wheels, lab.deb, lab.cron, lab.systemd, lab.updates]
     failed = 0
     for step in steps:
         if wanted and step.__name__ not in wanted:
@@ -265,7 +307,7 @@ def main(wanted: list[str]) -> int:
             settings = StackSettings(data=data, port=free_ports(PORT_SPAN)[0])
             with Stack(settings, terminal=Terminal(io.StringIO())) as stack:
                 lab = Lab(stack, folder, releases)
-                releases.use(stack, lab.running.api)
+                releases.use(stack)
                 releases.publish(releases.archive)
                 say(f"release {json.dumps(releases.told)}")
                 return _walk(lab, wanted, say)

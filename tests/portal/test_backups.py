@@ -11,6 +11,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from agents.models import Server
 from backups.models import Backup, Job
 from backups.states import JobKind
 from tests.factories import disk_of, make_backup, make_disk, make_job, make_server
@@ -161,6 +162,9 @@ def test_a_wrong_name_is_said_on_the_page_and_writes_nothing(world: World, typed
     assert answer.status_code == 400
     assert answer.context["form"].errors.keys() == {"confirmation"}
     assert not typed or f'value="{typed}"' in text
+    at_field = text.partition('id="id_confirmation_error"')[2].partition("</div>")[0]
+    assert ("What was typed is another name." in at_field) is bool(typed)
+    assert "To confirm, type the name of its server: server-a-2" in at_field
     assert restores() == before
 
 
@@ -240,3 +244,49 @@ def test_filters_stay_in_the_address_of_the_next_page(world: World, monkeypatch:
 
     (following,) = re.findall(r'rel="next" href="([^"]*)"', text)
     assert "status=ok" in following and f"server={world.ours.server.pk}" in following and "cursor=" in following
+
+
+# --- who has lost everything ------------------------------------------------------------------------------------------
+
+
+def main_text(world: World, name: str, address: str) -> str:
+    answer = world.client(name).get(address)
+    assert answer.status_code == 200
+    return answer.content.decode().partition("<main")[2]
+
+
+def test_the_page_says_how_to_get_it_back(world: World) -> None:
+    owner, admin = main_text(world, "owner_a1", page(world)), main_text(world, "admin_a", page(world))
+
+    assert f"Give him its name: <strong>{world.ours.backup.name}</strong>" in owner
+    assert f'{page(world)}restore/"' not in owner and 'href="#serve"' not in owner
+    assert f'<a href="{page(world)}restore/">Restore it</a>' in admin and "Give him" not in admin
+    assert 'href="#serve"' in admin and 'id="serve"' in admin
+
+
+@pytest.mark.parametrize("name", ["owner_a1", "admin_a"])
+def test_of_a_server_with_an_agent_it_has_the_line_to_type_there(world: World, name: str) -> None:
+    Server.objects.filter(pk=world.ours.server.pk).update(node=None)
+    Backup.objects.filter(pk=world.ours.backup.pk).update(content="tree")
+
+    text = main_text(world, name, page(world))
+
+    assert f"backupsite-agent restore {world.ours.backup.pk} --to /restored" in text
+    assert "--path PATH" in text and "If the machine is lost" in text
+    enrolling = f"/servers/{world.ours.server.pk}/enrol/"
+    assert (enrolling in text) is (name == "admin_a")
+
+
+def test_one_that_is_lost_leads_to_good_ones(world: World) -> None:
+    Backup.objects.filter(pk=world.ours.backup.pk).update(status="lost")
+
+    text = main_text(world, "owner_a1", page(world))
+
+    assert "It cannot be restored" in text and "How to get it back" not in text
+    assert f"/backups/?server={world.ours.server.pk}&amp;status=ok" in text
+
+
+def test_the_list_of_restores_says_where_one_begins(world: World) -> None:
+    text = main_text(world, "owner_a1", "/restores/")
+
+    assert "A restore begins on the page of a" in text and 'href="/servers/"' in text

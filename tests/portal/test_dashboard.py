@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from agents.models import Server
 from backups import days, lock_tails
@@ -27,7 +28,7 @@ from backups.timeline import timelines_of
 from backupsite.templatetags.menu import DIRECT, GROUPS, PERSONAL, every_page
 from definitions.models import BlackoutWindow, Definition, DefinitionPause, EarlierSchedule
 from tenants.models import Person, Tenant
-from tests.factories import make_backup, make_definition, make_job, make_manifest, make_person, make_server
+from tests.factories import GIB, make_backup, make_definition, make_job, make_manifest, make_person, make_server
 from tests.signing_in import sign_in
 from tests.worlds import World
 from vaults.models import Domain, StoredObject, Vault
@@ -216,6 +217,22 @@ def test_locks_end_as_a_count_by_hand_finds(fleet: World, monkeypatch: pytest.Mo
     assert live.locked_bytes == sum(by_hand.values()) > 0 == live.still_locked()[-1][1]
 
 
+def test_the_chart_of_locks_is_one_of_steps_to_a_day_after_the_last(world: World) -> None:
+    """A line from end to end would say that something is unlocked every day."""
+    now = timezone.now()
+    StoredObject.objects.update(size_bytes=GIB, status="stored", version_id="1", retain_until=now + timedelta(days=20))
+    (further,) = StoredObject.objects.filter(vault__tenant=world.ours.tenant)
+    further.pk, further.key, further.retain_until = None, "another", now + timedelta(days=5)
+    further.save(force_insert=True)
+
+    chart = world.client("admin_a").get("/overview/days/").context["tail_chart"]
+
+    assert chart["kind"] == "steps"
+    assert chart["days"] == [f"{now + timedelta(days=day):%Y-%m-%d}" for day in (0, 5, 20, 21)]
+    assert chart["series"][0]["values"] == [2 * GIB, GIB, 0, 0]
+    assert world.client("admin_a").get("/overview/days/").context["growth"]["kind"] == "area"
+
+
 def _old(definition: Definition, *, ago: int) -> None:
     at = NOW - timedelta(days=ago)
     Definition.objects.filter(pk=definition.pk).update(created_at=at, changed_at=at, cron="0 3 * * *")
@@ -382,3 +399,18 @@ def test_the_menu_has_what_one_can_use_and_marks_where_one_is(world: World, name
     server = client.get(f"/servers/{world.ours.server.pk}/").content.decode()
     assert 'href="/servers/" aria-current="page"' in server
     assert len({page.name for page in every_page()}) == len(DIRECT) + len(PERSONAL) + sum(len(g.pages) for g in GROUPS)
+
+
+def test_a_page_is_called_as_the_menu_calls_it(world: World) -> None:
+    """Its heading may say more. The reference of the API is a page of another maker."""
+    client = world.client("super")
+    for page in every_page():
+        if page.name == "api:docs":
+            continue
+        shown = client.get(reverse(page.name), follow=True).content.decode()
+        [heading] = re.findall(r"<h1[^>]*>(.*?)</h1>", shown, re.DOTALL)
+        assert f"<title>{page.title} ·" in shown, page
+        assert page.title.lower() in heading.lower(), page
+        # Pages below it lead back to it by the same word.
+    at = {"node": str(world.ours.server.node_id), "hour": "1"}
+    assert ">Planner</a>" in client.get(reverse("definition-spread"), at).content.decode().partition("</header>")[2]

@@ -105,14 +105,19 @@ def test_definitions_are_stopped_started_and_run(world: World) -> None:
 
 def test_only_a_superadmin_spreads_and_is_told_what_stays(world: World) -> None:
     own = make_definition(world.ours.other_server)
-    ids = [str(own.pk), str(uuid.uuid4())]
+    policy = world.ours.policy
+    Definition.objects.filter(pk=world.ours.definition.pk).update(
+        policy=policy, cron="59 3 * * *", time_zone=policy.time_zone
+    )
+    ids = [str(own.pk), str(uuid.uuid4()), str(world.ours.definition.pk)]
 
     assert post(world, "definitions", ids=ids, action="spread").status_code == 403
     assert 'value="spread"' not in world.client("admin_a").get("/definitions/").content.decode()
     spread = results(post(world, "definitions", "super", ids=ids, action="spread"))
 
-    assert spread == {ids[0]: "unchanged", ids[1]: "not_found"}
+    assert spread == {ids[0]: "unchanged", ids[1]: "not_found", ids[2]: "ok"}
     assert Definition.objects.get(pk=own.pk).cron == own.cron
+    assert Definition.objects.get(pk=ids[2]).cron != "59 3 * * *"
 
 
 def test_a_note_is_written_in_the_list(world: World) -> None:

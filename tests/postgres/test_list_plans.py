@@ -20,6 +20,8 @@ from tests.bench.api_pages import VARIANTS, people
 
 pytestmark = [
     pytest.mark.postgres,
+    # pytest-django makes the databases that some test asks for by this mark: the fixture alone would find no tables.
+    pytest.mark.django_db,
     pytest.mark.skipif(
         "postgresql" not in settings.DATABASES["default"]["ENGINE"],
         reason="plans of PostgreSQL; test_on_postgresql.py runs this there",

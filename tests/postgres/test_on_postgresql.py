@@ -5,6 +5,7 @@ Named here is what leans on the database: locks, constraints, triggers, counts, 
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ AGAIN = [
     "tests/postgres/test_list_plans.py",
     "tests/backups/test_dispatch.py",
     "tests/backups/test_server_moves.py",
+    "tests/backups/test_server_regions.py",
     "tests/backups/test_node_load.py",
     "tests/backups/test_vault_removal.py",
     "tests/tenants/test_deletion.py",
@@ -74,3 +76,10 @@ def test_the_rules_of_the_database_hold_on_postgresql_too(postgresql_url: str) -
 def test_every_file_is_there_once() -> None:
     assert len(AGAIN) == len(set(AGAIN))
     assert all((ROOT / path).is_file() for path in AGAIN)
+
+
+def test_each_file_of_this_folder_runs_alone_too() -> None:
+    """pytest-django makes the databases that a mark asks for; a fixture of the module asks for none."""
+    for path in [path for path in AGAIN if path.startswith("tests/postgres/")]:
+        module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+        assert "django_db" in {mark.name for mark in module.pytestmark}, path

@@ -13,8 +13,9 @@ from django.conf import settings as django_settings
 from django.core.cache import cache
 from django.test import Client
 from django.utils import timezone
+from time_machine import travel
 
-from agents.models import Agent
+from agents.models import Agent, Release
 from agents.principals import (
     SILENT_AFTER,
     approve_agent,
@@ -208,6 +209,56 @@ def test_one_that_never_spoke_is_silent_and_a_revoked_or_pending_one_is_not(tena
 
     assert notice_silent_agents(now=timezone.now() + SILENT_AFTER) == 1
     assert Agent.objects.get(silent_since__isnull=False).pk == never.pk
+
+
+@pytest.mark.case("AG-11")
+@pytest.mark.urls("backupsite.gate_urls")
+def test_an_agent_that_trusts_nobody_is_told_of_once(tenant: Tenant) -> None:
+    server = make_server(tenant)
+    owner = a_person("owner", owns=[server])
+    make_subscription(person=owner, events=["agent.trouble"])
+    make_webhook(tenant, label="hook")
+    key = generate_writer_key()
+    client = AgentClient(register_agent(server=server, public_key=key.public, actor=None), key.private)
+    OutboxMessage.objects.all().delete()
+    NoticeEvent.objects.all().delete()
+
+    # What is a job's own trouble is not told again; what comes and goes is told of once a day.
+    for code in ("", "unreachable", "policy_refused", "policy_refused", "", "policy_refused", "not_trusted"):
+        client.polled(problem_code=code, problem=f"It says {code}.")
+
+    assert told() == ["agent.trouble"] * 2
+    assert [event.facts["code"] for event in NoticeEvent.objects.order_by("pk")] == ["policy_refused", "not_trusted"]
+    assert NoticeEvent.objects.first().facts["message"] == "It says policy_refused."
+    assert receivers_of("agent.trouble") == {"owner", "hook"}
+    with travel(timezone.now() + timedelta(hours=25)):
+        client.polled()
+        client.polled(problem_code="policy_refused", problem="It says so again.")
+    assert told() == ["agent.trouble"] * 3
+
+
+@pytest.mark.urls("backupsite.gate_urls")
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [("update_failed", "No room."), ("", "It went back from release 7, or did not take it in time.")],
+)
+def test_an_update_that_failed_is_told_of_once(tenant: Tenant, code: str, message: str) -> None:
+    server = make_server(tenant)
+    make_webhook(tenant, events=["agent.trouble"])
+    key = generate_writer_key()
+    client = AgentClient(register_agent(server=server, public_key=key.public, actor=None), key.private)
+    release = Release.objects.create(number=7, version="1.7", file="a", manifest=b"{}", signature=b"s")
+    Release.objects.update(state="offered", percent=100)
+
+    client.polled(version="1.6")
+    assert Agent.objects.get().release == release
+    client.polled(version="1.6" if code else "1.7")
+    assert told() == []
+    for _ in range(2):
+        client.polled(version="1.6", problem_code=code, problem="No room." if code else "")
+
+    assert told() == ["agent.trouble"]
+    assert NoticeEvent.objects.get().facts == {"server": server.name, "code": "update_failed", "message": message}
 
 
 # --- restores ---------------------------------------------------------------------------------------------------------

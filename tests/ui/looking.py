@@ -10,16 +10,20 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.base import AXE_FILE_PATH
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Response, expect
 
 CHROMIUM = Path("/usr/bin/chromium")
 OUTPUT = Path(__file__).resolve().parents[1] / "output"
 PATH_OF_STEPS = Path(__file__).resolve().parents[2] / "docs" / "first-steps.md"
 WIDE = {"width": 1280, "height": 800}
 PHONE = {"width": 360, "height": 740}
-needs_chromium = pytest.mark.skipif(not CHROMIUM.exists(), reason="chromium is not installed: apt-get install chromium")
-# What the browser itself notes of an answer that is no success; the status is checked elsewhere.
+# Nobody may take a run without a browser for a good one where the project itself is checked.
+needs_chromium = pytest.mark.skipif(
+    not CHROMIUM.exists() and "CI" not in os.environ, reason="chromium is not installed: apt-get install chromium"
+)
+# What the browser itself notes of an answer that is no success; of what a page loads it is a fault all the same.
 _NOTE = "Failed to load resource: the server responded with a status of 4"
+_LOADED = {"script", "stylesheet", "font", "image"}
 _AXE = Path(AXE_FILE_PATH).read_text()
 _RUN_AXE = """async rules => {
   const options = { resultTypes: ["violations"], elementRef: false };
@@ -94,6 +98,7 @@ class Looker:
         self._shapes = shapes
         self._kinds: set[str] = set()
         page.on("console", lambda message: self._note_console(message.type, message.text))
+        page.on("response", self._note_response)
         page.on("pageerror", lambda error: self.fault(f"script: {error}"))
         page.set_default_timeout(MOST_MS)
         expect.set_options(timeout=MOST_MS)
@@ -206,6 +211,11 @@ class Looker:
                     self.fault("nobody sees that the main button has the focus")
                 return
         self.fault(f"{MOST_TABS} times Tab do not reach the main button")
+
+    def _note_response(self, response: Response) -> None:
+        """A script, a style, a font or a picture of the page that is not there."""
+        if response.status >= 400 and response.request.resource_type in _LOADED:
+            self.fault(f"{response.url} answers {response.status}")
 
     def _note_console(self, kind: str, text: str) -> None:
         if kind == "error" and not text.startswith(_NOTE):

@@ -2,11 +2,12 @@
 
     bin/            the program with its own Python, frozen by PyInstaller; needs the C library of where it was frozen
                     or newer: this machine's, or that of an older system, which `--base` makes and keeps (base.sh)
-    wheels/         the same as wheels, for servers with an older C library and a Python of 3.11 or newer
+    wheels/         the same as wheels, for servers with an older C library and a Python of 3.11 to 3.13
     run.sh, backupsite-agent.service, backupsite-agent.sh
 
 Pins and hashes of what it needs are those of requirements.lock. Beside the archive: `release.json` (number, version,
-file, size, SHA-256), from which a manifest is signed where the release key is (`--sign KEYFILE`).
+file, size, SHA-256), from which a manifest is signed where the release key is (`--sign KEYFILE`); with `--deb` the same
+release as a package of Debian (package.py).
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ HIDDEN = ("agents.drivers.host", "tzdata")
 PROJECT = """[project]
 name = "backupsite-agent"
 version = "{version}"
-requires-python = ">=3.11"
+requires-python = "{pythons}"
 license = "Apache-2.0"
 dependencies = [{needs}]
 [project.scripts]
@@ -71,6 +72,7 @@ def main() -> int:
     parser.add_argument("--number", type=int, default=int(time.time()) // 60, help="of the release; only grows")
     parser.add_argument("--base", metavar="RELEASE", help="freeze in this older Debian, such as bullseye; needs root")
     parser.add_argument("--version", help="another one than the program's own, to try an update out")
+    parser.add_argument("--deb", action="store_true", help="make a .deb of it, too; needs dpkg-deb")
     parser.add_argument("--sign", type=Path, metavar="KEYFILE", help="a private Ed25519 key, 32 bytes")
     options = parser.parse_args()
     version = options.version or _version(ROOT)
@@ -92,8 +94,10 @@ def main() -> int:
     if options.sign:
         _sign(out, told, options.sign)
     shutil.rmtree(work)
+    if options.deb:
+        _run(sys.executable, str(ROOT / "tools" / "agent" / "package.py"), "--out", str(out))
     size = archive.stat().st_size >> 20
-    sys.stdout.write(f"{archive}: {size} MiB, needs {told['c_library']} or newer, else Python 3.11 or newer\n")
+    sys.stdout.write(f"{archive}: {size} MiB, needs {told['c_library']} or newer, else Python {' or '.join(PYTHONS)}\n")
     return 0
 
 
@@ -110,8 +114,13 @@ def _sources(folder: Path, version: str) -> Path:
     needs = ", ".join(f'"{name}"' for name in NEEDS if name not in {"cffi", "pycparser", "typing-extensions"})
     told = folder / "agents/program/agent/version.py"
     told.write_text(told.read_text().replace(f'"{_version(ROOT)}"', f'"{version}"'))
-    (folder / "pyproject.toml").write_text(PROJECT.format(version=version, needs=needs))
+    (folder / "pyproject.toml").write_text(PROJECT.format(version=version, needs=needs, pythons=_pythons()))
     return folder
+
+
+def _pythons() -> str:
+    """Newer ones are refused by name: the wheels of what it needs would not be found."""
+    return f">={PYTHONS[0]},<3.{int(PYTHONS[-1].split('.')[1]) + 1}"
 
 
 def _wheels(work: Path, sources: Path) -> None:

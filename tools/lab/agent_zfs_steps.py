@@ -29,7 +29,9 @@ from tests.agents.stand_in import ControlPlane
 SERVER, HOME = Path("/srv"), "/tmp/home"
 PLACES = Places.of(HOME)
 PLANE = ControlPlane(
-    policy=messages.AgentPolicy(number=1, issued_at=datetime(2026, 1, 1, tzinfo=UTC), start_jitter_seconds=0)
+    policy=messages.AgentPolicy(
+        number=1, issued_at=datetime(2026, 1, 1, tzinfo=UTC), start_jitter_seconds=0, excludes=["/scratch/"]
+    )
 )
 GATE = PLANE.gate
 SECONDS = 600
@@ -206,8 +208,10 @@ def enrolled() -> None:
 
 
 def backup_while_written_to() -> None:
-    """Of one moment, held against whoever tidies up, and gone afterwards."""
+    """Of one moment, held against whoever tidies up, and gone afterwards. What is excluded is not held at all."""
+    sh("zfs create tank/scratch; zfs create tank/scratch/inner")
     writer, before, seen = Writer(), mounted(), []
+    after = "\n".join(line for line in before.splitlines() if "/scratch" not in line)
     writer.start()
     until(lambda: writer.count > 3, "writing")
 
@@ -218,6 +222,11 @@ def backup_while_written_to() -> None:
             print(f"      {seen}")
             print(f"      {sh(f'zfs destroy {held[0]}', fails=True)}")
             assert mounted() == before, mounted()
+            sh("zfs destroy -r tank/scratch")
+            # What is read by its snapshot can be renamed as well.
+            sh("zfs unmount tank/hidden; zfs rename tank/hidden tank/was; zfs rename tank/was tank/hidden")
+            sh("zfs mount tank/hidden")
+            assert mounted() == after, mounted()
         return 200
 
     GATE.before_put = looked
@@ -228,11 +237,12 @@ def backup_while_written_to() -> None:
     print(f"      {[warning.message for warning in GATE.commits[-1].facts.warnings]}")
     assert {name.partition("@")[0] for name in seen} == {
         *("tank", "tank/data", "tank/data/inner", "tank/legacy", "tank/off/child", "tank/hidden", "tank/enc"),
+        "tank/two words",
     }, seen
-    assert not ours() and mounted() == before, (ours(), mounted())
+    assert not ours() and mounted() == after, (ours(), mounted())
     told = {warning.code: warning.message for warning in GATE.commits[-1].facts.warnings}
-    assert set(told) == {"no_snapshot", "not_one_moment"}, told
-    assert "/srv/two words, /srv/vol" in told["not_one_moment"], told
+    assert set(told) == {"not_one_moment", "part_of_server"}, told
+    assert told["not_one_moment"].endswith(": /srv/vol."), told
     assert sh("zfs holds -H tank/data@daily").split()[1] == "theirs"
 
 

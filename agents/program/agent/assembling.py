@@ -63,6 +63,7 @@ def assemble(places: Places, settings: Settings, woken: Callable[[], None]) -> A
             clean=partial(clean_up, driver),
             take_update=partial(take_update, places, settings, identity, memory, clock),
             version=VERSION,
+            release=release_number(),
         ),
     )
 

@@ -66,7 +66,10 @@ def carry_out(
     bar = Bar(quiet=options.json)
     if poke(places, signal.SIGUSR1):
         if not wait:
-            say_done(options, f"Asked for: job {job}.")
+            if options.json:
+                say_json({"job": job, "kind": kind, "done": False})
+            else:
+                say(f"Asked for: job {job}.")
             return EXIT_OK
         event = _watched(places, job, bar, lambda: holder(places.lock) is not None)
     else:
@@ -74,9 +77,9 @@ def carry_out(
     bar.done()
     if event.code:
         raise JobFailedError(event.message or event.code, code=event.code)
-    document = {"job": job, "kind": kind, "read_bytes": event.done_bytes, "stored_bytes": event.stored_bytes}
     if options.json:
-        say_json(document)
+        moved = {"read_bytes": event.done_bytes, "stored_bytes": event.stored_bytes}
+        say_json({"job": job, "kind": kind, "done": True, **moved})
     else:
         say(f"The {kind} is done: {size(event.done_bytes)} moved, {size(event.stored_bytes)} stored.")
         if kind == "backup":

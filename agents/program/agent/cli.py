@@ -2,15 +2,16 @@
 
 exit code   meaning
 0           done
-1           something else went wrong (the message says what), or the doctor found something
+1           something else went wrong (no root, its state folder is full or read-only), or the doctor found something
 2           the command line or agent.toml is wrong
 3           this server is not enrolled
 4           the control plane cannot be reached
-5           the control plane refused
+5           the control plane refused, or its policy does
 6           what answered is not the control plane that this agent belongs to
 7           the backup or restore failed
 8           another instance of the agent runs
-75          start it again: another release is in place (daemon)
+70          a bug of the program; --debug shows where
+75          start it again: another release, or other pinned keys, are in place (daemon)
 130         interrupted
 """
 
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agents.program.agent import commands
-from agents.program.agent.errors import EXIT_FAILED, EXIT_INTERRUPTED, AgentError
+from agents.program.agent.errors import EXIT_CODES, EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED, AgentError
 from agents.program.agent.limits import keep_no_core
 from agents.program.agent.places import Places
 from agents.program.agent.showing import say, say_json
@@ -32,7 +33,6 @@ from agents.program.agent.tls import trust_this_system
 from agents.program.agent.version import VERSION, release_number
 
 _NAME = "backupsite-agent"
-EXIT_INTERNAL = 70
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
@@ -100,7 +100,12 @@ class _StrictParser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = _StrictParser(prog=_NAME, description="The backup agent of this server.")
+    parser = _StrictParser(
+        prog=_NAME,
+        description="The backup agent of this server.",
+        epilog="exit codes:\n" + "\n".join(f"  {code:<5} {meaning}" for code, meaning in EXIT_CODES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"{_NAME} {VERSION} release {release_number()}")
     parser.add_argument("--home", metavar="DIR", help="keep configuration and state below DIR (for trying it out)")
     parser.add_argument("--debug", action="store_true", help="show where an internal error happened")
@@ -115,11 +120,13 @@ def build_parser() -> argparse.ArgumentParser:
     listing = _command(of, "list", commands.run_list, "the backups of this server")
     listing.add_argument("--limit", type=int, default=50, metavar="N", help="at most N, the newest (50)")
     restore = _command(of, "restore", commands.run_restore, "bring files back; a person confirms it in the portal")
-    restore.add_argument("backup", metavar="BACKUP", help="id or name, from `list`")
+    restore.add_argument(
+        "backup", metavar="BACKUP", help="id or name, from `list`; or the whole id of another server's"
+    )
     restore.add_argument("--to", required=True, metavar="DIRECTORY", help="where to, an absolute path; / is in place")
     restore.add_argument("--path", action="append", default=[], metavar="PATH", help="only this file or directory")
     restore.add_argument("--overwrite", action="store_true", help="replace files that are there and differ")
-    logs = _command(of, "logs", commands.run_logs, "the agent's own log", has_json=False)
+    logs = _command(of, "logs", commands.run_logs, "the agent's own log")
     logs.add_argument("-n", type=int, default=50, metavar="N", help="so many lines (50)")
     logs.add_argument("--follow", action="store_true", help="and those that come")
     _command(of, "doctor", commands.run_doctor, "look for what keeps it from backing up")

@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from agents.agent_messages import AgentPolicy, BackupMessage, RestoreRequest
 from agents.drivers.host_mounts import is_below
@@ -35,10 +36,15 @@ from agents.program.agent.places import Places, Settings, read_settings
 from agents.program.agent.policy import kept_policy
 from agents.program.agent.showing import moment, say, say_json, size
 from agents.program.agent.version import VERSION, release_number
-from agents.program.agent.worker import shown
+from agents.program.agent.worker import Progress, shown
 
 _LOOK_SECONDS = 0.5
 _ASK_SECONDS = 3.0
+# A backup is not one yet: the control plane looks at every object, which may take it hours when the vault is away.
+_WELL = {
+    "last_backup": "all sent; it counts when the control plane has looked at it, `backupsite-agent list` shows it then",
+    "last_restore": "well",
+}
 
 
 def run_enrol(options: argparse.Namespace) -> int:
@@ -86,7 +92,7 @@ def run_status(options: argparse.Namespace) -> int:
         "window": _window(policy.window) if policy else None,
         "last_backup": _outcome(memory.last_backup),
         "last_restore": _outcome(memory.last_restore),
-        "running": [{"job": one.job, "kind": one.kind, "phase": one.event.phase} for one in running if process],
+        "running": [_running(one) for one in running if process],
         "waiting": [{"job": one.job, "kind": one.kind, "why": one.why} for one in memory.waiting if process],
         "problem": {"code": problem[0], "message": problem[1]} if problem else None,
         "clock_ahead_seconds": round(ControlClock(memory.anchor).wrong_by_seconds),
@@ -135,12 +141,12 @@ def run_restore(options: argparse.Namespace) -> int:
     places, settings = _of(options)
     control = _control(places, settings, load_identity(places))
     _refuse_unwritable(places)
-    backup = _named(control, options.backup)
+    backup, name = _wanted(control, options.backup)
     target = _in_tree(settings, options.to)
     paths = [_in_tree(settings, path).lstrip("/") for path in options.path]
-    asked = control.ask_restore(RestoreRequest(backup.id, target, paths, options.overwrite))
+    asked = control.ask_restore(RestoreRequest(backup, target, paths, options.overwrite))
     say(
-        f"Restore {backup.name} to {options.to}. Confirm it in the portal, if the code there is {asked.code}:\n"
+        f"Restore {name} to {options.to}. Confirm it in the portal, if the code there is {asked.code}:\n"
         f"  {asked.portal_url}\nIt can be confirmed until {moment(asked.expires_at)}.",
         to=sys.stderr,
     )
@@ -162,7 +168,13 @@ def _in_tree(settings: Settings, path: str) -> str:
 
 def run_logs(options: argparse.Namespace) -> int:
     places, _ = _of(options)
-    for line in logs.last_lines(places.log, options.n):
+    if options.json and options.follow:
+        raise UsageError("--json gives one document, and --follow has no end. Leave one of the two out.")
+    lines = logs.last_lines(places.log, options.n)
+    if options.json:
+        say_json({"lines": lines})
+        return EXIT_OK
+    for line in lines:
         say(line)
     if options.follow:
         _follow(places)
@@ -246,11 +258,18 @@ def _all_backups(control: ControlClient, limit: int) -> list[BackupMessage]:
     return found[:limit]
 
 
-def _named(control: ControlClient, name: str) -> BackupMessage:
-    found = [one for one in _all_backups(control, 10_000) if name in {one.id, one.name}]
+def _wanted(control: ControlClient, told: str) -> tuple[str, str]:
+    """Id and name. A whole id may be of a backup of another server, which the control plane decides about."""
+    with suppress(ValueError):
+        return str(UUID(told)), told
+    found = [one for one in _all_backups(control, 10_000) if told in {one.id, one.name}]
     if len(found) != 1:
-        raise UsageError(f"There is no backup {name!r} of this server; `list` shows them.", code="no_such_backup")
-    return found[0]
+        message = (
+            f"There is no backup {told!r} of this server; `list` shows them. One of another server goes by its whole "
+            "id, as the portal shows it."
+        )
+        raise UsageError(message, code="no_such_backup")
+    return found[0].id, found[0].name
 
 
 def _follow(places: Places) -> None:
@@ -278,6 +297,10 @@ def _window(window: object) -> str | None:
     return f"{begin} to {end} {zone}" if begin else None
 
 
+def _running(one: Progress) -> dict[str, str]:
+    return {"job": one.job, "kind": one.kind, "phase": one.event.phase, "held": one.event.held}
+
+
 def _outcome(outcome: object) -> dict[str, object] | None:
     if outcome is None:
         return None
@@ -299,10 +322,10 @@ def _say_status(document: dict[str, Any], last: datetime | None) -> None:
     for name in ("last_backup", "last_restore"):
         outcome = document[name]
         if isinstance(outcome, dict):
-            how = f"{outcome['code']}: {outcome['message']}" if outcome["code"] else "well"
+            how = f"{outcome['code']}: {outcome['message']}" if outcome["code"] else _WELL[name]
             say(f"{name.replace('_', ' '):<14} {moment(outcome['ended_at'])}, {how}")
     for one in document["running"]:
-        say(f"{'running':<14} {one['kind']}: {one['phase']}")
+        say(f"{'running':<14} {one['kind']}: {one['phase']}{', held: ' + one['held'] if one['held'] else ''}")
     for one in document["waiting"]:
         say(f"{'waiting':<14} {one['kind'] or 'a job'}: {one['why'] or 'begins now'}")
     if abs(ahead := document["clock_ahead_seconds"]) > NOTABLE_SECONDS:

@@ -8,11 +8,12 @@ import select
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 from agents.program.agent.assembling import assemble
+from agents.program.agent.errors import EXIT_OK, EXIT_START_ANEW, BusyError
 from agents.program.agent.files import only_one
 from agents.program.agent.loop import Agent
 from agents.program.agent.places import Places, Settings
@@ -21,9 +22,8 @@ from agents.program.agent.version import release_number
 
 logger = logging.getLogger(__name__)
 
-# The service's manager starts the program again, which may be another release by then.
-EXIT_START_ANEW = 75
 _LONGEST_SLEEP_SECONDS = 60.0
+_COMMAND_LOOK_SECONDS = 2.0
 
 
 class Wake:
@@ -70,7 +70,9 @@ def run_daemon(places: Places, settings: Settings) -> int:
     """Until it is told to end: 0; EXIT_START_ANEW for another release. Raises BusyError, NotEnrolledError."""
     wake = Wake()
     try:
-        with only_one(places.lock), wake.on_signals():
+        with only_one(places.service_lock), wake.on_signals(), _work_lock(places, wake) as is_ours:
+            if not is_ours:
+                return 0
             agent = assemble(places, settings, wake.up)
             agent.begin()
             trial = Trial(Installation(Path(settings.programs)), agent)
@@ -87,7 +89,26 @@ def run_daemon(places: Places, settings: Settings) -> int:
                 agent.end()
     finally:
         wake.close()
-    return 0
+    return EXIT_OK
+
+
+@contextmanager
+def _work_lock(places: Places, wake: Wake) -> Iterator[bool]:
+    """Held from when the command that does a job itself has ended; False when the service is told to end before.
+
+    Nobody would start the service again after the command: the system was told that there are two of it.
+    """
+    with ExitStack() as held:
+        while not wake.ended:
+            try:
+                held.enter_context(only_one(places.lock))
+            except BusyError as error:
+                logger.info("waits for a command", extra={"reason": error.message})
+                wake.sleep(_COMMAND_LOOK_SECONDS)
+            else:
+                yield True
+                return
+        yield False
 
 
 class Trial:

@@ -56,6 +56,7 @@ def examine(places: Places) -> list[Finding]:
         lambda: _clock(clock),
         lambda: _policy(places, identity, clock),
         lambda: _space(places),
+        lambda: _part(settings),
         lambda: _snapshots(places, settings),
     )
     for check in checks:
@@ -157,6 +158,12 @@ def _space(places: Places) -> Iterator[Finding]:
         yield Finding("space", f"{free >> 20} MiB free for the agent's state", True, f"Make room at {places.state}.")
     else:
         yield Finding("space", f"{free >> 20} MiB free for the agent's state")
+
+
+def _part(settings: Settings) -> Iterator[Finding]:
+    if not settings.is_whole_server:
+        advice = "`root` of agent.toml says so, and each backup warns of it (part_of_server). Without it: all of it."
+        yield Finding("root", f"only {settings.root} of this server is protected", False, advice)
 
 
 def _snapshots(places: Places, settings: Settings) -> Iterator[Finding]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -11,7 +14,29 @@ EXIT_REFUSED = 5
 EXIT_NOT_TRUSTED = 6
 EXIT_JOB_FAILED = 7
 EXIT_BUSY = 8
+EXIT_INTERNAL = 70
+# The service's manager starts the program again, which may be another release by then.
+EXIT_START_ANEW = 75
 EXIT_INTERRUPTED = 130
+# As `--help` shows them; docs/agent.md has the same.
+EXIT_CODES: Mapping[int, str] = MappingProxyType(
+    {
+        EXIT_OK: "done",
+        EXIT_FAILED: (
+            "something else went wrong (no root, its state folder is full or read-only), or the doctor found something"
+        ),
+        EXIT_USAGE: "the command line or agent.toml is wrong",
+        EXIT_NOT_ENROLLED: "this server is not enrolled",
+        EXIT_UNREACHABLE: "the control plane cannot be reached",
+        EXIT_REFUSED: "the control plane refused, or its policy does",
+        EXIT_NOT_TRUSTED: "what answered is not the control plane that this agent belongs to",
+        EXIT_JOB_FAILED: "the backup or restore failed",
+        EXIT_BUSY: "another instance of the agent runs",
+        EXIT_INTERNAL: "a bug of the program; --debug shows where",
+        EXIT_START_ANEW: "start it again: another release, or other pinned keys, are in place (daemon)",
+        EXIT_INTERRUPTED: "interrupted",
+    }
+)
 
 
 class AgentError(Exception):

@@ -15,6 +15,7 @@ import signal
 import stat
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,18 +37,24 @@ class HookError(DriverError):
 
 @contextmanager
 def hooks_around(folder: Path, *, seconds: float, trusted_owner: int = 0) -> Iterator[None]:
-    """Run `pre-*` now and `post-*` at the end, each at most `seconds`. Raises HookError for the former."""
+    """Run `pre-*` now and `post-*` at the end, each at most `seconds`. Raises HookError for the former.
+
+    All of them see the mounts of the server, and what they mount or unmount is the server's, also when this thread has
+    gone into a mount namespace of its own meanwhile: they are started by one that has stayed outside."""
     before, after = (_hooks(folder, kind, trusted_owner) for kind in ("pre-", "post-"))
-    try:
-        for hook in before:
-            _run(hook, seconds)
-        yield
-    finally:
-        for hook in after:
-            try:
-                _run(hook, seconds)
-            except HookError as error:
-                logger.error(error.message)
+    with ThreadPoolExecutor(1, "hooks") as outside:
+        # It begins now, and not with the first hook there is.
+        outside.submit(int).result()
+        try:
+            for hook in before:
+                _run(hook, seconds, outside)
+            yield
+        finally:
+            for hook in after:
+                try:
+                    _run(hook, seconds, outside)
+                except HookError as error:
+                    logger.error(error.message)
 
 
 def _hooks(folder: Path, kind: str, owner: int) -> list[Path]:
@@ -75,17 +82,21 @@ def _check(path: Path, owner: int) -> None:
             )
 
 
-def _run(hook: Path, seconds: float) -> None:
+def _start(hook: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603  # checked above, without arguments
+        [str(hook)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={"PATH": _PATH, "LC_ALL": "C.UTF-8"},
+        cwd="/",
+        start_new_session=True,
+    )
+
+
+def _run(hook: Path, seconds: float, outside: ThreadPoolExecutor) -> None:
     try:
-        process = subprocess.Popen(  # noqa: S603  # checked above, without arguments
-            [str(hook)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={"PATH": _PATH, "LC_ALL": "C.UTF-8"},
-            cwd="/",
-            start_new_session=True,
-        )
+        process = outside.submit(_start, hook).result()
     except OSError as error:
         raise HookError(f"The hook {hook.name} cannot be run: {error.strerror}.") from error
     try:

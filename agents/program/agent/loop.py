@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -29,10 +31,11 @@ from agents.program.agent.pacing import (
     Chance,
     after_failure_seconds,
     next_poll_seconds,
-    start_delay_seconds,
+    start_in_seconds,
+    start_jitter_seconds,
 )
 from agents.program.agent.places import Places, Settings
-from agents.program.agent.policy import is_open, keep_policy, kept_policy, next_opening, read_policy
+from agents.program.agent.policy import is_open, keep_policy, kept_policy, read_policy, why_closed
 from agents.program.agent.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -47,10 +50,16 @@ _LONGEST_REASON = 500
 
 @dataclass(slots=True)
 class Waiting:
-    """A job that was offered and has not begun. Times are of the monotonic clock."""
+    """A job that was offered and has not begun. Times are of the monotonic clock.
+
+    `share` is drawn once: by how much of the jitter it is put off. `has_returned`: it came with the first answer after
+    the control plane was away for long.
+    """
 
     offer: JobOffer
-    begins_at: float
+    share: float
+    has_returned: bool
+    begins_at: float = math.inf
     why: str = ""
 
 
@@ -67,6 +76,7 @@ class Surroundings:
     chance: Chance = random.random
     paused: Callable[[AgentPolicy], str] = why_paused
     version: str = ""
+    release: int = 0
 
 
 @dataclass(slots=True)
@@ -176,6 +186,7 @@ class Agent:
             problem=self.memory.problem,
             trees=self._trees if digest != self.memory.trees_told else None,
             waits={key: self._why_still(waiting) for key, waiting in self.waiting.items()},
+            release=self.world.release,
         )
 
     def _why_still(self, waiting: Waiting) -> str:
@@ -234,16 +245,18 @@ class Agent:
 
     def _offered(self, offers: Sequence[JobOffer]) -> None:
         """What is offered no more was taken back; what waits already keeps its time, unless a person cannot wait."""
-        now, held = self.world.monotonic(), self.waiting
+        held, has_returned = self.waiting, self._away_seconds >= AWAY_SECONDS
         busy = self.running[0].id if self.running is not None else ""
         self.waiting = {}
         for offer in offers:
             if offer.id == busy:
                 continue
-            delay = start_delay_seconds(offer, self.policy, away_seconds=self._away_seconds, chance=self.world.chance)
-            before = held.get(offer.id)
-            begins_at = now + delay if before is None or offer.begins_at_once else before.begins_at
-            self.waiting[offer.id] = Waiting(offer, begins_at)
+            self.waiting[offer.id] = self._as_held(offer, held.get(offer.id)) or Waiting(
+                offer, self.world.chance(), has_returned
+            )
+
+    def _as_held(self, offer: JobOffer, before: Waiting | None) -> Waiting | None:
+        return None if before is None else dataclasses.replace(before, offer=offer)
 
     def _canceled(self, jobs: Sequence[str]) -> None:
         if self.running is not None and self.running[0].id in jobs:
@@ -251,6 +264,8 @@ class Agent:
 
     def _begin_jobs(self) -> None:
         now = self.world.monotonic()
+        for waiting in self.waiting.values():
+            waiting.begins_at = self._begins_at(waiting, now)
         for waiting in sorted(self.waiting.values(), key=lambda one: (not one.offer.begins_at_once, one.begins_at)):
             waiting.why = self._why_not(waiting.offer)
             if self.running is None and now >= waiting.begins_at and not waiting.why:
@@ -259,13 +274,22 @@ class Agent:
         waits = [Waits(job, one.offer.kind, self._why_still(one)) for job, one in self.waiting.items()]
         self.notes.waits(waits + ([Waits("", "", self._held_back)] if self._held_back else []))
 
+    def _begins_at(self, waiting: Waiting, now: float) -> float:
+        """By the policy and the window of now: either may have changed since, or the window have passed unused."""
+        if waiting.offer.begins_at_once or self.policy is None:
+            return min(waiting.begins_at, now)
+        begins_at = now + start_in_seconds(
+            self.policy.window,
+            now=self.clock.now(),
+            jitter_seconds=start_jitter_seconds(self.policy, has_returned=waiting.has_returned),
+            share=waiting.share,
+        )
+        return min(waiting.begins_at, begins_at) if is_open(self.policy.window, self.clock.now()) else begins_at
+
     def _why_not(self, offer: JobOffer) -> str:
         if offer.begins_at_once or self.policy is None:
             return ""
-        if not is_open(self.policy.window, self.clock.now()):
-            opening = next_opening(self.policy.window, self.clock.now())
-            return f"Outside of the window; it opens at {opening:%H:%M} {opening.tzinfo}."
-        return self.world.paused(self.policy)
+        return why_closed(self.policy.window, self.clock.now()) or self.world.paused(self.policy)
 
     def _begin(self, offer: JobOffer) -> None:
         try:
@@ -285,6 +309,7 @@ class Agent:
             settings=self.settings,
             policy=self.policy,
             anchor=self.clock.anchor,
+            may_be_held=not offer.begins_at_once,
         )
         logger.info("job begins", extra={"job": offer.id, "kind": right.kind})
         self.running = (offer, self.world.start(order))

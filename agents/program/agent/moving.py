@@ -24,8 +24,11 @@ import msgspec
 from agents import protocol
 from agents.agent_messages import AgentPolicy
 from agents.answer_signing import HEADER, NONCE_HEADER, gate_request, is_answer_signed
+from agents.drivers.base import Warned
 from agents.drivers.host import HostDriver, HostSettings
+from agents.program.agent.conditions import why_paused
 from agents.program.agent.errors import NotTrustedError
+from agents.program.agent.holding import LOOK_SECONDS, Hold, never_held
 from agents.program.agent.hooks import hooks_around
 from agents.program.agent.identity import load_identity, writer_key
 from agents.program.agent.limits import be_gentle, die_with_parent
@@ -33,6 +36,7 @@ from agents.program.agent.memory import Anchor, ControlClock
 from agents.program.agent.places import Places, Settings
 from agents.program.agent.policy import bytes_per_second, lower
 from agents.program.agent.tls import connect, read_url
+from agents.program.backing_up import COMMITTING
 from agents.program.mover import run_sessions
 from agents.program.running import Means
 from agents.program.session import GateError, GateRefusedError, SessionClient
@@ -43,12 +47,15 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = 900.0
 ENDED = "ended"
 HOST = "host"
+# The phase that people see of a job that waits while it is under way.
+HELD = "held"
 # Of what came without a signature: something before the gate is busy, and the gate may answer the next time.
 _BUSY = frozenset({429, 500, 502, 503, 504})
 
 
 class MoveOrder(msgspec.Struct, frozen=True):
-    """What the agent tells its mover."""
+    """What the agent tells its mover. `may_be_held`: whether it waits, also when it is under way, where the policy says
+    so; what a person asked for does not."""
 
     config: str
     state: str
@@ -60,13 +67,16 @@ class MoveOrder(msgspec.Struct, frozen=True):
     policy: AgentPolicy | None = None
     anchor: Anchor | None = None
     retry_seconds: float = RETRY_SECONDS
+    may_be_held: bool = False
+    look_seconds: float = LOOK_SECONDS
 
     def __repr__(self) -> str:
         return f"MoveOrder(job={self.job!r}, kind={self.kind!r})"
 
 
 class MoveEvent(msgspec.Struct, frozen=True):
-    """How far it is. With the phase `ended` it is over: `code` empty for well, else what was told to the gate."""
+    """How far it is. With the phase `ended` it is over: `code` empty for well, else what was told to the gate. `held`
+    says why it waits for better times."""
 
     phase: str
     done_bytes: int = 0
@@ -74,6 +84,7 @@ class MoveEvent(msgspec.Struct, frozen=True):
     stored_bytes: int = 0
     code: str = ""
     message: str = ""
+    held: str = ""
 
 
 class NotTrustedGateError(GateError):
@@ -87,7 +98,13 @@ class AgentSession(SessionClient):
     """
 
     def __init__(
-        self, order: MoveOrder, tell: Callable[[MoveEvent], None], *, pins: list[bytes], control_key: bytes
+        self,
+        order: MoveOrder,
+        tell: Callable[[MoveEvent], None],
+        *,
+        pins: list[bytes],
+        control_key: bytes,
+        hold: Hold | None = None,
     ) -> None:
         super().__init__(
             gate_url=order.gate_url,
@@ -99,6 +116,7 @@ class AgentSession(SessionClient):
         self._control_key = control_key
         self._kind, self._restores = order.kind, order.settings.restores
         self._tell = tell
+        self._hold = hold or never_held()
         self.outcome: MoveEvent | None = None
 
     def open(self) -> protocol.Work:
@@ -110,10 +128,14 @@ class AgentSession(SessionClient):
         return work
 
     def heartbeat(self, progress: protocol.Progress) -> protocol.HeartbeatAnswer:
-        self._tell(MoveEvent(progress.phase, progress.done_bytes, progress.total_bytes, progress.stored_bytes))
-        return super().heartbeat(progress)
+        done = progress.done_bytes, progress.total_bytes, progress.stored_bytes
+        held = self._hold.why()
+        self._tell(MoveEvent(progress.phase, *done, held=held))
+        return super().heartbeat(msgspec.structs.replace(progress, phase=HELD) if held else progress)
 
     def commit(self, request: protocol.CommitRequest) -> None:
+        # The heart may wait for a gate that is away, and say nothing until it is back.
+        self._tell(MoveEvent(COMMITTING, request.read_bytes, request.read_bytes, request.stored_bytes))
         super().commit(request)
         self.outcome = MoveEvent(ENDED, request.read_bytes, request.read_bytes, request.stored_bytes)
 
@@ -174,17 +196,19 @@ def move(order: MoveOrder, tell: Callable[[MoveEvent], None]) -> MoveEvent:
     identity = load_identity(places)
     HostDriver.configured = host_settings(places, order.settings, order.policy)
     # The agent keeps those of the newest policy.
-    session = AgentSession(order, tell, pins=identity.tls_pins, control_key=identity.control_key)
+    hold = hold_of(order)
+    session = AgentSession(order, tell, pins=identity.tls_pins, control_key=identity.control_key, hold=hold)
     clock = ControlClock(order.anchor)
     means = Means(
         writer_key=writer_key(places),
         retry_seconds=order.retry_seconds,
         random_bytes=os.urandom,
         node_directory=places.state,
-        bandwidth=partial(_limit_now, order, clock),
+        bandwidth=partial(limit_now, order, clock, hold),
+        pause=hold.wait,
     )
     try:
-        run_sessions([session], means=means, hold=partial(_hooks, places, order))
+        run_sessions([session], means=means, hold=partial(hooks_of, places, order))
     except GateError as error:
         return MoveEvent(ENDED, code=error.code, message=error.message)
     return session.outcome or MoveEvent(
@@ -197,15 +221,37 @@ def host_settings(places: Places, settings: Settings, policy: AgentPolicy | None
     own = settings.excludes if policy is not None and policy.allows_excludes else []
     excludes = tuple(policy.excludes if policy is not None else ())
     return HostSettings(
-        root=settings.root, work=places.state / "work", never=(str(places.state),), excludes=(*excludes, *own)
+        root=settings.root,
+        work=places.state / "work",
+        never=(str(places.state),),
+        excludes=(*excludes, *own),
+        needs=tuple(os.path.realpath(path) for path in (places.config, places.state, settings.ca_file) if str(path)),
+        warnings=_narrowed(settings),
     )
 
 
-def _limit_now(order: MoveOrder, clock: ControlClock, of_work: int) -> int:
-    return lower(of_work, order.settings.bytes_per_second, bytes_per_second(order.policy, clock.now()))
+def _narrowed(settings: Settings) -> tuple[Warned, ...]:
+    """No policy says what `root` of agent.toml is, so every backup does."""
+    if settings.is_whole_server:
+        return ()
+    message = f"Only {settings.root} of this server is in its backup: `root` of agent.toml there says so."
+    return (Warned("part_of_server", message),)
 
 
-def _hooks(places: Places, order: MoveOrder) -> AbstractContextManager[None]:
+def hold_of(order: MoveOrder) -> Hold:
+    """By the policy that the job began with."""
+    if order.policy is None or not order.may_be_held or order.kind != "backup":
+        return never_held()
+    return Hold(partial(why_paused, order.policy), seconds=order.look_seconds)
+
+
+def limit_now(order: MoveOrder, clock: ControlClock, hold: Hold, of_work: int) -> int:
+    """Of this moment: the lowest of what the work, agent.toml and the policy's hour say."""
+    own, hour = order.settings.bytes_per_second, bytes_per_second(order.policy, clock.now())
+    return lower(of_work, own, hour, hold.bytes_per_second())
+
+
+def hooks_of(places: Places, order: MoveOrder) -> AbstractContextManager[None]:
     is_allowed = order.policy is not None and order.policy.allows_hooks and order.settings.hooks
     if order.kind != "backup" or not is_allowed:
         return nullcontext()

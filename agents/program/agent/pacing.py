@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
-from agents.agent_messages import AgentPolicy, JobOffer
+from agents.agent_messages import AgentPolicy, WindowMessage
+from agents.program.agent.policy import next_closing, next_opening
 
 # Chance from 0 to below 1.
 Chance = Callable[[], float]
@@ -15,6 +17,8 @@ _LONGEST_PAUSE_SECONDS = 300.0
 # A network that is lost for half a minute again and again is met while it is there, and a job goes on then.
 _FIRST_PAUSE_SECONDS = 15.0
 _LEAST_POLL_SECONDS = 1.0
+# A poll that nobody answers may be in the way of a job's start, which the closing window must not catch.
+_BEFORE_CLOSING_SECONDS = 60.0
 # One that was revoked, or is looked at by a person, asks rarely.
 STOPPED_POLL_SECONDS = 3600.0
 DEFAULT_POLL_SECONDS = 60.0
@@ -31,11 +35,23 @@ def after_failure_seconds(failures: int, poll_seconds: float, chance: Chance) ->
     return pause * (0.5 + chance())
 
 
-def start_delay_seconds(offer: JobOffer, policy: AgentPolicy | None, *, away_seconds: float, chance: Chance) -> float:
-    """How long a job waits after it was first offered, so that not all of a fleet begin at one moment."""
-    if offer.begins_at_once:
-        return 0.0
-    jitter = policy.start_jitter_seconds if policy is not None else 0
-    if away_seconds >= AWAY_SECONDS:
-        jitter = max(jitter, policy.return_jitter_seconds if policy is not None else 0)
-    return chance() * jitter
+def start_jitter_seconds(policy: AgentPolicy | None, *, has_returned: bool) -> int:
+    """The longest that a start is put off by chance; longer for jobs that came with the first answer after a while."""
+    if policy is None:
+        return 0
+    return max(policy.start_jitter_seconds, policy.return_jitter_seconds if has_returned else 0)
+
+
+def start_in_seconds(window: WindowMessage | None, *, now: datetime, jitter_seconds: float, share: float) -> float:
+    """How long a job waits from now on, so that not all of a fleet begin at one moment.
+
+    `share`, from 0 to below 1, is the job's own: it is put off by that much of the jitter, counted from the opening
+    while the window is closed, and of what is left of the window where that is less. Asked again and again it never
+    gets later within one window.
+    """
+    opens = next_opening(window, now)
+    closes = next_closing(window, opens)
+    if closes is not None:
+        left_seconds = (closes - opens).total_seconds() - _BEFORE_CLOSING_SECONDS
+        jitter_seconds = max(0.0, min(jitter_seconds, left_seconds))
+    return (opens - now).total_seconds() + share * jitter_seconds

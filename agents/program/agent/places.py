@@ -36,6 +36,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     restores: bool = True
     programs: str = "/opt/backupsite-agent"
 
+    @property
+    def is_whole_server(self) -> bool:
+        return not os.path.realpath(self.root).strip("/")
+
 
 @dataclass(frozen=True, slots=True)
 class Places:
@@ -82,7 +86,13 @@ class Places:
 
     @property
     def lock(self) -> Path:
+        """Of whoever works: the service, or a command that does a job itself."""
         return self.state / "agent.lock"
+
+    @property
+    def service_lock(self) -> Path:
+        """Of the service from its start to its end, also while it waits for a command."""
+        return self.state / "service.lock"
 
     @property
     def log(self) -> Path:

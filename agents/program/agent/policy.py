@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, time, timedelta
+import itertools
+from collections.abc import Iterator
+from datetime import UTC, datetime, time, timedelta
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -14,6 +16,9 @@ from agents.program.agent.errors import PolicyRefusedError
 from agents.program.agent.files import read_if_there, write_whole
 from agents.program.agent.identity import Identity
 from agents.program.agent.places import Places
+
+# A window that one day does not have is there on the next.
+_HOURS_AHEAD = 73
 
 
 def read_policy(signed: SignedPolicy, identity: Identity, *, least_number: int = 0) -> AgentPolicy:
@@ -64,13 +69,62 @@ def is_open(window: WindowMessage | None, now: datetime) -> bool:
 
 
 def next_opening(window: WindowMessage | None, now: datetime) -> datetime:
-    """When backups may begin next; `now` when they may."""
+    """When backups may begin next, in UTC, where no time comes twice; `now` when they may."""
     if window is None or is_open(window, now):
-        return now
+        return now.astimezone(UTC)
+    # A window that lies in the hour that a clock leaves out is not there that day.
+    return next((at for at in _turns(window, now) if is_open(window, at)), now.astimezone(UTC) + timedelta(days=1))
+
+
+def next_closing(window: WindowMessage | None, now: datetime) -> datetime | None:
+    """When backups may begin no more, `now` when they may not; None when they always may."""
+    if window is None or _time(window.begin) == _time(window.end):
+        return None
+    if not is_open(window, now):
+        return now.astimezone(UTC)
+    return next((at for at in _turns(window, now) if not is_open(window, at)), now.astimezone(UTC) + timedelta(days=1))
+
+
+def why_closed(window: WindowMessage | None, now: datetime) -> str:
+    """In words; empty while it is open."""
+    if window is None or is_open(window, now):
+        return ""
+    opens = next_opening(window, now).astimezone(ZoneInfo(window.time_zone))
+    return f"Outside of the window; it opens at {opens:%H:%M} {window.time_zone}."
+
+
+def _turns(window: WindowMessage, now: datetime) -> list[datetime]:
+    """Moments after `now`, in order, of which one is the next at which the window opens or closes."""
     zone = ZoneInfo(window.time_zone)
-    local = now.astimezone(zone)
-    begins = datetime.combine(local.date(), _time(window.begin), tzinfo=zone)
-    return begins if begins > local else datetime.combine(local.date() + timedelta(days=1), _time(window.begin), zone)
+    today = now.astimezone(zone).date()
+    days = [today + timedelta(days=number) for number in range(-1, 4)]
+    # A time of the clock may come twice a day.
+    found = {
+        datetime.combine(day, _time(at), zone).replace(fold=fold).astimezone(UTC)
+        for day in days
+        for at in (window.begin, window.end)
+        for fold in (0, 1)
+    }
+    return sorted(at for at in {*found, *_changes_of_clock(zone, now)} if at > now)
+
+
+def _changes_of_clock(zone: ZoneInfo, now: datetime) -> Iterator[datetime]:
+    """Moments of the next days at which the zone's clocks are put forward or back."""
+    begin = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    hours = [begin + timedelta(hours=number) for number in range(_HOURS_AHEAD)]
+    for before, after in itertools.pairwise(hours):
+        if _offset(zone, before) == _offset(zone, after):
+            continue
+        low, high = 0, 3600
+        while high - low > 1:
+            middle = (low + high) // 2
+            is_before = _offset(zone, before + timedelta(seconds=middle)) == _offset(zone, before)
+            low, high = (middle, high) if is_before else (low, middle)
+        yield before + timedelta(seconds=high)
+
+
+def _offset(zone: ZoneInfo, at: datetime) -> timedelta | None:
+    return at.astimezone(zone).utcoffset()
 
 
 def bytes_per_second(policy: AgentPolicy | None, now: datetime) -> int:

@@ -68,4 +68,5 @@ def _line(event: MoveEvent) -> str:
     share = min(event.done_bytes / event.total_bytes, 1.0) if event.total_bytes else 0.0
     filled = round(share * _WIDTH)
     bar = f"[{'#' * filled}{'.' * (_WIDTH - filled)}] {share:4.0%}" if event.total_bytes else ""
-    return f"{event.phase[:40]} {bar} {size(event.done_bytes)} read, {size(event.stored_bytes)} stored"
+    held = f", held: {event.held[:80]}" if event.held else ""
+    return f"{event.phase[:40]} {bar} {size(event.done_bytes)} read, {size(event.stored_bytes)} stored{held}"

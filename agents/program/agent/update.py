@@ -40,6 +40,8 @@ _LARGEST_RELEASE_BYTES = 512 * 1024 * 1024
 _ROOM = 4
 _START_SECONDS = 60
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\Z")
+# A wheel that is for one Python: what a release needs and has for some versions only.
+_WHEEL = re.compile(r"-cp3([0-9]{1,2})-cp3\1-")
 _TRIAL = re.compile(r"([0-9]{1,9}) ([0-9]{1,9}) ([0-9]{1,3})\s*\Z")
 PROGRAM = Path("bin/backupsite-agent")
 
@@ -188,7 +190,7 @@ def prepare_release(folder: Path) -> None:
         raise UpdateError("The release has no program that starts here, and no wheels.")
     environment = folder / "environment"
     for words in (
-        [_python(), "-m", "venv", str(environment)],
+        [_python(wheels), "-m", "venv", str(environment)],
         [str(environment / "bin/python"), "-m", "pip", "install", "--quiet", "--no-index", "--find-links",
          str(wheels), "backupsite-agent"],
     ):  # fmt: skip
@@ -201,27 +203,60 @@ def prepare_release(folder: Path) -> None:
     (folder / PROGRAM).chmod(0o755)
 
 
-def _python() -> str:
-    if not getattr(sys, "frozen", False):
-        return getattr(sys, "_base_executable", "") or sys.executable
-    found = next(
-        (path for name in ("python3.13", "python3.12", "python3.11", "python3") if (path := shutil.which(name))), ""
-    )
-    if not found:
-        raise UpdateError("The release needs Python 3.11 or newer here; install it.")
-    return found
+def _python(wheels: Path) -> str:
+    """One that the release has wheels for: the one that runs this, else the newest here. Raises UpdateError."""
+    own = "" if getattr(sys, "frozen", False) else getattr(sys, "_base_executable", "") or sys.executable
+    minors = {int(found[1]) for path in wheels.glob("*.whl") if (found := _WHEEL.search(path.name))}
+    names = [own, *(f"python3.{minor}" for minor in sorted(minors, reverse=True)), "python3"]
+    for program in filter(None, map(shutil.which, filter(None, names))):
+        if _minor(program) in minors:
+            return program
+    versions = ", ".join(f"3.{minor}" for minor in sorted(minors))
+    raise UpdateError(f"The release needs Python {versions} with venv here, and there is none. Install one.")
+
+
+def _minor(python: str) -> int:
+    """The 11 of Python 3.11; -1 when it does not start or cannot make an environment."""
+    asks = "import sys, venv, ensurepip; print(sys.version_info[1])"
+    try:
+        done = subprocess.run(  # noqa: S603  # a Python of this system, own words
+            [python, "-I", "-c", asks], capture_output=True, text=True, timeout=_START_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return -1
+    told = done.stdout.strip()
+    return int(told) if done.returncode == 0 and told.isdigit() else -1
 
 
 def _unpack(archive: Path, to: Path) -> None:
-    """Members stay inside of the folder; links and devices that lead out are refused by the filter."""
-    if not hasattr(tarfile, "data_filter"):
-        raise UpdateError("This Python cannot unpack a release safely: 3.11.4 or newer is needed. Install it.")
+    """Files and folders that stay inside of `to`, and nothing else. Raises UpdateError.
+
+    Written out: the filter of tarfile came with Python 3.11.4, and a program may be frozen with an older one.
+    """
     to.mkdir(mode=0o755)
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(to, filter="data")
+            for member in tar:
+                _unpack_member(tar, member, to)
     except (tarfile.TarError, EOFError) as error:
         raise UpdateError(f"The release cannot be unpacked: {error}.") from error
+
+
+def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, to: Path) -> None:
+    """Without links no name leads out that has no dots in it."""
+    parts = Path(member.name).parts
+    content = tar.extractfile(member) if member.isreg() else None
+    if (content is None and not member.isdir()) or ".." in parts or member.name.startswith("/"):
+        raise UpdateError(f"The release cannot be unpacked: {member.name!r} is no file or folder inside of it.")
+    path = to.joinpath(*parts)
+    if content is None:
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    # "x": a second member of that name, or one in a file's place, is an error and replaces nothing.
+    with content, open(path, "xb") as file:
+        shutil.copyfileobj(content, file)
+        os.fchmod(file.fileno(), 0o755 if member.mode & 0o100 else 0o644)
 
 
 def _check_starts(folder: Path, manifest: ReleaseManifest) -> None:

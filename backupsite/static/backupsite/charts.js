@@ -1,5 +1,5 @@
 // Charts by uPlot: <div class="chart" data-chart="ID"> draws what the JSON script of that id says. The numbers stand in a
-// table beside it, too. JSON: kind (area, line or bars), unit (bytes or count), days (ISO dates), series of label and
+// table beside it, too. JSON: kind (area, line, bars, or steps: each value holds until the next day that is told), unit (bytes or count), days (ISO dates), series of label and
 // values (null: nothing is known). Colours come from the page, so that light and dark are right.
 (() => {
   "use strict";
@@ -30,13 +30,17 @@
   const colour = (name) => computed(`var(${name})`);
   const faint = (name) => computed(`color-mix(in srgb, var(${name}) 25%, transparent)`);
 
+  const pathsOf = (kind) => {
+    if (kind === "bars") return uPlot.paths.bars({ size: [0.7, 40] });
+    return kind === "steps" ? uPlot.paths.stepped({ align: 1 }) : undefined;
+  };
   const seriesOf = (told, format) =>
     told.series.map((one, place) => ({
       label: one.label,
       stroke: colour(COLOURS[place % COLOURS.length]),
       fill: told.kind === "line" ? undefined : faint(COLOURS[place % COLOURS.length]),
       width: 2,
-      paths: told.kind === "bars" ? uPlot.paths.bars({ size: [0.7, 40] }) : undefined,
+      paths: pathsOf(told.kind),
       value: (_, value) => format(value),
     }));
   const optionsOf = (told, width) => {
