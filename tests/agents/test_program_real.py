@@ -137,7 +137,10 @@ def test_a_server_that_leaves_keeps_no_key_and_the_vault_keeps_its_backup(tmp_pa
     row = AgentRow.objects.get()
     backup = make_backup(row.server)
     domain = backup.manifest.domain
-    in_vault = lambda: [list(kind.objects.order_by("pk").values()) for kind in (Backup, StoredObject, Domain)]  # noqa: E731
+
+    def in_vault() -> list[list[Any]]:
+        return [list(kind.objects.order_by("pk").values()) for kind in (Backup, StoredObject, Domain)]
+
     kept = in_vault()
     trusted = bytes(writer_key(places).public)
     secrets = [request_key(places).private, writer_key(places).private]
