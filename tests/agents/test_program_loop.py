@@ -22,7 +22,7 @@ from agents.program.agent import memory as remembering
 from agents.program.agent.carrying import Verdict
 from agents.program.agent.conditions import is_on_battery, why_paused
 from agents.program.agent.control import ControlClient, Reply
-from agents.program.agent.errors import EXIT_FAILED, NotTrustedError, RefusedError, UnreachableError
+from agents.program.agent.errors import EXIT_FAILED, NotTrustedError, RefusedError, UnreachableError, UpdateError
 from agents.program.agent.identity import Identity, request_key, save_identity, writer_key
 from agents.program.agent.loop import Agent, Surroundings
 from agents.program.agent.memory import ControlClock, Memory, load_memory
@@ -380,6 +380,26 @@ def test_an_update_waits_for_the_job(world: World) -> None:
     world.movers[0].event = MoveEvent(ENDED)
     world.pass_time(2)
     assert world.updates == [world.plane.update]
+
+
+def test_a_release_that_cannot_be_installed_is_fetched_ever_more_rarely(world: World) -> None:
+    """Each try is a whole download; the control plane offers it with each poll, for an hour."""
+    tried: list[tuple[bytes, float]] = []
+
+    def refuse(offer: messages.UpdateOffer) -> None:
+        tried.append((offer.manifest, world.seconds))
+        raise UpdateError("There is no room for release 7.")
+
+    world.agent.world.take_update = refuse
+    world.plane.update = messages.UpdateOffer(b"7", b"")
+    begun = world.seconds
+    world.pass_time(3600)
+    # Polls are a minute apart: two, four, eight, sixteen and thirty-two minutes after the one before.
+    assert [round((at - begun) / 60) for _, at in tried] == [0, 2, 6, 14, 30]
+    assert {poll.problem_code for poll in world.plane.polls[1:]} == {"update_refused"}
+    world.plane.update = messages.UpdateOffer(b"8", b"")
+    world.pass_time(61)
+    assert [manifest for manifest, _ in tried[5:]] == [b"8"]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from agents.program.agent.pacing import (
     next_poll_seconds,
     start_in_seconds,
     start_jitter_seconds,
+    update_again_seconds,
 )
 from agents.program.agent.places import Places, Settings
 from agents.program.agent.policy import is_open, keep_policy, kept_policy, read_policy, why_closed
@@ -61,6 +62,16 @@ class Waiting:
     has_returned: bool
     begins_at: float = math.inf
     why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedUpdate:
+    """A release that could not be installed here; the same one is tried again from `again_at` on."""
+
+    manifest: bytes
+    refusals: int
+    again_at: float
+    why: AgentError
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,6 +115,7 @@ class Agent:
     _trees: list[TreeFacts] = field(default_factory=list)
     # Why the control plane does not offer a job yet.
     _held_back: str = ""
+    _refused_update: RefusedUpdate | None = None
 
     def __post_init__(self) -> None:
         self.notes = Notes(self.places, self.clock, self.memory)
@@ -335,10 +347,19 @@ class Agent:
         offer, self.update = self.update, None
         if offer is None:
             return
+        refused = self._refused_update
+        if refused is not None and refused.manifest != offer.manifest:
+            refused = None
+        if refused is not None and self.world.monotonic() < refused.again_at:
+            self.notes.trouble(refused.why)
+            return
         try:
             self.world.take_update(offer)
         except AgentError as error:
             self.notes.trouble(error)
+            refusals = 1 + (refused.refusals if refused is not None else 0)
+            again_at = self.world.monotonic() + update_again_seconds(refusals)
+            self._refused_update = RefusedUpdate(offer.manifest, refusals, again_at, error)
 
     # --- small things -------------------------------------------------------------------------------------------------
 

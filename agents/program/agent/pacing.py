@@ -22,6 +22,8 @@ _BEFORE_CLOSING_SECONDS = 60.0
 # One that was revoked, or is looked at by a person, asks rarely.
 STOPPED_POLL_SECONDS = 3600.0
 DEFAULT_POLL_SECONDS = 60.0
+_FIRST_UPDATE_PAUSE_SECONDS = 120.0
+_LONGEST_UPDATE_PAUSE_SECONDS = 3600.0
 
 
 def next_poll_seconds(told: float) -> float:
@@ -33,6 +35,11 @@ def after_failure_seconds(failures: int, poll_seconds: float, chance: Chance) ->
     """Twice as long each time, up to five minutes, and never at the same moment as all the others."""
     pause = min(_FIRST_PAUSE_SECONDS * (1 << min(failures - 1, 10)), max(_LONGEST_PAUSE_SECONDS, poll_seconds))
     return pause * (0.5 + chance())
+
+
+def update_again_seconds(refusals: int) -> float:
+    """After that many refusals of the same release, one more download would most likely be for nothing as well."""
+    return min(_FIRST_UPDATE_PAUSE_SECONDS * (1 << min(refusals - 1, 10)), _LONGEST_UPDATE_PAUSE_SECONDS)
 
 
 def start_jitter_seconds(policy: AgentPolicy | None, *, has_returned: bool) -> int:
