@@ -126,7 +126,7 @@ lab-lvm: venv-dev ## Run the driver lvm on real thin volumes in an emulated mach
 
 pictures: venv-dev ## Make the pictures of the documentation anew, by the tests in the browser (5 minutes)
 	@bash tools/apt-packages.sh
-	@PICTURES=1 $(PYTHON) -m pytest -n 0 -q tests/ui/test_portal.py tests/ui/test_journeys.py
+	@PICTURES=1 $(PYTHON) -m pytest -n 0 -q tests/ui/test_portal.py tests/ui/test_journeys.py tests/ui/test_wizards.py
 
 lock: ## Write the lock files anew from pyproject.toml
 	@bash tools/lock.sh

@@ -148,6 +148,7 @@ class BackupFilters(PlacedForm):
         *("size_from", "size_to", "gone", "removed"),
     )
     more = ("tenant", "node", "type", "health", "size_from", "size_to", "gone", "removed")
+    of_one = ("server", "definition")
 
     def clean(self) -> dict[str, Any]:
         wanted = super().clean() or {}
@@ -192,6 +193,7 @@ class JobFilters(PlacedForm):
     until = DayField("Asked for to")
     field_order = ("q", "kind", "state", "since", "until", "tenant", "node")
     more = ("tenant", "node")
+    of_one = ("server",)
 
     def narrow(self, jobs: Any, wanted: Mapping[str, Any]) -> Any:
         jobs = jobs.filter(**{name: wanted[name] for name in ("tenant", "node", "kind", "state") if name in wanted})

@@ -21,7 +21,7 @@ from backups.figure_models import NodeFigures, NodeShareFigures
 from backups.models import Job
 from backups.states import ON_A_NODE
 from definitions.models import Definition, SpreadAct
-from definitions.planner import planned_days
+from definitions.planner import planned_days, planned_days_by_tenant
 from definitions.spread import NodeDay, PileUp, nearest_night, pile_ups_of, together
 from tenants.models import Person, Tenant
 
@@ -29,7 +29,7 @@ LOOKED_BACK = timedelta(days=7)
 # Beyond that what was kept is not shown any more: nobody counts.
 FRESH = timedelta(minutes=45)
 # Of a tenant that has more on nodes, figures are kept; fewer are counted while somebody waits.
-LIVE_DEFINITIONS = 500
+LIVE_DEFINITIONS = 50
 _NODES_AT_ONCE = 50
 _HOURS = 24
 _IDLE = (0.0,) * _HOURS
@@ -86,43 +86,46 @@ def load_map(nodes: Sequence[Node], *, person: Person, now: datetime) -> LoadMap
 
 def count_loads(*, now: datetime) -> None:
     """Keep the figures of all nodes, by all definitions and jobs, and by those of each tenant that has many."""
-    nodes = list(Node.objects.order_by("name"))
-    for page in _pages(nodes):
-        found = _laid_out(page, [_count(page, Definition.objects.all(), Job.objects.all(), now=now)], now=now)
-        piles: dict[str, list[list[object]]] = {}
-        for pile in found.advice:
-            piles.setdefault(pile.node, []).append([pile.hour, pile.times_mean, list(pile.keys)])
-        for row in found.rows:
-            figures = {"counted_at": now, "on": found.on, "planned": row.planned, "actual": row.actual}
-            figures["piles"] = piles.get(row.node.name, [])
-            NodeFigures.objects.update_or_create(node=row.node, defaults=figures)
+    large = _tenants_with_many()
+    shares: list[NodeShareFigures] = []
+    for page in _pages(list(Node.objects.order_by("name"))):
+        parts = _count_by_tenant(page, now=now)
+        _keep(_laid_out(page, list(parts.values()), now=now), now=now)
+        for tenant in large & parts.keys():
+            shares += _shares(tenant, page, parts[tenant], now=now)
+    with transaction.atomic():
+        NodeShareFigures.objects.all().delete()
+        NodeShareFigures.objects.bulk_create(shares, batch_size=500)
+
+
+def _tenants_with_many() -> set[UUID]:
     there = Definition.objects.filter(active=True, disk__server__node__isnull=False).order_by()
     many = there.values_list("tenant").annotate(count=Count("pk")).filter(count__gt=LIVE_DEFINITIONS)
-    large = [tenant for tenant, _ in many]
-    NodeShareFigures.objects.exclude(tenant__in=large).delete()
-    for tenant in large:
-        _keep_shares(tenant, nodes, now=now)
+    return {tenant for tenant, _ in many}
 
 
-def _keep_shares(tenant: UUID, nodes: Sequence[Node], *, now: datetime) -> None:
-    """All of a tenant's at once: a node without a row is one on which it has nothing."""
-    definitions, jobs = Definition.objects.filter(tenant=tenant), Job.objects.filter(tenant=tenant)
-    rows = []
-    for page in _pages(nodes):
-        part = _count(page, definitions, jobs, now=now)
-        for node in page:
-            day, actual = part.days.get(node.name), part.actual.get(node.pk, _IDLE)
-            if day is None and actual is _IDLE:
-                continue
-            share = NodeShareFigures(node=node, tenant_id=tenant, counted_at=now, on=nearest_night(now.date()))
-            share.actual, share.planned = actual, _IDLE
-            if day is not None:
-                share.planned, share.within = day.hours, sorted(day.within)
-                share.starting = {hour: [str(key) for key in keys] for hour, keys in day.starting.items()}
-            rows.append(share)
-    with transaction.atomic():
-        NodeShareFigures.objects.filter(tenant=tenant).delete()
-        NodeShareFigures.objects.bulk_create(rows, batch_size=100)
+def _keep(found: LoadMap, *, now: datetime) -> None:
+    piles: dict[str, list[list[object]]] = {}
+    for pile in found.advice:
+        piles.setdefault(pile.node, []).append([pile.hour, pile.times_mean, list(pile.keys)])
+    for row in found.rows:
+        figures = {"counted_at": now, "on": found.on, "planned": row.planned, "actual": row.actual}
+        figures["piles"] = piles.get(row.node.name, [])
+        NodeFigures.objects.update_or_create(node=row.node, defaults=figures)
+
+
+def _shares(tenant: UUID, nodes: Sequence[Node], part: _Part, *, now: datetime) -> Iterable[NodeShareFigures]:
+    """A node without a row is one on which the tenant has nothing."""
+    for node in nodes:
+        day, actual = part.days.get(node.name), part.actual.get(node.pk, _IDLE)
+        if day is None and actual is _IDLE:
+            continue
+        share = NodeShareFigures(node=node, tenant_id=tenant, counted_at=now, on=nearest_night(now.date()))
+        share.actual, share.planned = actual, _IDLE
+        if day is not None:
+            share.planned, share.within = day.hours, sorted(day.within)
+            share.starting = {hour: [str(key) for key in keys] for hour, keys in day.starting.items()}
+        yield share
 
 
 def _pages(nodes: Sequence[Node]) -> Iterable[Sequence[Node]]:
@@ -176,6 +179,15 @@ def _count(nodes: Sequence[Node], definitions: QuerySet[Definition], jobs: Query
     return _Part(planned_days(there, on=nearest_night(now.date()), now=now), _moved(jobs, nodes, now=now))
 
 
+def _count_by_tenant(nodes: Sequence[Node], *, now: datetime) -> dict[UUID, _Part]:
+    there = Definition.objects.filter(disk__server__node__in=nodes)
+    days = planned_days_by_tenant(there, on=nearest_night(now.date()), now=now)
+    parts = {tenant: _Part(found, {}) for tenant, found in days.items()}
+    for (tenant, node), hours in _moved_by(("tenant", "node"), Job.objects.all(), nodes, now=now).items():
+        parts.setdefault(tenant, _Part({}, {})).actual[node] = hours
+    return parts
+
+
 def _laid_out(
     nodes: Sequence[Node], parts: Sequence[_Part], *, now: datetime, counted_at: datetime | None = None
 ) -> LoadMap:
@@ -204,16 +216,22 @@ def actual_load(nodes: Sequence[Node], *, person: Person | None, now: datetime) 
 
 
 def _moved(jobs: QuerySet[Job], nodes: Sequence[Node], *, now: datetime) -> dict[UUID, tuple[float, ...]]:
+    return {node: hours for (node,), hours in _moved_by(("node",), jobs, nodes, now=now).items()}
+
+
+def _moved_by(
+    columns: Sequence[str], jobs: QuerySet[Job], nodes: Sequence[Node], *, now: datetime
+) -> dict[tuple[UUID, ...], tuple[float, ...]]:
     """One query by the index of a node's jobs; the database adds up, so that what comes does not grow with the jobs."""
     ran = jobs.filter(node__in=nodes, started_at__gte=now - LOOKED_BACK, finished_at__isnull=False, kind__in=ON_A_NODE)
     first, last = TruncHour("started_at", tzinfo=UTC), TruncHour("finished_at", tzinfo=UTC)
     groups = ran.order_by().annotate(
         begun=ExtractHour("started_at", tzinfo=UTC), length=ExpressionWrapper(last - first, DurationField())
     )
-    found: dict[UUID, list[float]] = {}
-    for node, begun, length, moved in groups.values_list("node", "begun", "length").annotate(moved=Sum("done_bytes")):
-        hours = found.setdefault(node, [0.0] * _HOURS)
+    found: dict[tuple[UUID, ...], list[float]] = {}
+    for *of, begun, length, moved in groups.values_list(*columns, "begun", "length").annotate(moved=Sum("done_bytes")):
+        hours = found.setdefault(tuple(of), [0.0] * _HOURS)
         count = 1 + int(length / timedelta(hours=1))
         for hour in range(begun, begun + count):
             hours[hour % _HOURS] += moved / count / (LOOKED_BACK.days * 3600)
-    return {node: tuple(hours) for node, hours in found.items()}
+    return {of: tuple(hours) for of, hours in found.items()}

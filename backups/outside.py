@@ -17,6 +17,11 @@ def restore_command(backup: Backup, *, names_vault: bool = True) -> str:
     return _command(backup, "restore", "--to", "TARGET", names_vault=names_vault)
 
 
+def file_command(backup: Backup, *, names_vault: bool = True) -> str:
+    """One file or folder of a backup of files, into a directory; as `restore_command`."""
+    return _command(backup, "restore", "--to", "DIRECTORY", "--path", "PATH", names_vault=names_vault)
+
+
 def facts_command(backup: Backup, *, names_vault: bool = True) -> str:
     """Shows disk layout, boot and packages of the server, which lie sealed in the manifest; as `restore_command`."""
     return _command(backup, "facts", names_vault=names_vault)

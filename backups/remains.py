@@ -72,7 +72,7 @@ def remains_of(tenant: Tenant) -> Remains:
         # Files on storages are erased before their rows go.
         backups=Backup.objects.filter(Q(removed_at=None) | _unerased(), tenant=tenant).count(),
         jobs=_jobs_of(tenant),
-        **_of_objects(_own_objects(tenant)),
+        **_of_objects(own_objects(tenant)),
         # Backups of servers that were moved away: this tenant's keys and vault are needed for them.
         lent_objects=lent.exclude(status=StoredObject.Status.DELETED).exclude(kind=ObjectKind.CONFIG).count(),
         lent_backups=lent_backups.count(),
@@ -124,7 +124,7 @@ def _unerased() -> Q:
     return Q(storage__isnull=False, erased_at=None) & ~Q(place="")
 
 
-def _own_objects(tenant: Tenant) -> QuerySet[StoredObject]:
+def own_objects(tenant: Tenant) -> QuerySet[StoredObject]:
     """In its own vaults, and what moved servers left in vaults of others: there, descriptions are the vault's."""
     elsewhere = Q(domain__held_for=tenant) & ~Q(kind=ObjectKind.CONFIG)
     return StoredObject.objects.filter(elsewhere | Q(domain__tenant=tenant, domain__held_for=None))

@@ -25,6 +25,7 @@ from common.ssrf import Guard
 from tenants.token_secrets import parse_peppers
 
 PREFIX = "BACKUPSITE_"
+LONGEST_CONTACT = 200
 # As curl and others write a pin.
 _PIN = "sha256//"
 
@@ -117,6 +118,8 @@ class Config(BaseSettings):
     # Who sends mails; without it they are written to files below the data folder.
     email_url: SecretStr | None = None
     email_from: str = "backupsite@localhost"
+    # Whom people ask who may not do something themselves: an e-mail address, an https address, or a few words.
+    contact: str = ""
     # Opens the secrets of webhooks; only the role notices has it.
     notice_key: SecretStr | None = None
     # Networks beyond public addresses to which webhooks may go, such as 10.1.0.0/16,fd00::/8; there also without TLS.
@@ -230,6 +233,13 @@ class Config(BaseSettings):
         if not value.isprintable() or "@" not in value:
             raise ValueError("must be an address such as backup@example.com")
         return value
+
+    @field_validator("contact")
+    @classmethod
+    def _contact(cls, value: str) -> str:
+        if value and (not value.isprintable() or len(value) > LONGEST_CONTACT):
+            raise ValueError(f"must be one line of at most {LONGEST_CONTACT} signs, such as help@example.com")
+        return value.strip()
 
     @field_validator("admin_mfa_grace_days")
     @classmethod

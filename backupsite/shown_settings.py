@@ -35,6 +35,7 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         "Mail and webhooks",
         (
             ("email_from", "Sender of mails"),
+            ("contact", "Whom people ask who may not do something themselves"),
             ("webhook_networks", "Networks beyond public addresses to which webhooks may go"),
         ),
     ),

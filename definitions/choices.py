@@ -68,7 +68,7 @@ def choices_for(disk: Disk, *, person: Person) -> dict[str, list[Choice]]:
             for one in storages
         ],
         "compression": [Choice(one.value, one.label) for one in Definition.Compression],
-        "freeze_filesystem": [Choice("false", "no"), Choice("true", "yes", _why_not_freeze(disk))],
+        "freeze_filesystem": [Choice("false", "no"), Choice("true", "yes", why_not_freeze(disk))],
     }
 
 
@@ -78,7 +78,7 @@ def check_choices(definition: Definition) -> None:
         "type": _why_not_type(definition.type, definition.disk),
         **_why_not_place(definition),
         "compression": _why_not_compression(definition),
-        "freeze_filesystem": _why_not_freeze(definition.disk) if definition.freeze_filesystem else "",
+        "freeze_filesystem": why_not_freeze(definition.disk) if definition.freeze_filesystem else "",
         "excludes": _why_not_excludes(definition),
     }
     for field, reason in refused.items():
@@ -114,7 +114,8 @@ def _why_not_type(value: str, disk: Disk) -> str:
     return _NO_DATASETS if value == Definition.Type.DATASET and disk.driver not in _SEND_DATASETS else ""
 
 
-def _why_not_freeze(disk: Disk) -> str:
+def why_not_freeze(disk: Disk) -> str:
+    """Empty where the driver reaches an agent in the guest, which freezes and thaws its file systems."""
     is_disk = content_of(disk.driver) == CONTENT_DISK
     return _NO_FREEZE if disk.driver in _CANNOT_FREEZE or not is_disk else ""
 

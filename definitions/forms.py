@@ -26,7 +26,7 @@ class StyledForm(PlainForm):
 
 
 # What most people never need; the retention rules beyond the count are among it.
-ADVANCED = ("compression", "rpo_hours", "immutable_days", "bandwidth_limit", "excludes")
+ADVANCED = ("compression", "freeze_filesystem", "rpo_hours", "immutable_days", "bandwidth_limit", "excludes")
 _CLASSES = {forms.CheckboxInput: "form-check-input", forms.Select: "form-select"}
 
 
@@ -102,6 +102,11 @@ class DefinitionForm(RulesForm):
         required=False,
         help_text="zstd is the quickest of them. Vault backups compress by themselves: off.",
     )
+    freeze_filesystem = forms.BooleanField(
+        label="Freeze the file systems",
+        required=False,
+        help_text="While the moment of the backup is taken, by the QEMU guest agent in the server; always thawed.",
+    )
     excludes = forms.CharField(
         label="What is left out of a tree of files",
         required=False,
@@ -163,6 +168,7 @@ class NewDefinitionForm(DefinitionForm):
         "type",
         "storage",
         "compression",
+        "freeze_filesystem",
         "cron",
         "time_zone",
         *RULE_FIELDS,

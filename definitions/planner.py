@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from django.db.models import Avg, QuerySet
@@ -75,18 +76,36 @@ def planned_days(definitions: QuerySet[Definition], *, on: date, now: datetime) 
 
     As `placed_of` would say it, without an object for each definition: there may be tens of thousands.
     """
-    day, stand = PlannedDay(on=on), _Stand(on)
+    day = PlannedDay(on=on)
+    for _, run in _runs(definitions, on=on, now=now):
+        day.add(**run)
+    return day.days()
+
+
+def planned_days_by_tenant(
+    definitions: QuerySet[Definition], *, on: date, now: datetime
+) -> dict[UUID, dict[str, NodeDay]]:
+    """As `planned_days`, of each tenant apart and in one look."""
+    days: dict[UUID, PlannedDay] = {}
+    for tenant, run in _runs(definitions, on=on, now=now):
+        days.setdefault(tenant, PlannedDay(on=on)).add(**run)
+    return {tenant: day.days() for tenant, day in days.items()}
+
+
+def _runs(definitions: QuerySet[Definition], *, on: date, now: datetime) -> Iterator[tuple[UUID, dict[str, Any]]]:
+    """The tenant of each daily run, and the run in the words of `PlannedDay.add`."""
+    stand = _Stand(on)
     active = definitions.filter(active=True, disk__server__node__isnull=False).order_by()
     means = _means(active, now=now)
-    columns = ("pk", "disk__server__node__name", "cron", "time_zone", "disk__size_bytes", "policy_id")
-    for key, node, cron, zone, size_bytes, policy in active.values_list(*columns):
+    columns = ("tenant", "pk", "disk__server__node__name", "cron", "time_zone", "disk__size_bytes", "policy_id")
+    for tenant, key, node, cron, zone, size_bytes, policy in active.values_list(*columns):
         found = stand.of(cron, zone, policy)
         if found is not None:
             minute, window = found
             minutes, load = expected(size_bytes, *means.get(key, (None, None)))
             steps = -(-minutes // STEP_MINUTES)
-            day.add(key, node=node, minute=minute, steps=steps, load=load, window=window)
-    return day.days()
+            run = {"key": key, "node": node, "minute": minute, "steps": steps, "load": load, "window": window}
+            yield tenant, run
 
 
 class _Stand:

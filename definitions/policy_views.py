@@ -3,37 +3,62 @@
 from __future__ import annotations
 
 import zoneinfo
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.db.models import Count
+from django.db.models import Count, prefetch_related_objects
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from common.errors import BackupsiteError, NotAllowedError, NotFoundError
-from definitions.models import Policy, PolicyAssignment
+from definitions.list_forms import PolicyFilters
+from definitions.models import Definition, Policy, PolicyAssignment
+from definitions.planning_api import PolicySerializer
 from definitions.policies import assign, create_policy, delete_policy, unassign, update_policy
 from definitions.policy_forms import NewPolicyForm, PolicyForm, PolicyTargetForm, initial_of
 from tenants.access import get_for_user, may_create
+from tenants.listing import Listed, Listing, Sort
 from tenants.models import Person
 from tenants.roles import Action
 from tenants.views import STATUS_WRONG_INPUT, back_with_error, paginate, portal_page, show_error
 
+POLICIES = Listing(
+    name="policies",
+    form=PolicyFilters,
+    sorts={
+        "name": Sort("Name", ("name",)),
+        "window": Sort("Window", ("window_start", "window_end")),
+        "changes": Sort("Changes by the tenant", ("restricted",)),
+        "added": Sort("Added", ("created_at",), falls=True),
+    },
+    order="name",
+    serializer=PolicySerializer,
+)
+
 
 @require_GET
 @portal_page
-def policy_list(request: HttpRequest) -> HttpResponse:
+def policy_list(request: HttpRequest) -> HttpResponseBase:
     """What the provider's policies give; a tenant sees those that its definitions follow."""
-    found = Policy.objects.for_user(request.user)
+    listed = POLICIES.read(request, Policy.objects.for_user(request.user))
+    if not isinstance(listed, Listed):
+        return listed
+    followers = _follower_counts(listed.rows) if request.user.is_superuser else {}
     if request.user.is_superuser:
-        found = found.annotate(followers=Count("definitions")).prefetch_related(
-            "assignments__server", "assignments__tenant"
-        )
-    return render(request, "definitions/policies.html", {"page": paginate(request, found.order_by("name"))})
+        prefetch_related_objects(listed.rows, "assignments__server", "assignments__tenant")
+    rows = [(policy, followers.get(policy.pk, 0)) for policy in listed.rows]
+    return render(request, "definitions/policies.html", {"listed": listed, "rows": rows})
+
+
+def _follower_counts(policies: Sequence[Policy]) -> dict[UUID, int]:
+    """How many definitions follow each of them; those that nobody follows are left out."""
+    followers = Definition.objects.filter(policy__in=[policy.pk for policy in policies]).order_by()
+    return dict(followers.values_list("policy").annotate(count=Count("pk")))
 
 
 @require_http_methods(["GET", "POST"])

@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods
 
 from common.errors import BackupsiteError, InvalidInputError, NotAllowedError
-from definitions.choices import Choice, choices_for
+from definitions.choices import Choice, choices_for, why_not_freeze
 from definitions.cron_help import OFTEN, helped_cron
 from definitions.forms import DefinitionForm, NewDefinitionForm
 from definitions.models import Definition
@@ -63,7 +63,7 @@ def _helped(request: HttpRequest) -> dict[str, Any]:
     if "help" not in request.POST:
         return {}
     cron = helped_cron(request.POST.get("often", ""), _clock(request.POST.get("at", "")))
-    ticked = {name: name in request.POST for name in ("active", "run_at_once")}
+    ticked = {name: name in request.POST for name in ("active", "run_at_once", "freeze_filesystem")}
     return {**request.POST.dict(), **ticked, **({"cron": cron} if cron else {})}
 
 
@@ -77,11 +77,12 @@ def _clock(text: str) -> time:
 @require_GET
 @portal_page
 def definition_places(request: HttpRequest) -> HttpResponse:
-    """The fragment of type and storage for the disk that was just chosen, with why something cannot be."""
+    """The fragments of type, storage and freezing for the disk that was just chosen, with why something cannot be."""
     if not may_create(request.user, Definition):
         raise NotAllowedError("Your role does not create definitions. Ask an administrator of the tenant.")
     form = NewDefinitionForm(None, person=request.user, initial=request.GET.dict())
-    return render(request, "definitions/_places.html", {"form": form, **_places(form, request.user)})
+    context = {"form": form, **_places(form, request.user), "is_fragment": True}
+    return render(request, "definitions/_choices.html", context)
 
 
 def _places(form: DefinitionForm, person: Person) -> dict[str, Any]:
@@ -104,6 +105,7 @@ def _places(form: DefinitionForm, person: Person) -> dict[str, Any]:
         "chosen_storage": str(form["storage"].value() or ""),
         "refused_types": _refused(types),
         "refused_storages": _refused(storages),
+        "why_not_freeze": why_not_freeze(disk),
     }
 
 
@@ -130,7 +132,8 @@ def definition_edit(request: HttpRequest, pk: UUID) -> HttpResponse:
         messages.success(request, "The definition is changed.")
         return redirect("definition-detail", pk)
     # The service may have put what was typed on the instance: the page names the one that is stored.
-    context = {"form": form, "definition": _definition(request.user, Action.VIEW, pk), **_preview(form)}
+    stored = _definition(request.user, Action.VIEW, pk)
+    context = {"form": form, "definition": stored, "why_not_freeze": why_not_freeze(stored.disk), **_preview(form)}
     return render(request, "definitions/form.html", context, status=_status(form))
 
 

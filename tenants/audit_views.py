@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
 from django import forms
 from django.contrib import messages
-from django.db.models import F
+from django.db.models import Case, F, When
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
@@ -22,16 +22,17 @@ from common.forms import PlainForm, RowForm, row_forms
 from tenants import approvals
 from tenants.access import get_for_user, may_create, tenants_for_new
 from tenants.approval_states import OPEN
+from tenants.approvals_api import ApprovalRequestSerializer
 from tenants.audit_api import AuditEventSerializer
 from tenants.choosing import TENANTS, ScopedChoiceField, is_id
 from tenants.list_fields import DayField, choice_field, midnight, within_days
+from tenants.list_forms import ApprovalFilters
 from tenants.listing import Listed, ListForm, Listing, Sort
 from tenants.models import ApprovalRequest, ApprovalRule, AuditCheck, AuditEvent, Person
 from tenants.models.approvals import RULE_CHOICES
 from tenants.roles import Action
 from tenants.views import STATUS_WRONG_INPUT, back_with_error, paginate, portal_page, show_error
 
-SHOWN_CLOSED = 50
 # A part of a word has no index: without a first day it is looked for in this time only.
 SEARCHED = timedelta(days=90)
 _TEXT = {"class": "form-control"}
@@ -82,7 +83,8 @@ class RuleForm(PlainForm):
     tenant = ScopedChoiceField(TENANTS, label="Tenant", required=False)
 
     def __init__(self, *args: Any, person: Person, **options: Any) -> None:
-        super().__init__(*args, **options)
+        # The filters of the list on the same page have fields of these names.
+        super().__init__(*args, auto_id="id_rule_%s", **options)
         tenant = self.fields["tenant"]
         # Only a SuperAdmin may leave it out.
         tenant.required = not person.is_superuser
@@ -91,9 +93,15 @@ class RuleForm(PlainForm):
 
 
 _AUDIT: dict[str, Any] = {"name": "audit", "form": AuditFilters, "order": "-when", "serializer": AuditEventSerializer}
-AUDIT = Listing(**_AUDIT, sorts={"when": Sort("When", ("id",), falls=True)})
+_AUDIT_SORTS = {
+    "who": Sort("Who", ("actor_name",), of_few=True),
+    "action": Sort("Action", ("action",), of_few=True),
+    "object": Sort("Object", ("subject_name",), of_few=True),
+    "outcome": Sort("Outcome", ("outcome",), of_few=True),
+}
+AUDIT = Listing(**_AUDIT, sorts={"when": Sort("When", ("id",), falls=True), **_AUDIT_SORTS})
 # By time where a time bounds it, for that has an index of its own.
-AUDIT_SEARCHED = Listing(**_AUDIT, sorts={"when": Sort("When", ("at",), falls=True)})
+AUDIT_SEARCHED = Listing(**_AUDIT, sorts={"when": Sort("When", ("at",), falls=True), **_AUDIT_SORTS})
 
 
 @require_GET
@@ -127,27 +135,51 @@ def _shown(values: dict[str, Any], name: str) -> str:
     return "none" if value is None else str(value)
 
 
+APPROVALS = Listing(
+    name="approvals",
+    form=ApprovalFilters,
+    sorts={
+        "first": Sort("Waiting for you", ("for_you",), falls=True),
+        "kind": Sort("What", ("kind", "subject_name")),
+        "by": Sort("Asked for by", ("requested_by_name",)),
+        "asked": Sort("Asked for", ("created_at",), falls=True),
+        "until": Sort("Until", ("expires_at",)),
+        "status": Sort("Status", ("status",)),
+    },
+    order="-first",
+    serializer=ApprovalRequestSerializer,
+)
+
+
 @require_GET
 @portal_page
-def approval_list(request: HttpRequest) -> HttpResponse:
-    return _approvals(request)
+def approval_list(request: HttpRequest) -> HttpResponseBase:
+    listed = APPROVALS.read(request, _requests_of(request.user))
+    return _approvals(request, listed) if isinstance(listed, Listed) else listed
+
+
+def _refused(
+    request: HttpRequest, *, declining: DeclineForm | None = None, rule: RuleForm | None = None
+) -> HttpResponse:
+    """The page once more, with the one of its forms that was refused."""
+    listed = APPROVALS.read_again(request, _requests_of(request.user), home=reverse("approval-list"))
+    return _approvals(request, listed, declining=declining, rule=rule)
+
+
+def _requests_of(person: Person) -> Any:
+    """What the person sees; `for_you` is 1 where he can answer, else 0."""
+    for_you = Case(When(approvals.answerable_by(person, now=timezone.now()), then=1), default=0)
+    return ApprovalRequest.objects.for_user(person).select_related("tenant", "requested_by").annotate(for_you=for_you)
 
 
 def _approvals(
-    request: HttpRequest, *, declining: DeclineForm | None = None, rule: RuleForm | None = None
+    request: HttpRequest, listed: Listed, *, declining: DeclineForm | None = None, rule: RuleForm | None = None
 ) -> HttpResponse:
-    """The page, with the one of its forms that was refused."""
     person: Person = request.user
-    seen = ApprovalRequest.objects.for_user(person).order_by("-id")
-    waiting = list(seen.open(timezone.now()).select_related("tenant", "requested_by")[:SHOWN_CLOSED])
-    answerable = approvals.which_may_approve(waiting, person)
     rules = ApprovalRule.objects.for_user(person).filter(required=True).select_related("tenant")
     context = {
-        "waiting": [
-            (found, found.pk in answerable, found.requested_by_id == person.pk, form)
-            for found, form in row_forms(waiting, lambda found: DeclineForm(row=found), refused=declining)
-        ],
-        "closed": seen.exclude(status__in=OPEN)[:SHOWN_CLOSED],
+        "listed": listed,
+        "rows": _answerable_rows(listed.rows, person, declining),
         # Those for everywhere first.
         "rules": paginate(request, rules.order_by(F("tenant").asc(nulls_first=True), "kind", "pk"), parameter="rules"),
         "may_make_rules": may_create(person, ApprovalRule),
@@ -156,6 +188,24 @@ def _approvals(
     }
     status = STATUS_WRONG_INPUT if declining or rule else 200
     return render(request, "tenants/approvals.html", context, status=status)
+
+
+def _answerable_rows(
+    found: Sequence[ApprovalRequest], person: Person, declining: DeclineForm | None
+) -> list[tuple[ApprovalRequest, bool, bool, bool, DeclineForm]]:
+    """(request, whether it is open, may be answered by this person, is his own, the form to decline it).
+
+    The one that was refused is there, whatever the list shows.
+    """
+    if declining is not None and declining.row not in found:
+        found = [declining.row, *found]
+    now = timezone.now()
+    is_open = {one.pk: one.status in OPEN and one.expires_at > now for one in found}
+    answerable = approvals.which_may_approve([one for one in found if is_open[one.pk]], person)
+    return [
+        (one, is_open[one.pk], one.pk in answerable, one.requested_by_id == person.pk, form)
+        for one, form in row_forms(found, lambda one: DeclineForm(row=one), refused=declining)
+    ]
 
 
 @require_POST
@@ -177,7 +227,7 @@ def approval_decline(request: HttpRequest, pk: UUID) -> HttpResponse:
             show_error(form, error)
         else:
             return _answered(request, done)
-    return _approvals(request, declining=form)
+    return _refused(request, declining=form)
 
 
 @require_POST
@@ -215,7 +265,7 @@ def approval_rule(request: HttpRequest) -> HttpResponse:
     form = RuleForm(request.POST, person=request.user)
     if not form.is_valid():
         _require_seen_tenant(request, form)
-        return _approvals(request, rule=form)
+        return _refused(request, rule=form)
     required = request.POST.get("required") == "on"
     try:
         rule = approvals.set_rule(**form.cleaned_data, required=required, actor=request.user, now=timezone.now())
@@ -224,7 +274,7 @@ def approval_rule(request: HttpRequest) -> HttpResponse:
             # A button beside the rule, with nothing to fill in.
             return back_with_error(request, error, otherwise=reverse("approval-list"))
         show_error(form, error)
-        return _approvals(request, rule=form)
+        return _refused(request, rule=form)
     messages.success(request, f"{rule}: {'on' if rule.required else 'off'}.")
     return redirect("approval-list")
 

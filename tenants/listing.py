@@ -1,19 +1,22 @@
 """Lists of the portal: filtered by a form, sorted by their headings, paged by cursor, remembered, and given as CSV.
 
-Each list is one `Listing`. Only orders that an index walks, or that a small set allows, are offered. What the form does
-not understand lists nothing: an error at its field is never beside rows that were not asked for.
+Each list is one `Listing`. Only orders that an index walks, or that few rows allow, are offered. What the form does not
+understand lists nothing: an error at its field is never beside rows that were not asked for.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from django import forms
 from django.conf import settings
 from django.contrib import messages
+from django.db.models import Value
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
@@ -21,15 +24,17 @@ from rest_framework.exceptions import ValidationError
 
 from common.forms import PlainForm
 from tenants.api.export import csv_response
-from tenants.api.paging import KeysetPage, read_page
+from tenants.api.paging import KeysetPage, field_at, read_page
 from tenants.api.throttling import EXPORT, count_request, principal_of
 from tenants.models import Person
-from tenants.querysets import sought_first, values_of
+from tenants.querysets import MOST_SOUGHT, sought_first, values_of
 from tenants.renewing import part_of
 from tenants.views import ROWS_PER_PAGE
 
 ROW_CHOICES = (25, 50, 100, 200)
-# More are not counted: that would cost more than the page.
+# For `Sort.empty`: what has not happened comes before, or after, all that has.
+NEVER, NOT_YET = datetime(1990, 1, 1, tzinfo=UTC), datetime(2999, 12, 31, tzinfo=UTC)
+# More are not counted, and not put in an order without an index: that would cost more than the page.
 MOST_COUNTED = 1_000
 # What a person chose last, by list, in the session; longer ones are not worth keeping.
 REMEMBERED = "lists"
@@ -41,11 +46,13 @@ _KEEP = "keep"
 class ListForm(PlainForm):
     """The filters of one list. Subclasses have fields, none required, and say in `narrow` what they mean.
 
-    Fields of `more` are behind a summary; those of `of_administrators` are for who administers tenants.
+    Fields of `more` are behind a summary; those of `of_administrators` are for who administers tenants. One of `of_one`
+    narrows the list to what belongs to one thing, which an index gives at once.
     """
 
     more: tuple[str, ...] = ()
     of_administrators: tuple[str, ...] = ()
+    of_one: tuple[str, ...] = ()
     # How many rows there are, where `narrow` had to count them: nobody counts them once more.
     found_count: int | None = None
 
@@ -75,6 +82,12 @@ class ListForm(PlainForm):
             name: value for name, value in self.cleaned_data.items() if value or (value == 0 and value is not False)
         }
 
+    @property
+    def most_counted(self) -> int:
+        """Up to how many rows are counted, and put in any order: MOST_SOUGHT where finding them was no work."""
+        is_cheap = self.found_count is not None or any(name in self.wanted for name in self.of_one)
+        return MOST_SOUGHT if is_cheap else MOST_COUNTED
+
     def shown_first(self) -> list[forms.BoundField]:
         return [field for field in self.visible_fields() if field.name not in self.more]
 
@@ -87,12 +100,31 @@ class ListForm(PlainForm):
 
 @dataclass(frozen=True, slots=True)
 class Sort:
-    """An order that people may choose: what it is called, and its columns upwards; the key is added to them."""
+    """An order that people may choose: what it is called, and its columns upwards; the key is added to them.
+
+    `of_few` has no index and is only offered where few rows are found. `empty` says for columns that can be empty what
+    counts instead: something that the column could hold.
+    """
 
     title: str
     columns: tuple[str, ...]
     # The direction of the first click.
     falls: bool = False
+    of_few: bool = False
+    empty: Mapping[str, Any] = field(default_factory=dict)
+
+    def order(self, rows: Any, *, falls: bool) -> Any:
+        """The rows in this order; what stands for an empty column is an annotation of them."""
+        sign, names = "-" if falls else "", []
+        for column in self.columns:
+            if column in self.empty:
+                found = field_at(rows.model, column)
+                filled = Coalesce(column, Value(self.empty[column], output_field=found), output_field=found)
+                names.append(f"order_by_{column.replace('__', '_')}")
+                rows = rows.annotate(**{names[-1]: filled})
+            else:
+                names.append(column)
+        return rows.order_by(*[f"{sign}{name}" for name in (*names, "pk")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +134,18 @@ class Listed:
     form: ListForm
     rows: Sequence[Any]
     page: KeysetPage
+    # All orders of the list, and which of them are offered for what was found.
     sorts: Mapping[str, Sort]
+    offered: frozenset[str]
     sort: str
     row_count: int
     # The query of this list without cursor, always with `keep`.
     query: QueryDict
-    # How many there are, up to MOST_COUNTED; None while the form has errors.
+    # How many there are, up to `most_counted` of the form; None while the form has errors.
     count: int | None
     is_narrowed: bool
+    # The list's own address, where the page answers another one; empty: that of the page.
+    home: str = ""
 
     def address(self, **changes: str) -> str:
         """A link to the same list with other parameters; an empty one is left out."""
@@ -117,7 +153,7 @@ class Listed:
         query.setlist(_KEEP, ["1"])
         for name, value in changes.items():
             query.setlist(name, [value] if value else [])
-        return f"?{query.urlencode()}"
+        return f"{self.home}?{query.urlencode()}"
 
     @property
     def previous_address(self) -> str:
@@ -133,7 +169,7 @@ class Listed:
 
     @property
     def reset_address(self) -> str:
-        return f"?{_KEEP}=1"
+        return f"{self.home}?{_KEEP}=1"
 
     @property
     def row_choices(self) -> tuple[int, ...]:
@@ -149,14 +185,21 @@ class Listed:
         """What a screen reader is told after each change."""
         if self.count is None:
             return "Nothing is listed: the filter is not right."
-        if self.count > MOST_COUNTED:
-            return f"More than {MOST_COUNTED:,} in all"
+        if self.count > (most := self.form.most_counted):
+            return f"More than {most:,} in all"
         return f"{self.count:,} in all"
+
+    @property
+    def withheld(self) -> list[str]:
+        """The orders that are offered for fewer rows only, by their titles; none while nothing is counted."""
+        titles = [sort.title.lower() for key, sort in self.sorts.items() if key not in self.offered]
+        return titles if self.count is not None else []
 
     def sort_choices(self) -> list[tuple[str, str]]:
         return [
             (sign + key, f"{sort.title}, {word}")
             for key, sort in self.sorts.items()
+            if key in self.offered
             for sign, word in (("", "upwards"), ("-", "downwards"))
         ]
 
@@ -193,35 +236,73 @@ class Listing:
         if remembered:
             return remembered
         form = self.form(request.GET, person=request.user)
-        chosen = request.GET.get("sort", "")
-        sort = chosen if chosen.lstrip("-") in self.sorts and not chosen.startswith("--") else self.order
-        found = form.narrow(rows, form.wanted) if form.is_valid() else rows.none()
-        ordered = found.order_by(*_columns(self.sorts[sort.lstrip("-")], falls=sort.startswith("-")))
-        if request.GET.get("format") == "csv" and form.is_valid():
-            return self._exported(request, ordered)
-        return self._page(request, ordered, form, sort)
+        if not form.is_valid():
+            return self._page(request.GET, rows.none(), form, self.order)
+        sort, found, count = self._sorted(request.GET, form.narrow(rows, form.wanted), form)
+        if request.GET.get("format") == "csv":
+            return self._exported(request, self._ordered(found, sort))
+        return self._page(request.GET, found, form, sort, count)
 
-    def _page(self, request: HttpRequest, ordered: Any, form: ListForm, sort: str) -> Listed:
-        asked = request.GET.get("rows", "")
-        row_count = int(asked) if asked in {str(number) for number in ROW_CHOICES} else ROWS_PER_PAGE
-        page = _page_of(request, ordered, row_count) if form.is_valid() else KeysetPage([], None, None)
-        is_all = page.next is None and page.previous is None
-        count = form.found_count
-        if is_all:
+    def read_again(self, request: HttpRequest, rows: Any, *, home: str) -> Listed:
+        """The page as it was remembered, for the answer to a form in one of its rows that was refused.
+
+        `home` is the list's own address, for the links of the page.
+        """
+        asked = QueryDict(request.session.get(REMEMBERED, {}).get(self.name, ""))
+        form = self.form(asked, person=request.user)
+        if not form.is_valid():
+            return replace(self._page(asked, rows.none(), form, self.order), home=home)
+        sort, found, count = self._sorted(asked, form.narrow(rows, form.wanted), form)
+        return replace(self._page(asked, found, form, sort, count), home=home)
+
+    def _sorted(self, asked: QueryDict, found: Any, form: ListForm) -> tuple[str, Any, int | None]:
+        """The order that is asked for, where it is offered for what was found; the rows, and how many if that is known.
+
+        Few rows go on by their keys: what they were found by may have no index, and is not looked for twice.
+        """
+        sort = asked.get("sort", "")
+        if sort.lstrip("-") not in self.sorts or sort.startswith("--"):
+            return self.order, found, form.found_count
+        if not self.sorts[sort.lstrip("-")].of_few:
+            return sort, found, form.found_count
+        if form.most_counted > MOST_COUNTED:
+            count = self._count(found, form, self.order) if form.found_count is None else form.found_count
+            return (sort if count <= form.most_counted else self.order), found, count
+        keys = list(self._ordered(found, self.order).values_list("pk", flat=True)[: MOST_COUNTED + 1])
+        if len(keys) > MOST_COUNTED:
+            return self.order, found, len(keys)
+        return sort, found.filter(pk__in=keys), len(keys)
+
+    def _ordered(self, found: Any, sort: str) -> Any:
+        return self.sorts[sort.lstrip("-")].order(found, falls=sort.startswith("-"))
+
+    def _count(self, found: Any, form: ListForm, sort: str) -> int:
+        """In the list's order: the database walks the index that it walks for the page, and stops in time."""
+        count: int = self._ordered(found, sort)[: form.most_counted + 1].count()
+        return count
+
+    def _page(self, asked: QueryDict, found: Any, form: ListForm, sort: str, count: int | None = None) -> Listed:
+        wanted = asked.get("rows", "")
+        row_count = int(wanted) if wanted in {str(number) for number in ROW_CHOICES} else ROWS_PER_PAGE
+        is_valid, page = form.is_valid(), KeysetPage([], None, None)
+        if is_valid:
+            page = _page_of(asked, self._ordered(found, sort), row_count)
+        if page.next is None and page.previous is None:
             count = len(page.rows)
         elif count is None:
-            # In the list's order: the database walks the index that it has just walked, and stops in time.
-            count = ordered[: MOST_COUNTED + 1].count()
+            count = self._count(found, form, sort)
+        few = is_valid and count <= form.most_counted
         return Listed(
             form=form,
             rows=page.rows,
             page=page,
             sorts=self.sorts,
+            offered=frozenset(key for key, one in self.sorts.items() if few or not one.of_few),
             sort=sort,
             row_count=row_count,
-            query=self._chosen(request),
-            count=count if form.is_valid() else None,
-            is_narrowed=not form.is_valid() or bool(form.wanted),
+            query=self._chosen(asked),
+            count=count if is_valid else None,
+            is_narrowed=not is_valid or bool(form.wanted),
         )
 
     def _remembered(self, request: HttpRequest) -> HttpResponseRedirect | None:
@@ -234,18 +315,18 @@ class Listing:
             return redirect(f"{request.path}?{kept[self.name]}&{_KEEP}=1") if kept.get(self.name) else None
         if _KEEP not in request.GET or request.GET.get("format") == "csv":
             return None
-        text = self._chosen(request).urlencode()
+        text = self._chosen(request.GET).urlencode()
         if text != kept.get(self.name, "") and len(text) <= LONGEST_REMEMBERED:
             request.session[REMEMBERED] = {**kept, self.name: text}
         return None
 
-    def _chosen(self, request: HttpRequest) -> QueryDict:
+    def _chosen(self, asked: QueryDict) -> QueryDict:
         """What the address says of filters, order and page size; nothing that belongs to one page or is unknown."""
         query = QueryDict(mutable=True)
         for name in (*self.form.base_fields, "sort", "rows"):
-            checked = name in request.GET and isinstance(self.form.base_fields.get(name), forms.BooleanField)
-            if request.GET.get(name) or checked:
-                query[name] = request.GET[name] or "on"
+            checked = name in asked and isinstance(self.form.base_fields.get(name), forms.BooleanField)
+            if asked.get(name) or checked:
+                query[name] = asked[name] or "on"
         return query
 
     def _exported(self, request: HttpRequest, ordered: Any) -> StreamingHttpResponse | HttpResponse:
@@ -265,14 +346,9 @@ def administers(person: Person) -> bool:
     return bool(tenants) if isinstance(tenants, list) else True
 
 
-def _page_of(request: HttpRequest, ordered: Any, row_count: int) -> KeysetPage:
+def _page_of(asked: QueryDict, ordered: Any, row_count: int) -> KeysetPage:
     """From the cursor on; one of another order, or one that was altered, begins at the beginning."""
     try:
-        return read_page(ordered, cursor=request.GET.get("cursor") or None, limit=row_count)
+        return read_page(ordered, cursor=asked.get("cursor") or None, limit=row_count)
     except ValidationError:
         return read_page(ordered, cursor=None, limit=row_count)
-
-
-def _columns(sort: Sort, *, falls: bool) -> list[str]:
-    sign = "-" if falls else ""
-    return [f"{sign}{column}" for column in (*sort.columns, "pk")]

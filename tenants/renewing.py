@@ -13,6 +13,9 @@ import re
 from django.http import HttpRequest, HttpResponse
 
 SEEN_HEADER = "X-Seen"
+RENEW_SECONDS = 45
+# Of what gets on while somebody waits for it.
+RENEW_OFTEN_SECONDS = 5
 _PARTS = "renewed_parts"
 # A token of a form is another one each time, and means the same.
 _FORM_TOKEN = re.compile(r'name="csrfmiddlewaretoken" value="[^"]*"')

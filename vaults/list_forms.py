@@ -1,4 +1,4 @@
-"""The filters of the list of vaults."""
+"""The filters of the lists of vaults and keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from tenants.choosing import TENANTS, ScopedChoiceField
 from tenants.list_fields import NamePartField, check_field, choice_field, named
 from tenants.listing import ListForm
 from tenants.models import Tenant
-from vaults.models import Alarm, Region, Vault
+from vaults.models import Alarm, Region, TenantKey, Vault
+from vaults.recovery_keys import NOTHING_TO_DO
 
 
 class VaultFilters(ListForm):
@@ -33,3 +34,26 @@ class VaultFilters(ListForm):
         if "alarms" in wanted:
             vaults = vaults.filter(pk__in=Alarm.objects.needing_a_person().order_by().values("vault"))
         return named(vaults, "name", wanted["q"]) if "q" in wanted else vaults
+
+
+class KeyFilters(ListForm):
+    q = NamePartField("Tenant")
+    mode = choice_field(
+        "Kept by",
+        [(TenantKey.Mode.MANAGED, "the service"), (TenantKey.Mode.CUSTOMER, "the customer")],
+        every="Anybody",
+    )
+    status = choice_field("State", TenantKey.Status.choices, every="Not replaced")
+    to_do = check_field("something is to do")
+
+    def narrow(self, keys: Any, wanted: Mapping[str, Any]) -> Any:
+        """Without a wish for a state all but those that were replaced."""
+        if "status" in wanted:
+            keys = keys.filter(status=wanted["status"])
+        else:
+            keys = keys.exclude(status=TenantKey.Status.RETIRED)
+        if "mode" in wanted:
+            keys = keys.filter(mode=wanted["mode"])
+        if "to_do" in wanted:
+            keys = keys.exclude(NOTHING_TO_DO)
+        return named(keys, "tenant__title", wanted["q"]) if "q" in wanted else keys

@@ -12,6 +12,7 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Q
 
 from common.errors import ConflictError, InvalidInputError
 from engine.codec import KEY_SIZE
@@ -29,6 +30,12 @@ logger = logging.getLogger(__name__)
 
 MOST_WRONG_ANSWERS = 5
 Mode, Status = TenantKey.Mode, TenantKey.Status
+
+
+# The keys of which `hint` says nothing.
+NOTHING_TO_DO = Q(status=Status.RETIRED) | Q(status=Status.ACTIVE, tested_at__isnull=False) & ~Q(
+    mode=Mode.MANAGED, shown_at=None
+)
 
 
 def hint(key: TenantKey) -> str:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from celery import current_app
@@ -31,7 +32,7 @@ from vaults.custody import active_key, fingerprint, managed_private_keys, new_ma
 from vaults.envelopes import READABLE, open_first, readable_envelopes, record_missing
 from vaults.key_modes import NO_WAY_BACK
 from vaults.locks import LONGEST_SESSION
-from vaults.models import Domain, Envelope, ObjectUse, StoredObject, TenantKey
+from vaults.models import Alarm, Domain, Envelope, ObjectUse, StoredObject, TenantKey
 from vaults.own_objects import lengthen_lock, store_own_object
 from vaults.storage import Credential, store_time
 
@@ -51,6 +52,27 @@ class Round:
     rewrapped: int = 0
     failed: int = 0
     dropped_keys: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrapping:
+    """Of the sessions that a tenant's backups need: how many there are, and how many the active key does not open yet.
+
+    `has_failed`: some could not be sealed to it; an alarm says so, and each round tries again.
+    """
+
+    total: int
+    left: int
+    since: datetime | None
+    has_failed: bool
+
+    @property
+    def done(self) -> int:
+        return self.total - self.left
+
+    @property
+    def percent(self) -> int:
+        return self.done * 100 // self.total
 
 
 @transaction.atomic
@@ -130,6 +152,23 @@ def sessions_left(tenant_id: UUID) -> int:
     """How many sessions of the tenant's backups have no envelope for the active key."""
     pending = _pending_uses(tenant_id, fingerprint(active_key(tenant_id)))
     return pending.values("needed__envelope__writer_session").distinct().count()
+
+
+def rewrapping_of(tenant_id: UUID) -> Rewrapping | None:
+    """For people; None when the active key opens all."""
+    left = sessions_left(tenant_id)
+    if not left:
+        return None
+    uses = ObjectUse.objects.filter(needed__domain__tenant_id=tenant_id, needed__envelope__isnull=False)
+    total = uses.exclude(manifest__status__in=_GONE).values("needed__envelope__writer_session").distinct().count()
+    retired = TenantKey.objects.filter(tenant_id=tenant_id, status=Status.RETIRED).order_by("-changed_at").first()
+    alarms = Alarm.objects.standing().filter(vault__in=_vaults_of(tenant_id), code=REWRAP_ALARM)
+    return Rewrapping(total, left, retired.changed_at if retired is not None else None, alarms.exists())
+
+
+def _vaults_of(tenant_id: UUID) -> Any:
+    """Their keys, also of vaults of others in which something of the tenant lies."""
+    return Domain.objects.filter(tenant_id=tenant_id).values("vault_id")
 
 
 def _pending_uses(tenant_id: UUID, recipient: str) -> QuerySet[ObjectUse]:

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
@@ -14,13 +15,16 @@ from django.views.decorators.http import require_GET, require_POST
 
 from common.errors import BackupsiteError, InvalidInputError
 from tenants.access import get_for_user
+from tenants.listing import Listed, Listing, Sort
+from tenants.renewing import RENEW_OFTEN_SECONDS, RENEW_SECONDS
 from tenants.roles import Action
 from tenants.sign_in.confirming import confirmed
-from tenants.views import STATUS_WRONG_INPUT, back_with_error, paginate, portal_page, show_error
+from tenants.views import STATUS_WRONG_INPUT, back_with_error, portal_page, show_error
 from vaults import key_client
 from vaults.custody import fingerprint
 from vaults.forms import AnswerForm, CustomerKeyForm
 from vaults.key_modes import NO_WAY_BACK, meaning_of
+from vaults.list_forms import KeyFilters
 from vaults.models import TenantKey
 from vaults.recovery_keys import (
     catalogue_fingerprint,
@@ -30,17 +34,34 @@ from vaults.recovery_keys import (
     register_customer_key,
     start_test,
 )
-from vaults.rotation import sessions_left
+from vaults.rotation import rewrapping_of
+from vaults.serializers import TenantKeySerializer
 
 _KEYS = TenantKey.objects.select_related("tenant__catalogue_key")
 
 
+KEYS = Listing(
+    name="keys",
+    form=KeyFilters,
+    sorts={
+        "tenant": Sort("Tenant", ("tenant__title",)),
+        "mode": Sort("Kept by", ("mode",)),
+        "status": Sort("State", ("status",)),
+        "made": Sort("Made", ("created_at",), falls=True),
+    },
+    order="tenant",
+    serializer=TenantKeySerializer,
+)
+
+
 @require_GET
 @portal_page
-def key_list(request: HttpRequest) -> HttpResponse:
-    keys = _KEYS.for_user(request.user).exclude(status=TenantKey.Status.RETIRED)
-    page = paginate(request, keys.order_by("tenant__title", "-created_at", "-pk"))
-    return render(request, "vaults/keys.html", {"page": page, "rows": [(key, hint(key)) for key in page.object_list]})
+def key_list(request: HttpRequest) -> HttpResponseBase:
+    listed = KEYS.read(request, _KEYS.for_user(request.user))
+    if not isinstance(listed, Listed):
+        return listed
+    rows = [(key, hint(key)) for key in listed.rows]
+    return render(request, "vaults/keys.html", {"listed": listed, "rows": rows})
 
 
 @require_GET
@@ -55,6 +76,7 @@ def _key(request: HttpRequest, pk: UUID, action: Action) -> TenantKey:
 
 def _detail(request: HttpRequest, key: TenantKey, form: CustomerKeyForm, *, status: int = 200) -> HttpResponse:
     is_active = key.status == TenantKey.Status.ACTIVE
+    rewrapping = rewrapping_of(key.tenant_id) if is_active else None
     context: dict[str, Any] = {
         "key": key,
         "form": form,
@@ -67,7 +89,8 @@ def _detail(request: HttpRequest, key: TenantKey, form: CustomerKeyForm, *, stat
         "is_managed": key.mode == TenantKey.Mode.MANAGED,
         "may_show": is_active and key.mode == TenantKey.Mode.MANAGED and key.shown_at is None,
         "may_test": key.status != TenantKey.Status.RETIRED,
-        "sessions_left": sessions_left(key.tenant_id) if is_active else 0,
+        "rewrapping": rewrapping,
+        "renew_seconds": RENEW_OFTEN_SECONDS if rewrapping else RENEW_SECONDS,
     }
     return render(request, "vaults/key.html", context, status=status)
 

@@ -19,7 +19,7 @@ from backups.forms import NoteForm, ServeForm
 from backups.list_forms import BackupFilters
 from backups.lock_coverage import locked_until
 from backups.models import Backup, Job
-from backups.outside import facts_command, restore_command
+from backups.outside import facts_command, file_command, restore_command
 from backups.serializers import BackupSerializer
 from backups.services import remove_backups, set_note
 from backups.states import BackupStatus, JobKind
@@ -29,7 +29,7 @@ from common.errors import BackupsiteError
 from definitions.models import Definition
 from engine.manifest import CONTENT_DISK, CONTENT_TREE
 from tenants.access import get_for_user, may
-from tenants.listing import Listed, Listing, Sort
+from tenants.listing import NEVER, Listed, Listing, Sort
 from tenants.models import Person
 from tenants.roles import Action
 from tenants.views import STATUS_WRONG_INPUT, back_with_error, portal_page, show_error
@@ -43,8 +43,14 @@ BACKUPS = Listing(
     name="backups",
     form=BackupFilters,
     sorts={
+        "name": Sort("Backup", ("name",), of_few=True),
+        "server": Sort("Server", ("server_name", "disk_number"), of_few=True),
+        "status": Sort("Status", ("status",), of_few=True),
         "made": Sort("Made", ("created_at",), falls=True),
+        "took": Sort("Duration", ("duration_seconds",), falls=True, of_few=True, empty={"duration_seconds": 0}),
         "size": Sort("Size", ("size_bytes",), falls=True),
+        "stored": Sort("Stored", ("stored_bytes",), falls=True, of_few=True, empty={"stored_bytes": -1}),
+        "locked": Sort("Locked until", ("immutable_until",), falls=True, of_few=True, empty={"immutable_until": NEVER}),
     },
     order="-made",
     serializer=BackupSerializer,
@@ -199,6 +205,8 @@ def show_backup(
     sees_vault = backup.vault is not None and may(person, Action.VIEW, backup.vault)
     needs_customer = backup.manifest is not None and restore_needs_customer_key(backup.manifest)
     has_facts = backup.has_configuration and backup.content == CONTENT_TREE and backup.manifest is not None
+    may_restore = may(person, Action.RESTORE, backup)
+    takes_files = may_restore and backup.content == CONTENT_TREE and backup.manifest is not None
     context = {
         **_check_context(request, backup),
         "sees_vault": sees_vault,
@@ -207,6 +215,7 @@ def show_backup(
         "locked_until": locked_until(backup),
         "customer_key": needs_customer,
         "outside_command": restore_command(backup, names_vault=sees_vault) if needs_customer else "",
+        "file_command": file_command(backup, names_vault=sees_vault) if takes_files else "",
         "facts_command": facts_command(backup, names_vault=sees_vault) if has_facts else "",
         "shown_damage": backup.damaged_ranges[:SHOWN_RANGES],
         "shown_files": backup.damaged_files[:SHOWN_RANGES],
@@ -214,7 +223,7 @@ def show_backup(
         "jobs": jobs.order_by("-created_at", "-pk")[:SHOWN_JOBS],
         "may_edit": may(person, Action.EDIT, backup),
         "may_delete": may(person, Action.DELETE, backup),
-        "may_restore": may(person, Action.RESTORE, backup),
+        "may_restore": may_restore,
         "by_agent": backup.content == CONTENT_TREE and backup.server is not None and backup.server.node_id is None,
         "may_drill": can_be_drilled(backup) and may(person, Action.RUN, backup),
         "may_serve": _can_be_served(backup) and may(person, Action.RESTORE, backup),

@@ -39,11 +39,12 @@ OVERDUE_AFTER = timedelta(minutes=15)
 
 @dataclass(frozen=True, slots=True)
 class Concern:
-    """Something that a person should look at."""
+    """Something that a person should look at. `needs_others`: he cannot mend it himself."""
 
     title: str
     text: str
     address: str = ""
+    needs_others: bool = False
 
 
 @require_GET
@@ -159,13 +160,21 @@ def _concerns(person: Person, now: datetime) -> Iterator[Concern]:
         yield Concern("Backup lost", f"{backup.name} of {backup.server_name}", _to("backup-detail", backup))
     yield from _damage_concerns(person)
     for definition in _overdue(person, now):
-        text = f"{definition} should have run. Does the scheduler run?"
-        yield Concern("Backup overdue", text, _to("definition-detail", definition))
+        mends = "Look under Health whether the scheduler runs." if person.is_superuser else "The operator has to look."
+        text = f"{definition} should have run. {mends}"
+        yield Concern("Backup overdue", text, _to("definition-detail", definition), not person.is_superuser)
     for vault in Vault.objects.for_user(person).filter(status=Vault.Status.REFUSED)[:SHOWN_PER_REASON]:
         yield Concern("Vault refused", f"{vault.name}: {vault.refusal}", _to("vault-detail", vault))
     yield from _key_concerns(person)
     for node in Node.objects.for_user(person).filter(status=Node.Status.OFFLINE)[:SHOWN_PER_REASON]:
-        yield Concern("Node offline", f"The worker of {node.name} does not report. Jobs there wait for it.")
+        yield Concern("Node offline", _offline(node, person), _to("node-detail", node), not person.is_superuser)
+
+
+def _offline(node: Node, person: Person) -> str:
+    if not person.is_superuser:
+        return f"The worker of {node.name} does not report. Jobs there wait until the operator has started it again."
+    mends = "On the node, look at the log of backupsite-node.service and start it: it goes on where it was."
+    return f"The worker of {node.name} does not report. Jobs there wait for it. {mends}"
 
 
 def _unanswered_failures(person: Person, now: datetime) -> Any:

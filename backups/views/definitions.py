@@ -26,7 +26,7 @@ from definitions.schedule import preview
 from definitions.serializers import DefinitionSerializer
 from definitions.services import Fate, delete_definition
 from tenants.access import get_for_user, may, may_create
-from tenants.listing import Listed, Listing, Sort
+from tenants.listing import NOT_YET, Listed, Listing, Sort
 from tenants.roles import Action
 from tenants.views import STATUS_WRONG_INPUT, back_with_error, portal_page, show_error
 
@@ -41,6 +41,10 @@ DEFINITIONS = Listing(
     sorts={
         "server": Sort("Disk", ("disk__server__name", "name")),
         "name": Sort("Name", ("name",)),
+        # What runs no more is the last.
+        "next": Sort("Next run", ("next_run_at",), of_few=True, empty={"next_run_at": NOT_YET}),
+        "keeps": Sort("Keeps", ("retention_count",), falls=True, of_few=True),
+        "state": Sort("State", ("active",), of_few=True),
         "added": Sort("Added", ("created_at",), falls=True),
     },
     order="server",

@@ -23,7 +23,7 @@ from backups.models import AskedRestore
 from common.errors import BackupsiteError
 from common.forms import PlainForm
 from tenants.access import get_for_user, may
-from tenants.listing import Listed, Listing, Sort
+from tenants.listing import NEVER, Listed, Listing, Sort
 from tenants.models import Quota, QuotaKind, Tenant
 from tenants.roles import Action
 from tenants.views import STATUS_WRONG_INPUT, portal_page, show_error
@@ -48,7 +48,9 @@ AGENTS = Listing(
     form=AgentFilters,
     sorts={
         "name": Sort("Agent", ("name",)),
+        "state": Sort("State", ("status",), of_few=True),
         "version": Sort("Version", ("version",)),
+        "seen": Sort("Last seen", ("last_seen_at",), falls=True, of_few=True, empty={"last_seen_at": NEVER}),
         "added": Sort("Added", ("created_at",), falls=True),
     },
     order="name",

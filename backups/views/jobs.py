@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -19,12 +18,14 @@ from django.views.decorators.http import require_GET, require_POST
 
 from backups.list_forms import JobFilters, RestoreFilters
 from backups.models import Job
+from backups.pace import Pace
 from backups.serializers import JobSerializer
 from backups.services import cancel_job
 from backups.states import JobKind, JobState
+from backups.watching import paces_of
 from common.errors import BackupsiteError
 from tenants.access import get_for_user, may
-from tenants.listing import Listed, Listing, Sort
+from tenants.listing import NOT_YET, Listed, Listing, Sort
 from tenants.models import Person
 from tenants.renewing import part_of
 from tenants.roles import Action
@@ -46,46 +47,53 @@ class NextStep:
     link: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How fast a running job is, and when it ends at this rate."""
-
-    elapsed_seconds: float
-    bytes_per_second: int | None
-    left_seconds: float | None
-
-
-def pace_of(job: Job, *, now: datetime) -> Pace | None:
-    """None when the job does not run."""
-    if job.state != JobState.RUNNING or job.started_at is None:
-        return None
-    elapsed = max((now - job.started_at).total_seconds(), 0.0)
-    rate = int(job.done_bytes / elapsed) if elapsed >= 1 and job.done_bytes else None
-    left = (job.total_bytes - job.done_bytes) / rate if rate and job.total_bytes > job.done_bytes else None
-    return Pace(elapsed_seconds=elapsed, bytes_per_second=rate, left_seconds=left)
+# Of a job that stands still, for how long is said anew so often.
+STILL_STEP_SECONDS = 10
 
 
 def live_context(request: HttpRequest, jobs: Iterable[Job]) -> dict[str, Any]:
     """The jobs with their pace; `seen` tells the next poll whether anything has changed."""
     shown, now = list(jobs), timezone.now()
-    seen = _digest(shown)
+    paces = paces_of(request.user, shown, now=now)
+    pairs = [(job, paces.get(job.pk)) for job in shown]
+    seen = _digest(pairs)
     return {
-        "jobs": [(job, pace_of(job, now=now)) for job in shown],
+        "jobs": pairs,
         "is_live": any(job.is_active() for job in shown),
         "seen": seen,
         "unchanged": request.GET.get("seen") == seen,
     }
 
 
-def _digest(jobs: Iterable[Job]) -> str:
+def _digest(jobs: Iterable[tuple[Job, Pace | None]]) -> str:
     facts = [
-        (str(job.pk), job.state, job.phase, job.done_bytes, job.total_bytes, job.stored_bytes, job.cancel_requested)
-        for job in jobs
+        (
+            *(str(job.pk), job.state, job.phase, job.done_bytes, job.total_bytes, job.stored_bytes),
+            *(job.cancel_requested, _still_steps(pace)),
+        )
+        for job, pace in jobs
     ]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
-_SORTS = {"asked": Sort("Asked for", ("created_at",), falls=True)}
+def _still_steps(pace: Pace | None) -> int:
+    """0 while it moves: a page that shows a rate must not keep it when nothing moves any more."""
+    return 0 if pace is None or pace.still_seconds is None else int(pace.still_seconds // STILL_STEP_SECONDS)
+
+
+_SORTS = {
+    "job": Sort("Job", ("kind", "backup_name"), of_few=True),
+    "disk": Sort(
+        "Disk",
+        ("disk__server__name", "disk__number"),
+        of_few=True,
+        empty={"disk__server__name": "", "disk__number": 0},
+    ),
+    "state": Sort("State", ("state",), of_few=True),
+    "asked": Sort("Asked for", ("created_at",), falls=True),
+    # What has not ended yet is the latest.
+    "ended": Sort("Ended", ("finished_at",), falls=True, of_few=True, empty={"finished_at": NOT_YET}),
+}
 JOBS = Listing(name="jobs", form=JobFilters, sorts=_SORTS, order="-asked", serializer=JobSerializer)
 RESTORES = Listing(name="restores", form=RestoreFilters, sorts=_SORTS, order="-asked", serializer=JobSerializer)
 

@@ -32,6 +32,7 @@ from backups.nodes import (
 from common.errors import BackupsiteError, NotAllowedError
 from tenants.access import get_for_user, may, may_create
 from tenants.listing import Listing, Sort
+from tenants.renewing import RENEW_OFTEN_SECONDS, RENEW_SECONDS
 from tenants.roles import Action
 from tenants.views import STATUS_WRONG_INPUT, back_with_error, portal_page, show_error
 
@@ -40,6 +41,7 @@ NODES = Listing(
     form=NodeFilters,
     sorts={
         "name": Sort("Node", ("name",)),
+        "region": Sort("Region", ("region_id", "name")),
         "status": Sort("Status", ("status",)),
         "added": Sort("Added", ("created_at",), falls=True),
     },
@@ -158,12 +160,15 @@ def _show(request: HttpRequest, node: Node, form: StorageForm, *, status: int = 
     person = request.user
     may_edit = may(person, Action.EDIT, node)
     storages = Storage.objects.for_user(person).filter(node=node).order_by("name")
+    # Of all tenants: for who keeps the node.
+    running = running_on(node) if may_edit else None
+    is_draining = bool(running) and node.status == Node.Status.MAINTENANCE
     context: dict[str, Any] = {
         "node": node,
         "storages": storages,
         "drivers": sorted(node.drivers.items()),
-        # Of all tenants: for who keeps the node.
-        "running": running_on(node) if may_edit else None,
+        "running": running,
+        "renew_seconds": RENEW_OFTEN_SECONDS if is_draining else RENEW_SECONDS,
         "may_edit": may_edit,
         "form": form,
     }

@@ -61,7 +61,12 @@ SOURCE_NAMES = {
 SERVERS = Listing(
     name="servers",
     form=ServerFilters,
-    sorts={"name": Sort("Server", ("name",)), "added": Sort("Added", ("created_at",), falls=True)},
+    sorts={
+        "name": Sort("Server", ("name",)),
+        "tenant": Sort("Tenant", ("tenant__title", "name"), of_few=True),
+        "region": Sort("Region", ("region_id", "name"), of_few=True),
+        "added": Sort("Added", ("created_at",), falls=True),
+    },
     order="name",
     serializer=ServerSerializer,
 )

@@ -15,14 +15,15 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from backups.figures import known_uses
 from backups.forms import DeletionForm, QuotaForm, SuspensionForm
+from backups.leaving import leaving_of_tenant
 from backups.remains import known_remains_of
 from backups.tenant_removal import request_tenant_deletion, undo_tenant_deletion
 from common.errors import BackupsiteError
-from tenants.access import get_for_user, may
+from tenants.access import get_for_user, may, may_create
 from tenants.lifecycle import UNDO_PERIOD
 from tenants.list_forms import TenantFilters
 from tenants.listing import Listing, Sort
-from tenants.models import Person, Tenant, TenantDeletion, TenantEvent
+from tenants.models import Invitation, Person, Tenant, TenantDeletion, TenantEvent
 from tenants.quotas import set_quotas, uses_of
 from tenants.roles import Action
 from tenants.serializers import TenantSerializer
@@ -62,6 +63,9 @@ def tenant_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
 def _show(request: HttpRequest, tenant: Tenant, form: SuspensionForm) -> HttpResponse:
     deletion = TenantDeletion.objects.filter(tenant=tenant).first()
     people = Person.objects.for_user(request.user).filter(memberships__company__tenant=tenant)
+    now = timezone.now()
+    is_leaving = deletion is not None and deletion.finished_at is None
+    remains = known_remains_of(tenant) if deletion is not None else None
     context = {
         "tenant": tenant,
         "form": form,
@@ -70,8 +74,10 @@ def _show(request: HttpRequest, tenant: Tenant, form: SuspensionForm) -> HttpRes
         "people": people.order_by("username")[:SHOWN],
         "may_edit": may(request.user, Action.EDIT, tenant),
         "deletion": deletion,
-        "remains": known_remains_of(tenant) if deletion is not None else None,
-        "may_undo": deletion is not None and deletion.finished_at is None and timezone.now() < deletion.undo_until,
+        "remains": remains,
+        "leaving": leaving_of_tenant(tenant, deletion, remains, now=now) if is_leaving else None,
+        "may_undo": is_leaving and now < deletion.undo_until,
+        "may_invite": may_create(request.user, Invitation),
     }
     return render(request, "backups/tenant.html", context, status=_status(form))
 

@@ -14,6 +14,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from backups.figures import overview_of
 from backups.forms import VaultRemovalForm
+from backups.leaving import leaving_of_vault
 from backups.remains import known_remains_of_vault
 from backups.vault_removal import request_vault_removal, undo_vault_removal, uses_of_vault
 from common.errors import BackupsiteError
@@ -56,14 +57,16 @@ def vault_remove(request: HttpRequest, pk: UUID) -> HttpResponse:
             messages.success(request, f"{vault.name} is being removed.")
             return redirect("vault-remove", pk)
     deletion = VaultDeletion.objects.filter(vault=vault).first()
+    now, uses, remains = timezone.now(), uses_of_vault(vault), known_remains_of_vault(vault)
     context = {
         "vault": vault,
         "form": form,
         "days": UNDO_PERIOD.days,
         "deletion": deletion,
-        "may_undo": deletion is not None and timezone.now() < deletion.undo_until,
-        "uses": uses_of_vault(vault),
-        "remains": known_remains_of_vault(vault),
+        "may_undo": deletion is not None and now < deletion.undo_until,
+        "uses": uses,
+        "remains": remains,
+        "leaving": leaving_of_vault(vault, deletion, remains, uses=uses, now=now) if deletion is not None else None,
     }
     return render(request, "backups/vault_remove.html", context, status=STATUS_WRONG_INPUT if form.errors else 200)
 

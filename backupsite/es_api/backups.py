@@ -27,7 +27,15 @@ from backupsite.es_api.finding import (
     find_server,
 )
 from backupsite.es_api.listing import listed, rows_of
-from backupsite.es_api.parameters import MOST_NAMES, ListParameters, NamesField, Parameters, ShowParameters, disk_number
+from backupsite.es_api.parameters import (
+    MOST_NAMES,
+    ListParameters,
+    NamesField,
+    Parameters,
+    ShowParameters,
+    disk_number,
+    target_disk_number,
+)
 from backupsite.es_api.reading import BACKUP_COLUMNS
 from common.errors import InvalidInputError, NotFoundError
 from tenants.access import get_for_user
@@ -72,7 +80,7 @@ class ChangeBackupParameters(Parameters):
         max_length=128,
         help_text="Restore: ALL DATA AND ALL SNAPSHOTS on the target disk are destroyed.",
     )
-    target_disk_id = disk_number(required=False)
+    target_disk_id = target_disk_number()
     force = serializers.BooleanField(default=True, help_text="false: not where snapshots would be lost.")
 
 

@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from common.errors import BackupsiteError, ConflictError
 
 # Our code -> the status that this grammar has for it; what is not named keeps its own.
-_STATUSES: Mapping[str, int] = {
+STATUSES: Mapping[str, int] = {
     "name_taken": 406,
     "job_ended": 406,
     "backup_not_ok": 417,
@@ -30,7 +30,6 @@ _STATUSES: Mapping[str, int] = {
     "other_kind_of_disk": 428,
     "copy_elsewhere": 428,
     "wrong_content": 428,
-    "no_space": 428,
     "customer_key_needed": 428,
 }
 # Our field -> the parameter that it came from.
@@ -70,7 +69,7 @@ class AmbiguousNameError(ConflictError):
 def as_failure(answer: Response, statuses: Mapping[str, int]) -> Response:
     """The answer to an error, in the words of this grammar; `statuses` are those of the one view."""
     problem = answer.data
-    status = {**_STATUSES, **statuses}.get(problem["code"], answer.status_code)
+    status = {**STATUSES, **statuses}.get(problem["code"], answer.status_code)
     errors = [{**item, "field": _parameter(item["field"])} for item in problem["errors"]]
     named: dict[str, list[str]] = {}
     for item in errors:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rest_framework import serializers
 from rest_framework.exceptions import UnsupportedMediaType, ValidationError
+from rest_framework.fields import empty
 from rest_framework.request import Request
 
 from backupsite.es_api.errors import PreconditionError
@@ -79,8 +80,27 @@ class NamesField(serializers.ListField):
         return super().to_internal_value([name for name in data.split(",") if name] if isinstance(data, str) else data)
 
 
+_DISKS = {"min_value": 1, "max_value": 32_767, "help_text": "Disks count from 1."}
+
+
+class DiskNumberField(serializers.IntegerField):
+    """What no disk can have as its number is no disk: 412, as for a number that none has."""
+
+    def run_validation(self, data: Any = empty) -> Any:
+        try:
+            return super().run_validation(data)
+        except ValidationError as error:
+            raise PreconditionError(
+                "There is no such disk: disks count from 1.", code="no_such_disk", field=self.field_name
+            ) from error
+
+
 def disk_number(**options: Any) -> Any:
-    return serializers.IntegerField(min_value=1, max_value=32_767, help_text="Disks count from 1.", **options)
+    return DiskNumberField(**_DISKS, **options)
+
+
+def target_disk_number() -> Any:
+    return serializers.IntegerField(required=False, **_DISKS)
 
 
 def read_parameters(request: Request, serializer_class: type[Parameters], *, path_dc: str | None) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from backupsite.es_api.finding import (
 from backupsite.es_api.listing import listed, rows_of
 from backupsite.es_api.parameters import ListParameters, Parameters, ShowParameters, disk_number
 from common.errors import NotAllowedError
+from definitions.models import Definition
 from tenants.access import may_create
 from tenants.roles import Action
 
@@ -132,8 +133,10 @@ class NodeDefinitions(EsView):
 
     def get(self, request: Request, node: str) -> Response:
         found = find_node(self.person, node, self.dc)
-        its = Q(backup_node=found) | Q(backup_node=None, disk__server__node=found)
-        seen = within(DEFINITIONS.for_user(self.person), self.dc).filter(its)
+        # Each by its own index: with an OR over two tables the database reads all definitions.
+        kept, made = Q(backup_node=found), Q(backup_node=None, disk__server__node=found)
+        its, others = (Definition.objects.filter(way).order_by().values("pk") for way in (kept, made))
+        seen = within(DEFINITIONS.for_user(self.person), self.dc).filter(pk__in=its.union(others, all=True))
         rows = rows_of(seen, self.given, columns=DEFINITION_COLUMNS, usual="hostname,-created")
         shape = partial(shapes.definitions, person=self.person, extended=self.given["extended"])
         return self.success(listed(rows, self.given, name="name", shape=shape))

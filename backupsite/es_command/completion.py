@@ -34,9 +34,6 @@ BELOW = {
 
 # No `compgen -W` over what was typed: it would run what is in $( ).
 _SCRIPT = """# Completion of es: eval "$(es help completion)"
-if [ -n "${{ZSH_VERSION-}}" ]; then
-    autoload -Uz +X compinit bashcompinit && compinit && bashcompinit
-fi
 _es_complete() {{
     local word=${{COMP_WORDS[COMP_CWORD]}}
     local words one kind below name=
@@ -63,7 +60,13 @@ _es_complete() {{
         esac
     done
 }}
-complete -o default -F _es_complete es"""
+if [ -n "${{ZSH_VERSION-}}" ]; then
+    autoload -Uz +X compinit bashcompinit && compinit && bashcompinit
+    # Without names of files: for those zsh runs what is in $( ).
+    complete -F _es_complete es
+else
+    complete -o default -F _es_complete es
+fi"""
 
 
 def script() -> str:

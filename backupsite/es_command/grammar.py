@@ -43,6 +43,7 @@ Usage: es <action> </resource> [-parameter value ...] [--format]
   es login -username <name>   sign in; the password is asked for
   es help </resource>         what a resource takes
   es help completion          for ~/.bashrc:  eval "$(es help completion)"
+  es --version                which release this is
 
 Settings: ES_API_URL, ES_API_KEY, ES_CA_FILE, or the file ~/.config/es/es.toml with url, api_key and ca_file.
 """

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 
 from backupsite.es_command.client import Answer, Client
 from backupsite.es_command.completion import script
@@ -48,8 +49,11 @@ def main(arguments: Sequence[str] | None = None, *, pause: Pause = time.sleep) -
 
 
 def _done(words: Sequence[str], *, pause: Pause) -> int:
-    if words[:1] in (["-h"], ["--help"], ["-?"]):
+    if words[:1] in (["-h"], ["--help"], ["-?"]) or words == ["help"]:
         print(USAGE_TEXT)
+        return 0
+    if words == ["--version"]:
+        print(f"es {_version()}")
         return 0
     try:
         call = parse(words)
@@ -63,6 +67,13 @@ def _done(words: Sequence[str], *, pause: Pause) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. What was asked may have been begun; see: es get /task", file=sys.stderr)
         return INTERRUPTED
+
+
+def _version() -> str:
+    try:
+        return version("backupsite")
+    except PackageNotFoundError:
+        return "(of a checkout)"
 
 
 def _help(topic: str) -> int:

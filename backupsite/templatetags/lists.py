@@ -24,8 +24,10 @@ def boosted() -> SafeString:
 
 @register.simple_tag
 def heading(listed: Listed, key: str, *, numbers: bool = False) -> SafeString:
-    """The heading of a column that is sorted by; a click turns it round."""
+    """The heading of a column that is sorted by; a click turns it round. Plain where this order is not offered now."""
     sort = listed.sorts[key]
+    if key not in listed.offered:
+        return format_html('<th scope="col"{}>{}</th>', SafeString(' class="numbers"') if numbers else "", sort.title)
     is_chosen, falls = listed.sort.lstrip("-") == key, listed.sort.startswith("-")
     turned = not falls if is_chosen else sort.falls
     said = ("descending" if falls else "ascending") if is_chosen else "none"

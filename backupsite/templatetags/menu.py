@@ -151,6 +151,25 @@ def way_back(context: dict[str, Any]) -> dict[str, Any]:
     return {"first": here.title, "first_url": reverse(here.name)}
 
 
+@register.simple_tag(takes_context=True)
+def administers(context: dict[str, Any]) -> bool:
+    """Whether somebody looks who administers anything: for sentences that say who does the next step."""
+    return role_of(context["request"]) >= Who.ADMINISTRATOR
+
+
+@register.simple_tag(takes_context=True)
+def nearby(context: dict[str, Any]) -> list[ShownPage]:
+    """Where to look for what is not at this address: the list of that kind; where that is not known, the main lists."""
+    request: HttpRequest = context["request"]
+    person = getattr(request, "user", None)
+    if person is None or not person.is_authenticated:
+        return []
+    who = role_of(request)
+    here = _here(request.resolver_match.url_name or "", who) if request.resolver_match else None
+    found = (here,) if here is not None and here is not DIRECT[0] else DIRECT[1:5]
+    return _shown(found, who, None)
+
+
 def role_of(request: HttpRequest) -> Who:
     """As the session knows it: looked up once a minute, which is soon enough for a menu."""
     if request.user.is_superuser:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 from django import template
+from django.conf import settings
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -113,6 +114,21 @@ def chip(state: str) -> SafeString:
     return format_html(
         '<span class="status status-{}"><span class="status-dot" aria-hidden="true"></span>{}</span>', colour, state
     )
+
+
+@register.simple_tag
+def whom_to_ask() -> SafeString:
+    """A sentence with the contact that the operator set, after one that says that somebody else has to do it.
+
+    Nobody by name: who owns a server does not see the people of its tenant.
+    """
+    contact = settings.CONFIG.contact
+    if not contact:
+        return SafeString("")
+    is_mail = "@" in contact and " " not in contact
+    target = f"mailto:{contact}" if is_mail else contact if contact.startswith("https://") else ""
+    shown = format_html('<a href="{}">{}</a>', target, contact) if target else contact
+    return format_html(' <span class="whom-to-ask">Whom to ask: {}.</span>', shown)
 
 
 @register.simple_tag

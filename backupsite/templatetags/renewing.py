@@ -15,10 +15,9 @@ from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from tenants.renewing import digest_of, note_part
+from tenants.renewing import RENEW_SECONDS, digest_of, note_part
 
 register = template.Library()
-RENEW_SECONDS = 45
 
 
 class RenewedNode(template.Node):

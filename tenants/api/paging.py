@@ -95,7 +95,7 @@ def read_page(queryset: Any, *, cursor: str | None, limit: int) -> KeysetPage:
     Raises ValidationError for a cursor that is not one of this list in this order.
     """
     columns = columns_of(queryset)
-    position = _decoded(cursor, columns, queryset.model)
+    position = _decoded(cursor, columns, queryset)
     rows = list(_from(queryset, columns, position)[: limit + 1])
     more, rows = len(rows) > limit, rows[:limit]
     reverse = position is not None and position.reverse
@@ -162,18 +162,29 @@ class KeysetPaging(BasePagination):
 
 
 def columns_of(queryset: Any) -> tuple[Column, ...]:
-    """What the queryset is ordered by, ending in its key. Raises ImproperlyConfigured for what can be null."""
+    """What the queryset is ordered by, ending in its key. Raises ImproperlyConfigured for what can be null.
+
+    Of an annotation nothing can tell that here: who makes one to order by it sees to it.
+    """
     names = [str(name) for name in queryset.query.order_by]
     if not names or names[-1].lstrip("-") != "pk":
         names.append("-pk" if names and names[0].startswith("-") else "pk")
     columns = tuple(Column(name.lstrip("-"), name.startswith("-")) for name in names)
     for column in columns:
-        if _field_of(queryset.model, column.path).null:
+        if column.path not in queryset.query.annotations and _field_of(queryset, column.path).null:
             raise ImproperlyConfigured(f"{queryset.model.__name__} cannot be paged by {column.path}: it may be null.")
     return columns
 
 
-def _field_of(model: Any, path: str) -> models.Field[Any, Any]:
+def _field_of(queryset: Any, path: str) -> models.Field[Any, Any]:
+    if path in queryset.query.annotations:
+        annotated: models.Field[Any, Any] = queryset.query.annotations[path].output_field
+        return annotated
+    return field_at(queryset.model, path)
+
+
+def field_at(model: Any, path: str) -> models.Field[Any, Any]:
+    """The column that the path leads to. Raises ImproperlyConfigured where there is none."""
     *relations, last = path.split("__")
     for name in relations:
         model = model._meta.get_field(name).related_model
@@ -215,7 +226,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int | str) else str(value)
 
 
-def _decoded(cursor: str | None, columns: tuple[Column, ...], model: Any) -> Position | None:
+def _decoded(cursor: str | None, columns: tuple[Column, ...], queryset: Any) -> Position | None:
     if cursor is None:
         return None
     refusal = {"cursor": ["The cursor is not one of this list in this order. Begin without one."]}
@@ -226,7 +237,7 @@ def _decoded(cursor: str | None, columns: tuple[Column, ...], model: Any) -> Pos
         if names != [column.name() for column in columns]:
             raise BadSignature("of another order")
         pairs = zip(columns, values, strict=True)
-        found = tuple(_field_of(model, column.path).to_python(value) for column, value in pairs)
+        found = tuple(_field_of(queryset, column.path).to_python(value) for column, value in pairs)
     except (BadSignature, ValueError, TypeError, ModelValidationError) as error:
         raise ValidationError(refusal, code="bad_cursor") from error
     return Position(found, bool(reverse))

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from agents.models import Node, Server
 from backups import node_load
@@ -160,3 +162,28 @@ def test_an_administrator_is_shown_what_was_kept_of_a_large_tenant_beside_what_i
     for person, at in ((owner, NOW), (both, NOW + FRESH)):
         again = load_map(nodes, person=person, now=at)
         assert again.counted_at is None and again.rows != live[person].rows
+
+
+def test_counting_asks_for_all_tenants_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand tenants, each asked for by itself, took minutes of the database."""
+    monkeypatch.setattr(node_load, "LIVE_DEFINITIONS", 0)
+    first, *others = (make_server() for _ in range(4))
+    Server.objects.update(node=first.node)
+
+    def fill(server: Any) -> None:
+        make_definition(Server.objects.get(pk=server.pk), cron="0 22 * * *")
+        ran(Server.objects.get(pk=server.pk), NOW - timedelta(days=1), HOUR / 2, 500)
+
+    def statements() -> int:
+        with CaptureQueriesContext(connection) as asked:
+            count_loads(now=NOW)
+        return len(asked)
+
+    fill(first)
+    count_loads(now=NOW)
+    of_one = statements()
+    for server in others:
+        fill(server)
+
+    assert statements() == of_one
+    assert NodeShareFigures.objects.filter(node=first.node).count() == 4

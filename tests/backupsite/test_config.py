@@ -38,6 +38,8 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("BACKUPSITE_NOTICE_KEY", "c2hvcnQ="),
         ("BACKUPSITE_EMAIL_URL", "http://user:c2hvcnQ=@host"),
         ("BACKUPSITE_EMAIL_FROM", "nobody"),
+        ("BACKUPSITE_CONTACT", "help@example.com\nand more"),
+        ("BACKUPSITE_CONTACT", "h" * 201),
         ("BACKUPSITE_WEBHOOK_NETWORKS", "10.0.0.1/8"),
         ("BACKUPSITE_TLS_PINS", f"sha256//{KEY},{KEY}"),
         ("BACKUPSITE_TLS_PINS", "sha256//c2hvcnQ="),

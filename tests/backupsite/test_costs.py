@@ -56,7 +56,15 @@ MOST = 30
 ROUNDS, NEXT_PAGE = 4, 2
 # Pages for everybody that the portal's tables leave to the tests of sign-in, and lists as people ask for them.
 OTHERS = (
-    *("/sign-in/", "/people/<pk>/sign-in/", "/approvals/?all", "/backups/?server=<server>", "/servers/?q=server"),
+    *("/sign-in/", "/people/<pk>/sign-in/", "/backups/?server=<server>", "/servers/?q=server"),
+    *("/approvals/?state=all", "/approvals/?state=you&sort=by", "/keys/?status=retired", "/policies/?given=yes"),
+    *(
+        "/backups/?sort=name",
+        "/jobs/?sort=-ended",
+        "/audit/?sort=who",
+        "/servers/?sort=tenant",
+        "/definitions/?sort=next",
+    ),
     *("/definitions/?q=server", "/choices/servers/?q=server", "/choices/disks/?q=server", "/choices/tenants/?q=tenant"),
 )
 Costs = dict[str, int]

@@ -16,8 +16,16 @@ from tests.portal.test_pages import COLLECTIONS, READ_PAGES
 
 # Pages of the portal as people search and open them; all others are asked for plainly.
 PORTAL_VARIANTS = {
-    "servers/": ("q=web-01", "q=nothing", "state=protected", "state=failed", "state=unprotected", "kind=metal"),
-    "definitions/": ("q=web-01", "q=nothing", "state=late", "state=active", "sort=name"),
+    "servers/": (
+        "q=web-01",
+        "q=nothing",
+        "state=protected",
+        "state=failed",
+        "state=unprotected",
+        "kind=metal",
+        "sort=tenant",
+    ),
+    "definitions/": ("q=web-01", "q=nothing", "state=late", "state=active", "sort=name", "sort=next"),
     "definitions/preview/": ("cron=0 3 * * *&time_zone=Europe/Prague",),
     "restores/": ("q=web-01", "q=nothing"),
     "nodes/": ("q=node-01", "q=nothing"),
@@ -26,11 +34,14 @@ PORTAL_VARIANTS = {
     "people/": ("q=admin-00012", "q=nothing"),
     "orders/": ("q=web-01", "q=nothing"),
     "tokens/": ("q=nothing",),
-    "approvals/": ("all",),
-    "audit/": ("actor=admin-00001", "actor=nobody"),
+    "approvals/": ("state=all", "state=you", "state=all&sort=by"),
+    "keys/": ("to_do=on", "status=retired", "q=00012"),
+    "policies/": ("given=no", "sort=-window"),
+    "audit/": ("actor=admin-00001", "actor=nobody", "sort=who", "actor=admin-00001&sort=object"),
     "backups/": (
         *("status=lost", "health=damaged", "type=file", "gone=on", "q=web-01", "q=nothing", "sort=size"),
         *("size_from=1 TiB", "since=2026-11-01&until=2026-11-02", "rows=200"),
+        *("sort=name", "status=lost&sort=-took", "q=web-01&sort=server"),
     ),
     "jobs/": ("state=failed", "state=running", "kind=restore", "q=web-01", "since=2026-11-01&until=2026-11-02"),
     "agents/": ("unused", "q=web-01", "q=nothing"),
@@ -42,7 +53,7 @@ PORTAL_VARIANTS = {
 POLLS = ("", "?part=state", "jobs/", "restores/")
 EXPORTED = (
     *("servers", "definitions", "backups", "jobs", "restores", "nodes", "vaults", "tenants", "agents", "people"),
-    "audit",
+    *("audit", "keys", "policies", "approvals"),
 )
 # Pages of one object that need to be told more than its number.
 TOLD = {

@@ -19,15 +19,19 @@ from django.utils import timezone
 from agents.models import Disk, Node, Server
 from backups.models import Backup
 from backups.states import JobKind
+from backupsite.es_api.errors import STATUSES
+from common.errors import UnavailableError
 from definitions.models import Definition
 from tenants.models import ApprovalRule, Quota, QuotaKind, Tenant
 from tests.es.asking import Asker
 from tests.es.test_roles import TABLE, filled
-from tests.factories import disk_of, make_backup, make_job, make_server, make_storage
+from tests.factories import disk_of, make_backup, make_job, make_server, make_storage, make_tenant_key
 from tests.worlds import Estate, World, make_world
-from vaults.models import Vault, VaultDeletion
+from vaults.models import Envelope, ObjectUse, StoredObject, TenantKey, Vault, VaultDeletion
 
 pytestmark = [pytest.mark.django_db]
+# Who may do all, who may only look, and who may know nothing of the server.
+PEOPLE = ("super", "owner_a1", "owner_a2", "admin_b")
 PLAN = {"schedule": "0 4 * * *", "retention": 30}
 
 
@@ -92,6 +96,19 @@ def on_a_copy(estate: Estate) -> None:
     Definition.objects.filter(pk=estate.definition.pk).update(**values)
 
 
+def sealed_to_the_customer(estate: Estate) -> None:
+    """The session of the backup has one envelope, for a key whose private half the customer alone has."""
+    mode = {"mode": TenantKey.Mode.CUSTOMER, "wrapped_private_key": None}
+    make_tenant_key(estate.tenant, status=TenantKey.Status.RETIRED, **mode)
+    manifest = estate.backup.manifest
+    assert manifest is not None
+    envelope = StoredObject.objects.get(pk=manifest.pk)
+    envelope.pk, envelope.kind, envelope.key = None, "k", "k/1"
+    envelope.save()
+    Envelope.objects.create(stored_object=envelope, writer_session="1" * 32, recipient="f" * 64)
+    ObjectUse.objects.create(manifest=manifest, needed=envelope)
+
+
 def leaving(estate: Estate) -> None:
     now, names = timezone.now(), {"name": estate.vault.name, "requested_by_name": "super"}
     VaultDeletion.objects.create(vault=estate.vault, tenant=estate.tenant, requested_at=now, undo_until=now, **names)
@@ -106,6 +123,11 @@ NO_DC = Case(404, "not_found", given(dc="no-such-dc"))
 FOREIGN_DC = Case(404, "not_found", lambda world: {"dc": world.theirs.tenant.name})
 NO_COLUMN = Case(412, "precondition_failed", given(order_by="secret"))
 NO_DISK = Case(412, "no_such_disk", given(disk_id=7))
+# As there: backups outlive their disk, so their address is not refused for its number.
+NO_BACKUP_OF_DISK = Case(404, "not_found", given(disk_id=7))
+DISK_ZERO = Case(412, "no_such_disk", given(disk_id=0))
+DISK_WORD = Case(412, "no_such_disk", given(disk_id="first"))
+NO_NUMBERS = (DISK_ZERO, DISK_WORD)
 NO_PAGE = Case(400, "invalid_input", given(limit=0))
 SUSPENDED = Case(423, "tenant_suspended", before=of_tenant(status="suspended"))
 TWIN = Case(409, "ambiguous_name", before=twin, asked_by="super")
@@ -116,20 +138,22 @@ CASES: dict[tuple[str, str], tuple[Case, ...]] = {
     ("GET", "vm"): LISTS,
     ("GET", "vm/<vm>"): (TWIN, NO_DC, FOREIGN_DC),
     ("GET", "vm/define/backup"): LISTS,
-    ("GET", "vm/<vm>/define/backup"): (*LISTS, NO_DISK, TWIN),
-    ("GET", "vm/<vm>/define/backup/<definition>"): (NO_DISK, NO_DC, TWIN),
+    ("GET", "vm/<vm>/define/backup"): (*LISTS, NO_DISK, *NO_NUMBERS, TWIN),
+    ("GET", "vm/<vm>/define/backup/<definition>"): (NO_DISK, *NO_NUMBERS, NO_DC, TWIN),
     ("POST", "vm/<vm>/define/backup/<definition>"): (
         Case(400, "invalid_input"),
         Case(400, "quota_exceeded", given(**PLAN), at_most(QuotaKind.DEFINITIONS_PER_SERVER, 1)),
         Case(404, "not_found", lambda world: {**PLAN, "type": 2, "node": world.theirs.node.name}),
         Case(406, "name_taken", given(**PLAN), named={"<definition>": "def-a"}),
         Case(412, "no_such_disk", given(**PLAN, disk_id=7)),
+        Case(412, "no_such_disk", given(**PLAN, disk_id=0)),
         Case(423, "tenant_suspended", given(**PLAN), of_tenant(status="suspended")),
     ),
     ("PUT", "vm/<vm>/define/backup/<definition>"): (
         Case(400, "read_only", given(zpool="another")),
         Case(409, "approval_needed", given(retention=1), lambda estate: ApprovalRule.objects.update(required=True)),
         NO_DISK,
+        *NO_NUMBERS,
         Case(
             423,
             "retired",
@@ -139,22 +163,24 @@ CASES: dict[tuple[str, str], tuple[Case, ...]] = {
             ),
         ),
     ),
-    ("DELETE", "vm/<vm>/define/backup/<definition>"): (NO_DISK, NO_DC),
-    ("GET", "vm/<vm>/backup"): (*LISTS, Case(404, "not_found", given(hostname="never"))),
+    ("DELETE", "vm/<vm>/define/backup/<definition>"): (NO_DISK, *NO_NUMBERS, NO_DC),
+    ("GET", "vm/<vm>/backup"): (*LISTS, *NO_NUMBERS, Case(404, "not_found", given(hostname="never"))),
     ("DELETE", "vm/<vm>/backup"): (
         Case(404, "not_found", given(bkpnames=["none"])),
         Case(404, "not_found", lambda world: {"bkpnames": [world.ours.backup.name], "disk_id": 2}),
+        *NO_NUMBERS,
         Case(412, "precondition_failed"),
         Case(412, "precondition_failed", given(bkpnames={"a": 1})),
         Case(412, "precondition_failed", given(bkpnames=5)),
         Case(400, "invalid_input", given(bkpnames=["x"] * 501)),
         Case(417, "backup_in_use", lambda world: {"bkpnames": [world.ours.backup.name]}, of_backup(status="restore")),
     ),
-    ("GET", "vm/<vm>/backup/<name>"): (Case(404, "not_found", given(disk_id=7)), TWIN, NO_DC),
+    ("GET", "vm/<vm>/backup/<name>"): (NO_BACKUP_OF_DISK, *NO_NUMBERS, TWIN, NO_DC),
     ("POST", "vm/<vm>/backup/<name>"): (
         Case(400, "invalid_input", given(note="x" * 256)),
         Case(404, "not_found", named={"<name>": "no-such-definition"}),
         NO_DISK,
+        *NO_NUMBERS,
         Case(417, "quota_exceeded", before=at_most(QuotaKind.BYTES, 0)),
         Case(423, "vault_not_ready", before=of_vault(status="pending")),
         Case(423, "vault_leaving", before=leaving),
@@ -164,6 +190,8 @@ CASES: dict[tuple[str, str], tuple[Case, ...]] = {
     ),
     ("PUT", "vm/<vm>/backup/<name>"): (
         Case(400, "invalid_input"),
+        Case(400, "invalid_input", restore(target_disk_id=0)),
+        *NO_NUMBERS,
         Case(400, "invalid_input", given(note="x" * 256)),
         Case(400, "invalid_input", restore(note="x")),
         Case(
@@ -179,14 +207,15 @@ CASES: dict[tuple[str, str], tuple[Case, ...]] = {
         Case(428, "other_kind_of_disk", restore(), of_disk(driver="zfs")),
         Case(428, "wrong_content", restore(), of_backup(content="tree")),
         Case(428, "copy_elsewhere", restore(), stored_elsewhere),
+        Case(428, "customer_key_needed", restore(), sealed_to_the_customer),
     ),
-    ("DELETE", "vm/<vm>/backup/<name>"): (IN_USE, Case(404, "not_found", given(disk_id=2))),
+    ("DELETE", "vm/<vm>/backup/<name>"): (IN_USE, Case(404, "not_found", given(disk_id=2)), *NO_NUMBERS),
     ("GET", "dc"): (NO_COLUMN, NO_PAGE, NO_DC, FOREIGN_DC),
     ("GET", "dc/<name>"): (Case(404, "not_found", named={"<name>": "Tenant b"}),),
     ("GET", "node"): LISTS,
     ("GET", "node/<node>"): (NO_DC, FOREIGN_DC),
     ("GET", "node/<node>/define/backup"): LISTS,
-    ("GET", "node/<node>/backup"): (*LISTS, Case(400, "invalid_input", given(disk_id=0))),
+    ("GET", "node/<node>/backup"): (*LISTS, *NO_NUMBERS),
     ("GET", "node/<node>/storage"): LISTS,
     ("GET", "node/<node>/storage/<zpool>"): (NO_DC, FOREIGN_DC),
     ("PUT", "node/<node>/storage/<zpool>/snapshot"): (Case(403, "not_allowed"), NO_DC),
@@ -228,7 +257,7 @@ class Door:
 def door(django_db_setup: None, django_db_blocker: Any) -> Iterator[Door]:
     with django_db_blocker.unblock(), transaction.atomic():
         world = make_world()
-        names = ("super", "admin_a", "owner_a1")
+        names = {"admin_a", *PEOPLE}
         reader = Asker(world.people["admin_a"], scope="read")
         yield Door(
             world, {"nobody": Asker(None), "reader": reader, **{name: Asker(world.people[name]) for name in names}}
@@ -239,6 +268,12 @@ def door(django_db_setup: None, django_db_blocker: Any) -> Iterator[Door]:
 def test_each_resource_has_a_row() -> None:
     assert set(CASES) == set(TABLE)
     assert all(CASES.values())
+
+
+def test_every_code_with_a_status_of_its_own_is_asked_for() -> None:
+    asked = {(case.code, case.status) for cases in CASES.values() for case in cases}
+
+    assert set(STATUSES.items()) <= asked
 
 
 @pytest.mark.parametrize(
@@ -261,6 +296,70 @@ def test_the_code_and_the_words(door: Door, method: str, path: str, case: Case) 
     assert (answer.status_code, body["code"]) == (case.status, case.code), body
     assert (body["status"], body["task_id"], answer["Content-Type"]) == ("FAILURE", None, "application/problem+json")
     assert body["detail"] and body["result"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "case"),
+    [
+        pytest.param(method, path, case, id=f"{method}-{path}-{number}-{case.label}")
+        for (method, path), cases in CASES.items()
+        if method != "GET"
+        for number, case in enumerate(cases)
+        if case.status in {409, 417, 423, 428} and case is not TWIN
+    ],
+)
+def test_how_a_thing_stands_is_told_to_those_who_may_act_on_it(door: Door, method: str, path: str, case: Case) -> None:
+    """Others learn that they may not, or that it is not there, whatever else stands in the way."""
+    for part, name in case.named.items():
+        path = path.replace(part, name)
+    with transaction.atomic():
+        case.before(door.world.ours)
+        told = {name: door.ask(name, method, path, case.given(door.world)) for name in PEOPLE}
+        transaction.set_rollback(True)
+
+    statuses = {name: answer.status_code for name, answer in told.items()}
+    assert statuses == {"super": case.status, "owner_a1": 403, "owner_a2": 404, "admin_b": 404}
+    words = told["super"].json()["detail"]
+    assert all(words not in told[name].content.decode() for name in PEOPLE[1:])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "service"),
+    [
+        ("POST", "vm/<vm>/backup/<name>", "backups.request_backup"),
+        ("PUT", "vm/<vm>/backup/<name>", "backups.request_restore"),
+        ("DELETE", "vm/<vm>/backup/<name>", "backups.remove_backups"),
+        ("POST", "vm/<vm>/define/backup/<definition>", "definitions.create_definition"),
+        ("PUT", "task/<task>/cancel", "tasks.cancel_job"),
+    ],
+)
+def test_what_does_not_answer_is_503_and_nothing_is_half_done(
+    door: Door, monkeypatch: pytest.MonkeyPatch, method: str, path: str, service: str
+) -> None:
+    """To those who may ask for it; what the service had written is taken back."""
+
+    def away(**options: Any) -> None:
+        Tenant.objects.update(title="half done")
+        raise UnavailableError("The signer does not answer. Try again in a minute.", code="signer_unavailable")
+
+    monkeypatch.setattr(f"backupsite.es_api.{service}", away)
+    parameters = TABLE[method, path].given(door.world.ours)
+    with transaction.atomic():
+        told = {name: door.ask(name, method, path, parameters) for name in (*PEOPLE, "admin_a", "nobody")}
+        halves = Tenant.objects.filter(title="half done").count()
+        transaction.set_rollback(True)
+
+    statuses = {name: answer.status_code for name, answer in told.items()}
+    assert statuses == {
+        **dict.fromkeys(("super", "admin_a"), 503),
+        **dict.fromkeys(("owner_a2", "admin_b"), 404),
+        "owner_a1": 403,
+        "nobody": 401,
+    }
+    body = told["admin_a"].json()
+    assert (body["code"], body["status"], body["task_id"]) == ("signer_unavailable", "FAILURE", None)
+    assert body["result"] == {"detail": body["detail"]} and "Try again" in body["detail"]
+    assert halves == 0
 
 
 @pytest.mark.parametrize(("method", "path"), sorted(TABLE))

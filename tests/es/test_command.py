@@ -87,6 +87,8 @@ def test_actions_are_methods(action: str, method: str) -> None:
         ("get /vm -api_key bks_key.secret", 11),
         ("get /vm -x json::" + "[" * 100_000, 11),
         ("--help", 0),
+        ("help", 0),
+        ("--version", 0),
         ("help completion", 0),
     ],
 )
@@ -330,6 +332,47 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
     assert screen.getvalue().startswith(f"Waiting for task {TASK}\n\r")
     assert "writing, 25 %, 256 of 1024 MiB" in screen.getvalue()
     assert "\x1b" not in waiting.progress({"waits": "\x1b]0;owned\x07"})
+
+
+@pytest.mark.parametrize(
+    ("looks", "shown"),
+    [
+        # Seconds and MiB of 1024: one look says nothing about a rate.
+        ([(0, 100)], "100 of 1024 MiB"),
+        ([(0, 100), (0.5, 200)], "200 of 1024 MiB"),
+        ([(0, 0), (10, 64)], "64 of 1024 MiB, 6.4 MiB/s, 2:30 left"),
+        # By what moved lately, not by what an hour long did.
+        ([(0, 0), (3600, 24), (3610, 124), (3630, 324)], "324 of 1024 MiB, 10 MiB/s, 1:10 left"),
+        ([(0, 0), (8, 1)], "1 of 1024 MiB, 0.1 MiB/s, 2:16:24 left"),
+        ([(0, 100), (10, 100)], "100 of 1024 MiB, nothing moved for 0:10"),
+        ([(0, 0), (10, 100), (100, 100)], "100 of 1024 MiB, nothing moved for 1:30"),
+        ([(0, 0), (10, 1024)], "1024 of 1024 MiB, 102.4 MiB/s"),
+        # It began anew: what was before is not counted.
+        ([(0, 500), (10, 0), (20, 50)], "50 of 1024 MiB, 5 MiB/s, 3:15 left"),
+    ],
+)
+def test_rate_and_time_left_are_those_of_what_moved_lately(looks: list[tuple[float, int]], shown: str) -> None:
+    pace = waiting.Pace()
+    for seconds, done in looks:
+        told = {"done_bytes": done << 20, "total_bytes": 1 << 30}
+        text = waiting.progress(told, pace.after(told, at=seconds))
+
+    assert text == shown
+
+
+def test_bytes_without_a_total_have_a_rate_and_no_end(tmp_path: Path) -> None:
+    """As `es` looks, by its own clock: the server's need not be right."""
+    looks = iter([0.0, 10.0, 20.0])
+    told = {"task_id": TASK, "status": "PENDING", "phase": "reading", "total_bytes": 0}
+    running = [(200, {**told, "done_bytes": done << 20}) for done in (0, 50)]
+    screen = io.StringIO()
+    with serving(*running, (200, {"status": "SUCCESS"})) as server:
+        client = Client(configuration.Configuration(url=server.url, token_file=tmp_path / "t"), secrets={})
+        begun = Answer("POST", "", *PENDING)
+        waiting.wait_for(client, begun, pause=lambda seconds: None, screen=screen, clock=lambda: next(looks))
+
+    assert "reading, 50 MiB, 5 MiB/s" in screen.getvalue()
+    assert "left" not in screen.getvalue()
 
 
 def test_on_a_terminal_it_shows_how_far_it_is_and_ends_by_ctrl_c(home: Path) -> None:

@@ -114,7 +114,6 @@ def test_on_a_storage_by_the_words_and_numbers_of_the_grammar(
         ({**PLAN, "compression": 1}, {"compression"}),
         ({**PLAN, "type": True}, {"type"}),
         ({**PLAN, "zpool": "zones"}, {"node"}),
-        ({**PLAN, "disk_id": 0}, {"disk_id"}),
         ({**PLAN, "disk": 1}, {"disk"}),
         ({**PLAN, "fsfreeze": True}, {"fsfreeze"}),
         ({**PLAN, "desc": "a\x07b"}, {"desc"}),

@@ -58,6 +58,10 @@ class Box:
     def shell(self, text: str, *, code: int | None = 0, seconds: float = 600) -> str:
         return self.run("sh", "-c", text, code=code, seconds=seconds).strip()
 
+    def give(self, file: Path, to: str) -> None:
+        with open(file, "rb") as content:
+            subprocess.run(self.words(["sh", "-c", f"cat > {to}"]), stdin=content, timeout=600, check=True)
+
     def until(self, text: str, *, seconds: float, what: str) -> float:
         """Until the shell says yes; after how many seconds."""
         begun = time.monotonic()

@@ -33,6 +33,11 @@ class Server:
         token = self.api.post("enrolment-tokens/", {"server": self.id})["token"]
         return self._line(token)
 
+    def enrol(self) -> str:
+        """Where the program is already, as a package leaves it."""
+        token = self.api.post("enrolment-tokens/", {"server": self.id})["token"]
+        return self.box.shell(f"echo {token} | backupsite-agent enrol - --url {self._portal}")
+
     def uninstall(self) -> str:
         said = self._line("--uninstall --purge")
         self.until(lambda found: found["status"] == "revoked", "the control plane was not told that it left")

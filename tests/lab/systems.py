@@ -1,7 +1,7 @@
 """`make lab-agent-systems`: the built agent program, installed by its line on other systems, against the running stack.
 
 Debian 11, 12 and 13 in folders (the frozen program, wheels, package, cron), and Debian 12 with systemd in an emulated
-machine (the unit with all its limits, stop and kill, updates and going back). What it says is also in
+machine (the unit with all its limits, stop and kill, updates and going back, the package). What it says is also in
 var/lab/agent-systems.log; the first line that fails names what was seen, and the steps after it run all the same.
 `python -m tests.lab.systems`, with the names of steps such as `cron`; without a name all of them.
 """
@@ -26,7 +26,7 @@ from backupsite.stack.terminal import Terminal
 from tests.engine.chunk_support import snapshot
 from tests.lab.agent import prepared
 from tests.lab.boxes import Box, Emulated, Folder
-from tests.lab.deb import deb_step
+from tests.lab.deb import deb_of_release, deb_step
 from tests.lab.releases import SECOND_VERSION, Releases, broken, second
 from tests.lab.server import Server
 
@@ -35,8 +35,8 @@ PROGRAMS = "/opt/backupsite-agent"
 UNIT = "backupsite-agent.service"
 # Longer than `daemon.TRIAL_SECONDS`, and the service's own ten seconds.
 SILENT_SECONDS = 720
-# An emulated machine on a busy one takes half a minute to start the program.
-STARTS_SECONDS = 180
+# An emulated machine takes half a minute to start the program, on a busy one several.
+STARTS_SECONDS = 600
 RUNS = "backupsite-agent status | grep -q '^service  *running' && echo yes"
 # Without the times of reading and of changing the inode, which no restore brings back.
 DIGEST = (
@@ -99,8 +99,30 @@ class Lab:
             return _all_of(
                 lambda: self._updates(box, server, ask=ask),
                 lambda: self._silent(box, server, ask=ask),
-                lambda: self._removed(box, server),
             )
+
+    def removed(self) -> str:
+        with Emulated("removed", self.folder, port=free_ports(1)[0]).running() as box:
+            return self._removed(box, self._in_machine(box))
+
+    def deb_machine(self) -> str:
+        """The package under a systemd: nothing runs before it is enrolled; an upgrade and a boot bring it back."""
+        with Emulated("deb-machine", self.folder, port=free_ports(1)[0]).running() as box:
+            self._open_ways(box)
+            box.shell("mkdir -p /srv/data && cp -a /etc /srv/data/")
+            server = Server(box, self.running)
+            server.configure(root="/srv")
+            box.give(deb_of_release(), "/root/agent.deb")
+            box.run("dpkg", "-i", "/root/agent.deb")
+            assert (
+                box.shell(f"systemctl is-enabled {UNIT}; systemctl is-active {UNIT}", code=None) == "disabled\ninactive"
+            )
+            server.enrol()
+            box.run("systemctl", "enable", "--now", UNIT)
+            box.until(RUNS, seconds=STARTS_SECONDS, what="it does not run after it was enrolled")
+            server.define()
+            server.back_up()
+            return _all_of(lambda: self._upgraded(box, server), lambda: self._taken_away(box, server))
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -241,14 +263,38 @@ class Lab:
         server.until(lambda found: found["health_code"] == "update_failed", "the control plane was not told")
         return f"one that does not report: back after {taken:.0f} s"
 
+    def _upgraded(self, box: Emulated, server: Server) -> str:
+        process = f"systemctl show -p MainPID --value {UNIT}"
+        before = box.shell(process)
+        box.run("dpkg", "-i", "/root/agent.deb")
+        box.until(RUNS, seconds=STARTS_SECONDS, what="it does not run after the package was installed again")
+        assert before != "0" and box.shell(process) not in {before, "0"}, "it was not started anew"
+        box.power_off()
+        box.boot()
+        self._open_ways(box)
+        box.until(RUNS, seconds=STARTS_SECONDS, what="it does not run after a start of the system")
+        server.back_up()
+        return "package: not run before it was enrolled; back after an upgrade and after a lost supply"
+
+    def _taken_away(self, box: Box, server: Server) -> str:
+        box.run("dpkg", "-r", "backupsite-agent")
+        assert box.shell("pgrep -f '[b]ackupsite-agent'", code=None) == "", "it runs on"
+        assert box.shell("test -e /var/lib/backupsite-agent/identity.json && echo kept") == "kept"
+        assert box.shell(f"systemctl is-active {UNIT}", code=None) == "inactive"
+        box.run("dpkg", "-P", "backupsite-agent")
+        server.until(lambda found: found["status"] == "revoked", "the control plane was not told that it left")
+        left = "ls -d /opt/backupsite-agent /etc/backupsite-agent /var/lib/backupsite-agent 2> /dev/null"
+        assert box.shell(left, code=None) == ""
+        return "removed with its keys kept; purged, and the control plane told"
+
     def _removed(self, box: Box, server: Server) -> str:
         server.uninstall()
         places = (
             "/opt/backupsite-agent /etc/backupsite-agent /var/lib/backupsite-agent /usr/local/sbin/backupsite-agent"
         )
-        found = box.shell(
-            f"ls -d {places} /etc/systemd/system/{UNIT} 2> /dev/null; pgrep -f '[b]ackupsite-agent'", code=None
-        )
+        found = box.shell(f"ls -d {places} /etc/systemd/system/{UNIT} 2> /dev/null", code=None)
+        # Asked apart: a shell that has the name among its words would find itself.
+        found += box.shell("pgrep -f '[b]ackupsite-agent'", code=None)
         assert not found, found
         return "uninstalled, nothing left"
 
@@ -276,7 +322,8 @@ def _same(one: Path, other: Path) -> int:
 
 
 def _walk(lab: Lab, wanted: list[str], say: Callable[[str], None]) -> int:
-    steps = [lab.bullseye, lab.bookworm, lab.trixie, lab.wheels, lab.deb, lab.cron, lab.systemd, lab.updates]
+    steps = [lab.bullseye, lab.bookworm, lab.trixie, lab.wheels, lab.deb, lab.cron]
+    steps += [lab.systemd, lab.updates, lab.removed, lab.deb_machine]
     failed = 0
     for step in steps:
         if wanted and step.__name__ not in wanted:

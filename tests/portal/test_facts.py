@@ -64,3 +64,32 @@ def test_the_api_says_that_there_are_facts_and_warns_of_a_part(world: World) -> 
 
     assert told["has_configuration"] is True and told["warnings"] == [warning]
     assert warning["message"] in page(world, "admin_a")
+
+
+def file_command_in(text: str) -> list[str]:
+    return shlex.split(text[text.index("backupsite-restore restore") :].split("<")[0].replace("&#x27;", "'"))
+
+
+def test_the_page_of_files_says_how_one_of_them_comes_to_ones_own_machine(world: World) -> None:
+    """There is no download: data never passes the portal. The line is one that the tool takes."""
+    backup = keep(world)
+    assert backup.manifest is not None
+
+    text = page(world, "admin_a")
+
+    parsed = build_parser().parse_args(file_command_in(text)[1:])
+    assert parsed.run is commands.run_restore and (parsed.to, parsed.path) == ("DIRECTORY", ["PATH"])
+    assert backup.manifest.sha256.startswith(parsed.backup)
+    assert (parsed.bucket, parsed.domain) == (world.ours.vault.bucket, str(backup.manifest.domain_id))
+    assert "the portal gives no download" in text
+    # Within the portal: the third step of the wizard takes single files.
+    assert "only the files and folders that you name in the third step" in text
+
+
+@pytest.mark.parametrize(("name", "changes"), [("owner_a1", {}), ("admin_a", {"content": "disk"})])
+def test_who_has_no_recovery_key_or_no_files_gets_no_such_line(
+    world: World, name: str, changes: dict[str, object]
+) -> None:
+    keep(world, **changes)
+
+    assert "backupsite-restore restore" not in page(world, name)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+import time_machine
 from django.utils import timezone
 
 from agents.models import Disk, Node
+from backups import watching
 from backups.models import Backup, Job
-from backups.views.jobs import pace_of
 from definitions.models import Definition
 from tests.factories import GIB, make_job, make_person
 from tests.worlds import World
@@ -29,15 +30,16 @@ def progress(world: World, job: Job, seen: str = "") -> Any:
 
 
 def test_the_page_shows_phase_bytes_rate_and_time_left(world: World) -> None:
-    job = running(world)
+    now = timezone.now()
+    job, client = running(world, started_at=now - timedelta(seconds=10)), world.client("owner_a1")
 
-    text = world.client("owner_a1").get(f"/jobs/{job.pk}/").content.decode()
+    text = look(client, f"/jobs/{job.pk}/", now).content.decode()
 
     assert 'value="25"' in text
     assert "writing" in text
     assert "256 MiB" in text
-    assert re.search(r"2\d\.\d MiB</span>/s", text)
-    assert re.search(r"about 3\d s left", text)
+    assert "25.6 MiB</span>/s" in text
+    assert "about 30 s left" in text
     assert "requested" in text
 
 
@@ -71,6 +73,88 @@ def test_nothing_is_sent_while_nothing_changes(world: World) -> None:
     assert (unchanged.status_code, unchanged.content) == (204, b"")
     assert changed.status_code == 200
     assert 'value="50"' in changed.content.decode()
+
+
+def look(client: Any, address: str, now: datetime, **query: str) -> Any:
+    with time_machine.travel(now, tick=False):
+        return client.get(address, query, **(POLL if query else {}))
+
+
+def row_of(text: str) -> str:
+    """What the one job of a list does, without markup."""
+    found = re.search(r'data-label="Progress"[^>]*>(.*?)</td>', text, re.DOTALL)
+    assert found, text
+    return " ".join(re.sub(r"<[^>]*>", "", found[1]).split())
+
+
+@pytest.mark.parametrize("address", ["/", "/jobs/"])
+def test_rows_say_phase_bytes_rate_and_time_left(world: World, address: str) -> None:
+    now = timezone.now()
+    job, client = running(world), world.client("owner_a1")
+    Job.objects.filter(pk=job.pk).update(started_at=now - timedelta(seconds=8))
+
+    text = row_of(look(client, address, now).content.decode())
+
+    assert text == "writing · 25 % · 256 MiB of 1.0 GiB · 32.0 MiB/s · about 24 s left"
+
+
+@pytest.mark.parametrize("address", ["/", "/jobs/"])
+def test_rows_without_a_total_say_phase_and_bytes(world: World, address: str) -> None:
+    now = timezone.now()
+    job, client = running(world, total_bytes=0), world.client("owner_a1")
+    Job.objects.filter(pk=job.pk).update(started_at=now - timedelta(seconds=8))
+
+    text = row_of(look(client, address, now).content.decode())
+
+    assert text == "writing · 256 MiB, the whole is not known yet · 32.0 MiB/s"
+
+
+def test_a_row_that_waits_says_for_what(world: World) -> None:
+    make_job(world.ours.server, state="pending", waits="another job works on this disk")
+
+    text = world.client("owner_a1").get("/jobs/?state=pending").content.decode()
+
+    assert row_of(text) == "waits: another job works on this disk"
+
+
+@pytest.mark.parametrize("address", ["/", "/jobs/", "/jobs/<pk>/progress/"])
+def test_a_page_left_open_says_when_nothing_moves_any_more(world: World, address: str) -> None:
+    """It was answered with 204 and kept the rate for as long as the job stood still."""
+    now, job, client = timezone.now(), running(world), world.client("owner_a1")
+    address = address.replace("<pk>", str(job.pk))
+    first = look(client, address, now, seen="none")
+    assert "MiB</span>/s" in first.content.decode()
+
+    soon = look(client, address, now + timedelta(seconds=10), seen=first.context["seen"])
+    later = look(client, address, now + timedelta(seconds=40), seen=first.context["seen"])
+    same = look(client, address, now + timedelta(seconds=42), seen=later.context["seen"])
+
+    assert soon.status_code == 204
+    assert "nothing has moved for 40 s" in later.content.decode()
+    assert "</span>/s" not in later.content.decode()
+    assert "left" not in later.content.decode()
+    assert same.status_code == 204
+
+
+def test_the_rate_is_that_of_what_moved_lately(world: World) -> None:
+    now, job, client = timezone.now(), running(world, done_bytes=GIB // 2), world.client("owner_a1")
+    look(client, "/jobs/", now)
+    Job.objects.filter(pk=job.pk).update(done_bytes=GIB // 2 + 10 * 2**20)
+
+    text = row_of(look(client, "/jobs/", now + timedelta(seconds=10)).content.decode())
+
+    assert "1.0 MiB/s · about 8 min 22 s left" in text
+
+
+def test_a_cache_that_is_away_costs_the_rate_of_late_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("away")
+
+    running(world)
+    monkeypatch.setattr(watching.cache, "get", refuse)
+    monkeypatch.setattr(watching.cache, "set", refuse)
+
+    assert "256 MiB of 1.0 GiB" in row_of(world.client("owner_a1").get("/jobs/").content.decode())
 
 
 @pytest.mark.parametrize("address", ["/", "/jobs/", "/restores/"])
@@ -119,21 +203,6 @@ def test_what_ended_meanwhile_is_said_on_the_page(world: World) -> None:
     assert "The job has ended already." in answer.content.decode()
 
 
-@pytest.mark.parametrize(
-    ("done", "seconds", "rate", "left"),
-    [(0, 10, None, None), (GIB // 4, 10, GIB // 40, 30), (GIB, 10, GIB // 10, None), (GIB // 4, 0, None, None)],
-)
-def test_pace(done: int, seconds: int, rate: int | None, left: int | None) -> None:
-    now = timezone.now()
-    job = Job(state="running", started_at=now - timedelta(seconds=seconds), done_bytes=done, total_bytes=GIB)
-
-    pace = pace_of(job, now=now)
-
-    assert pace is not None
-    assert pace.bytes_per_second == rate
-    assert (None if pace.left_seconds is None else round(pace.left_seconds)) == left
-
-
 def concerns(world: World, name: str = "admin_a") -> list[str]:
     """Without the alarm that each tenant of the world has; those have tests of their own (test_reports)."""
     found = [concern.title for concern in world.client(name).get("/").context["concerns"]]
@@ -179,3 +248,18 @@ def test_the_next_step_for_each(world: World) -> None:
     assert "An administrator of the tenant makes" in world.client("owner_a2").get("/").content.decode()
     Definition.objects.all().delete()
     assert "Make the first definition" in world.client("admin_a").get("/").content.decode()
+
+
+def test_a_list_of_jobs_is_ordered_by_its_headings_and_the_overview_is_not(world: World) -> None:
+    """Where few are found; the rows that renew themselves have the same headings."""
+    running(world)
+    client = world.client("owner_a1")
+
+    listed, again = client.get("/jobs/").text, client.get("/jobs/", {"seen": "old"}, **POLL).text
+
+    for text in (listed, again):
+        head = text[text.index("<thead>") : text.index("</thead>")]
+        for title in ("Job", "Disk", "State", "Asked for", "Ended"):
+            assert re.search(rf"<a [^>]*>\s*{title}", head), title
+    first = client.get("/").text
+    assert "sort=" not in first[first.index("Running and waiting") : first.index("Last backups")]

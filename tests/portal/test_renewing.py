@@ -6,15 +6,20 @@ import re
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
-from agents.models import Node
-from backups.models import Backup
-from tests.factories import make_backup, make_job, make_server
+from agents.models import Agent, Node
+from backups.models import AskedRestore, Backup, Job
+from tenants.models import ApprovalRequest
+from tests.factories import make_approval_request, make_asked_restore, make_backup, make_job, make_server
 from tests.worlds import World
+from vaults import views
 from vaults.models import Vault
+from vaults.rotation import Rewrapping
 
 PAGES = (
     *("servers/", "backups/", "definitions/", "agents/", "nodes/", "vaults/", "jobs/", "restores/", "people/"),
+    *("keys/", "approvals/", "keys/<pk>/", "tenants/<pk>/"),
     *("servers/<pk>/", "backups/<pk>/", "nodes/<pk>/", "vaults/<pk>/", "definitions/<pk>/", "agents/<pk>/"),
 )
 MOST_SECONDS = 60
@@ -124,3 +129,48 @@ def test_other_fragments_and_whole_pages_are_what_they_were(world: World) -> Non
     assert 'id="live"' in client.get("/jobs/", headers={"HX-Request": "true", "HX-Target": "live"}).content.decode()
     # Signed out meanwhile: the whole page is loaded anew, and asks who it is.
     assert ask(world.client("anonymous"), "/servers/", "seen")["HX-Refresh"] == "true"
+
+
+def test_what_waits_for_an_administrator_is_found_while_the_page_is_open(world: World) -> None:
+    """Agents that nobody let in yet, restores that servers ask for, and requests for a second person."""
+    ours, client = world.ours, world.client("admin_a")
+    AskedRestore.objects.all().delete()
+    ApprovalRequest.objects.all().delete()
+    agents, approvals = client.get("/agents/").text, client.get("/approvals/").text
+    assert "Waiting for you" not in agents and "Nothing waits" in approvals
+
+    Agent.objects.filter(pk=ours.agent.pk).update(status="pending")
+    make_asked_restore(ours.agent, ours.backup)
+    make_approval_request(ours.definition, by=ours.member)
+
+    part = ask(client, "/agents/", seen_of(agents, "waiting"), "waiting").text
+    assert "Waiting for you" in part and "Restores that servers ask for" in part
+    assert ours.member.username in ask(client, "/approvals/", seen_of(approvals)).text
+
+
+def test_a_node_that_drains_is_asked_for_often(world: World) -> None:
+    address, client = f"/nodes/{world.ours.node.pk}/", world.client("super")
+    make_job(world.ours.server, state="running")
+    Node.objects.filter(pk=world.ours.node.pk).update(status="maintenance")
+    page = client.get(address).text
+    seen = re.search(r'id="renewed" data-seen="([0-9a-f]+)" hx-get="[^"]+" hx-trigger="every 5s, renew"', page)
+    assert seen and "Draining: 1 job still to end" in page
+
+    Job.objects.filter(state="running").update(state="ok", lease_until=None)
+
+    part = ask(client, address, seen[1]).text
+    assert "Drained: nothing runs on it" in part and "every 45s" in part
+
+
+def test_keys_that_are_re_wrapped_say_how_far_they_are(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    address, client = f"/keys/{world.ours.key.pk}/", world.client("admin_a")
+    now = timezone.now()
+    monkeypatch.setattr(views, "rewrapping_of", lambda _: Rewrapping(total=8, left=6, since=now, has_failed=False))
+    page = client.get(address).text
+    assert 'value="25"' in page and "every 5s" in page
+    assert "<strong>2</strong> of 8 sessions open with this key" in page and "could not be sealed" not in page
+
+    monkeypatch.setattr(views, "rewrapping_of", lambda _: Rewrapping(total=8, left=6, since=now, has_failed=True))
+    assert "could not be sealed" in client.get(address).text
+    monkeypatch.setattr(views, "rewrapping_of", lambda _: None)
+    assert "Re-wrapping" not in client.get(address).text

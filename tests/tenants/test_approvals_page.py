@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from tenants.approval_states import COOLING, ApprovalKind
-from tenants.approvals import may_approve, which_may_approve
+from tenants.approvals import answerable_by, may_approve, which_may_approve
 from tenants.audit import record
 from tenants.models import ApprovalRequest, ApprovalRule
 from tests.factories import make_approval_rule, make_person, make_tenant
@@ -53,6 +53,8 @@ def test_many_are_answered_as_one_by_one(db: None) -> None:
 
     for name, person in people.items():
         assert answers[name] == {request.pk for request in requests if may_approve(request, person)}, name
+        by_database = ApprovalRequest.objects.filter(answerable_by(person, now=timezone.now()))
+        assert set(by_database.values_list("pk", flat=True)) == answers[name], name
     assert len(requests) > len(answers["boss"]) > len(answers["of both"]) > 0
     assert answers["nobody"] == answers["disabled"] == set()
     assert which_may_approve([], people["boss"]) == set()

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.base import AXE_FILE_PATH
-from playwright.sync_api import Browser, Page, Response, expect
+from playwright.sync_api import Browser, Page, Response, ViewportSize, expect
+from playwright.sync_api import Error as PlaywrightError
 
 CHROMIUM = Path("/usr/bin/chromium")
 OUTPUT = Path(__file__).resolve().parents[1] / "output"
-PATH_OF_STEPS = Path(__file__).resolve().parents[2] / "docs" / "first-steps.md"
-WIDE = {"width": 1280, "height": 800}
-PHONE = {"width": 360, "height": 740}
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+# What shows pictures that the tests make.
+GUIDES = (DOCS / "first-steps.md", DOCS / "portal.md")
+WIDE: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 360, "height": 740}
+# WCAG 1.4.10: 1280 pixels with everything four times as large.
+NARROW: ViewportSize = {"width": 320, "height": 740}
 # Nobody may take a run without a browser for a good one where the project itself is checked.
 needs_chromium = pytest.mark.skipif(
     not CHROMIUM.exists() and "CI" not in os.environ, reason="chromium is not installed: apt-get install chromium"
@@ -45,6 +51,32 @@ _TOO_WIDE = """() => Array.from(document.querySelectorAll("main *"))
   .filter(element => element.getBoundingClientRect().right > innerWidth + 1)
   .filter(element => !element.parentElement.closest(".table-responsive"))
   .slice(0, 3).map(element => element.outerHTML.slice(0, 120)).join(" | ")"""
+# WCAG 1.4.12: people may space text so, by a sheet of their own (no policy of the page forbids one of the browser's).
+# What is cut off then and was not before: by a box that hides what is beyond it, or by sticking out of one whose height
+# is fixed. What can be scrolled is not cut off, nor is a field that can be gone through.
+_SPACED = """() => {
+  const fields = ["INPUT", "TEXTAREA", "SELECT", "OPTION"];
+  const hides = axis => ["hidden", "clip"].includes(axis);
+  const isCut = element => {
+    const style = getComputedStyle(element), isTall = element.scrollHeight > element.clientHeight + 1;
+    if (hides(style.overflowX) && element.scrollWidth > element.clientWidth + 1) return true;
+    if (hides(style.overflowY)) return isTall;
+    return style.overflowY === "visible" && isTall && !style.display.startsWith("inline")
+      && [...element.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim());
+  };
+  const seen = [...document.querySelectorAll("body, body *")].filter(element => element.textContent.trim()
+    && !fields.includes(element.tagName) && !(element instanceof SVGElement) && element.checkVisibility()
+    && !element.matches(".visually-hidden, .skip-link"));
+  const before = new Set(seen.filter(isCut));
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(`* { line-height: 1.5 !important; letter-spacing: .12em !important; word-spacing: .16em !important }
+    p { margin-block-end: 2em !important }`);
+  document.adoptedStyleSheets = [sheet];
+  const cut = seen.filter(element => isCut(element) && !before.has(element));
+  const width = document.documentElement.scrollWidth;
+  document.adoptedStyleSheets = [];
+  return { width, cut: cut.slice(0, 3).map(element => element.outerHTML.slice(0, 160)) };
+}"""
 _OPEN = """document.querySelectorAll("main details").forEach(part => { part.open = true; })"""
 _SEEN_FOCUS = """() => { const style = getComputedStyle(document.activeElement);
   return style.outlineStyle !== "none" || style.boxShadow !== "none"; }"""
@@ -83,6 +115,8 @@ _REFUSED = """text => {
 }"""
 _LINKS = """Array.from(document.querySelectorAll("a[href^='/']"), link => link.getAttribute("href"))"""
 MOST_TABS = 80
+# Of one test that fails.
+MOST_PICTURES = 5
 # Far more than anything takes: other tests may run beside.
 MOST_MS = 60_000
 
@@ -95,6 +129,10 @@ class Looker:
         self.faults: list[str] = []
         self.page_count = 0
         self.links: set[str] = set()
+        # `tests/ui/test_lists.py::test_x[super] (call)`, in signs that every file system takes.
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0].rpartition("::")[2]
+        self._failed_as = "failed-" + re.sub(r"\W+", "-", test).strip("-")
+        self._pictures = 0
         self._shapes = shapes
         self._kinds: set[str] = set()
         page.on("console", lambda message: self._note_console(message.type, message.text))
@@ -106,6 +144,15 @@ class Looker:
     def fault(self, what: str) -> None:
         self.faults.append(f"{self.page.url}: {what}")
 
+    def picture_of(self, what: object) -> Path:
+        return OUTPUT / f"{self._failed_as}-{what}.png"
+
+    def keep_picture(self, what: object) -> None:
+        """Of the whole page as it is now; where there is none to be had, the test goes on to say what is wrong."""
+        OUTPUT.mkdir(exist_ok=True)
+        with suppress(PlaywrightError):
+            self.page.screenshot(path=self.picture_of(what), full_page=True)
+
     def visit(self, url: str) -> None:
         answer = self.page.goto(url)
         if answer is None or answer.status not in (200, 401):
@@ -114,6 +161,13 @@ class Looker:
 
     def look(self) -> None:
         """What holds for any page, of the page that is shown; axe and a phone only where its elements are new."""
+        fault_count = len(self.faults)
+        self._look()
+        if len(self.faults) > fault_count and self._pictures < MOST_PICTURES:
+            self._pictures += 1
+            self.keep_picture(self._pictures)
+
+    def _look(self) -> None:
         self.page_count += 1
         self.links |= set(self.page.evaluate(_LINKS))
         self._look_at_headings()
@@ -126,7 +180,7 @@ class Looker:
         self._choose("dark")
         self._run_axe("dark", "color-contrast", "link-in-text-block")
         self._choose("light")
-        self._look_at_width("scrollable-region-focusable", "label", "button-name", "link-name")
+        self._look_at_width("scrollable-region-focusable", "label", "button-name", "link-name", spaced=True)
 
     def look_at_errors(self, address: str, answer: Any, *, typed: dict[str, str], wrong: tuple[str, ...]) -> None:
         """The page that a refused form was answered with; shown as it was sent where the fields are of a new kind."""
@@ -186,13 +240,30 @@ class Looker:
         for fault in self.page.evaluate(_RUN_AXE, list(rules)):
             self.fault(f"axe ({how}): {fault}")
 
-    def _look_at_width(self, *rules: str) -> None:
+    def _look_at_width(self, *rules: str, spaced: bool = False) -> None:
+        """On a phone and on a narrower one; with `spaced`, what also holds where somebody spaces the text."""
+        if spaced:
+            self._look_at_spacing(WIDE)
         self.page.set_viewport_size(PHONE)
-        if (width := self.page.evaluate("document.documentElement.scrollWidth")) > PHONE["width"]:
-            self.fault(f"it is {width} wide on a phone: {self.page.evaluate(_TOO_WIDE)}")
+        self._look_whether_it_fits(PHONE)
         if rules:
             self._run_axe("phone", *rules)
+        if spaced:
+            self._look_at_spacing(PHONE)
+        self.page.set_viewport_size(NARROW)
+        self._look_whether_it_fits(NARROW)
         self.page.set_viewport_size(WIDE)
+
+    def _look_whether_it_fits(self, size: ViewportSize) -> None:
+        if (width := self.page.evaluate("document.documentElement.scrollWidth")) > size["width"]:
+            self.fault(f"it is {width} wide, the window {size['width']}: {self.page.evaluate(_TOO_WIDE)}")
+
+    def _look_at_spacing(self, size: ViewportSize) -> None:
+        found = self.page.evaluate(_SPACED)
+        if found["width"] > size["width"]:
+            self.fault(f"spaced it is {found['width']} wide, the window {size['width']}")
+        for cut in found["cut"]:
+            self.fault(f"spaced, in a window of {size['width']}, this is cut off: {cut}")
 
     def _choose(self, scheme: str) -> None:
         """What the person's system says, and until the page follows it."""
@@ -224,19 +295,34 @@ class Looker:
 
 @contextmanager
 def looking(browser: Browser, *, shapes: set[str] | None = None, **options: Any) -> Iterator[Looker]:
-    """A fresh profile; at the end every fault fails the test. `shapes` is what has been looked at before."""
+    """A fresh profile; at the end every fault fails the test. `shapes` is what has been looked at before.
+
+    Of a test that fails the page is kept as it was then, and the first ones on which something was found.
+    """
     context = browser.new_context(viewport=WIDE, color_scheme="light", reduced_motion="reduce", **options)
     looker = Looker(context.new_page(), shapes=set() if shapes is None else shapes)
-    yield looker
-    context.close()
-    assert not looker.faults, f"{len(looker.faults)} faults:\n" + "\n".join(looker.faults)
+    for what in (*range(1, MOST_PICTURES + 1), "end"):
+        looker.picture_of(what).unlink(missing_ok=True)
+    try:
+        yield looker
+        assert not looker.faults, f"{len(looker.faults)} faults:\n" + "\n".join(looker.faults)
+    except BaseException:
+        looker.keep_picture("end")
+        raise
+    finally:
+        context.close()
+
+
+def shown_pictures() -> set[str]:
+    """Their names, without the end of the file."""
+    return {name for guide in GUIDES for name in re.findall(r"\(pictures/(.+?)\.png\)", guide.read_text())}
 
 
 def picture(page: Page, name: str) -> None:
     """Kept as output of the tests, from the page's top; in the documentation, where it is shown, by `make pictures`."""
     page.evaluate("scrollTo(0, 0)")
-    is_shown = f"(pictures/{name}.png)" in PATH_OF_STEPS.read_text()
-    for folder in (OUTPUT, *([PATH_OF_STEPS.parent / "pictures"] if is_shown and "PICTURES" in os.environ else [])):
+    is_shown = name in shown_pictures()
+    for folder in (OUTPUT, *([DOCS / "pictures"] if is_shown and "PICTURES" in os.environ else [])):
         folder.mkdir(exist_ok=True)
         page.screenshot(path=folder / f"{name}.png")
 

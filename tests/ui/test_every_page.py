@@ -31,7 +31,7 @@ from tests.portal.test_pages import COLLECTIONS, READ_PAGES, WRITE_PAGES, _porta
 from tests.signing_in import confirm
 from tests.soft_passkey import SoftPasskey
 from tests.ui.form_rows import BACKUP, DISK, FORMS
-from tests.ui.looking import PATH_OF_STEPS, Looker, looking, needs_chromium
+from tests.ui.looking import DOCS, Looker, looking, needs_chromium, shown_pictures
 from tests.worlds import World, make_world
 
 pytestmark = [
@@ -82,12 +82,12 @@ def test_every_address_can_be_opened() -> None:
     assert {path for path in all_paths() if "<" in path.replace("<pk>", "")} <= set(FILLED)
 
 
-def test_the_first_steps_show_pictures_that_are_there() -> None:
+def test_the_guides_show_pictures_that_are_there() -> None:
     """`make pictures` makes them."""
-    shown = re.findall(r"\(pictures/(.+?)\)", PATH_OF_STEPS.read_text())
+    shown = shown_pictures()
 
-    assert len(shown) >= 8
-    assert {path.name for path in (PATH_OF_STEPS.parent / "pictures").iterdir()} == set(shown)
+    assert len(shown) >= 9
+    assert {path.name for path in (DOCS / "pictures").iterdir()} == {f"{name}.png" for name in shown}
 
 
 @pytest.mark.parametrize("role", [*ROLES, "anonymous"])

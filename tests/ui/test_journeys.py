@@ -17,9 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 from definitions.models import Definition
 from tenants.models import Person
 from tests.factories import disk_of, make_person, make_region, make_server, make_tenant
-from tests.portal.test_pages import COLLECTIONS, READ_PAGES
 from tests.ui.looking import Looker, looking, needs_chromium, picture
-from tests.worlds import make_world
 
 pytestmark = [pytest.mark.browser, needs_chromium, pytest.mark.django_db(transaction=True)]
 PASSWORD = "a-long-password-1"
@@ -112,33 +110,6 @@ def test_a_definition_over_a_change_of_the_clocks(browser: Browser, live_server:
         looker.look()
     made = Definition.objects.get()
     assert (made.cron, made.time_zone) == (f"30 2 * {month} 0", "Europe/Paris")
-
-
-def test_an_owner_is_refused_everywhere(browser: Browser, live_server: Any) -> None:
-    """What may not be is neither in his menu nor a button; typed, its address is refused with words."""
-    world = make_world()
-    owner = world.people["owner_a1"]
-    assert owner is not None
-    owner.set_password(PASSWORD)
-    owner.save()
-    tables = {**READ_PAGES, **COLLECTIONS}
-    with looking(browser) as looker:
-        page = looker.page
-        sign_in(page, live_server.url, "owner_a1")
-        for path, statuses in sorted(tables.items()):
-            if statuses[2] not in (403, 404) or "<str" in path:
-                continue
-            kind = path.split("/")[0]
-            address = path.replace("<pk>", str(world.ours.object_of(kind).pk)) if "<pk>" in path else path
-            answer = page.context.request.get(f"{live_server.url}/{address}")
-            if answer.status != statuses[2]:
-                looker.fault(f"{address} answers {answer.status} instead of {statuses[2]}")
-            if "<h1" not in answer.text():
-                looker.fault(f"{address} is refused without a word")
-        page.goto(f"{live_server.url}/backups/{world.ours.backup.pk}/restore/")
-        looker.look()
-        expect(page.locator("main")).to_contain_text("Ask an administrator of the tenant")
-        picture(page, "owner-restore")
 
 
 def sign_in(page: Page, portal: str, name: str) -> None:

@@ -17,6 +17,7 @@ from tests.factories import make_backup, make_person, make_server
 from tests.vaults.key_world import KeyWorld
 from tests.vaults.rotating import expected, keys, opens_with_the_active_key_alone, rotate, run_round
 from vaults import rotation
+from vaults.alarms import raise_alarm
 from vaults.custody import (
     CustomerKeyNeededError,
     check_envelope,
@@ -29,7 +30,15 @@ from vaults.envelopes import readable_envelopes
 from vaults.models import Alarm, Envelope, StoredObject, TenantKey
 from vaults.own_objects import NO_SESSION
 from vaults.recovery_keys import finish_test, register_customer_key, start_test
-from vaults.rotation import RETIRED_KEPT, Round, rewrap_everywhere, rotate_managed_key, sessions_left
+from vaults.rotation import (
+    RETIRED_KEPT,
+    REWRAP_ALARM,
+    Round,
+    rewrap_everywhere,
+    rewrapping_of,
+    rotate_managed_key,
+    sessions_left,
+)
 
 __all__ = ["keys"]
 
@@ -88,6 +97,26 @@ def test_earlier_sessions_open_with_the_new_key_after_a_round(keys: KeyWorld) ->
     assert (done, sessions_left(keys.tenant.pk)) == (Round(rewrapped=2), 0)
     opens_with_the_active_key_alone(keys)
     assert session_data_keys(keys.domain, list(keys.sessions)) == expected(keys)
+
+
+def test_how_far_re_wrapping_is(keys: KeyWorld) -> None:
+    first = keys.back_up()
+    keys.back_up(reused=keys.envelopes_of(first))
+    assert rewrapping_of(keys.tenant.pk) is None
+    rotate(keys)
+    # Sealed to the new key from the start.
+    keys.back_up()
+
+    under_way = rewrapping_of(keys.tenant.pk)
+    raise_alarm(keys.domain.vault, code=REWRAP_ALARM, message="1 session could not be sealed.", now=keys.clock())
+    failing = rewrapping_of(keys.tenant.pk)
+    run_round(keys)
+
+    assert under_way is not None and failing is not None
+    assert (under_way.total, under_way.left, under_way.done, under_way.percent) == (3, 2, 1, 33)
+    assert under_way.since == TenantKey.objects.get(status=Status.RETIRED).changed_at
+    assert (under_way.has_failed, failing.has_failed) == (False, True)
+    assert rewrapping_of(keys.tenant.pk) is None
 
 
 def test_the_figures_of_backups_are_right_after_every_statement_that_counts(keys: KeyWorld) -> None:

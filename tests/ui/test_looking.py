@@ -1,0 +1,59 @@
+"""The looks at pages find what they are for: a page that is wrong on purpose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.ui import looking as looks
+from tests.ui.looking import Looker, looking, needs_chromium
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120), needs_chromium]
+PAGE = "<!doctype html><html lang=en><meta charset=utf-8><style>body {{ margin: 0; font: 16px/1.2 sans-serif }} {css}"
+PAGE += "</style><main><h1>Title</h1><p class=text>{text}</p></main>"
+# The colours that the system says, as pages of the portal follow them.
+FOLLOWS = """const dark = matchMedia("(prefers-color-scheme: dark)");
+dark.onchange = () => { document.documentElement.dataset.bsTheme = dark.matches ? "dark" : "light"; };
+dark.onchange();"""
+WORDS = "Some words that go on for a while and then for a little more."
+
+
+def faults(looker: Looker, css: str, text: str = WORDS) -> list[str]:
+    looker.page.set_content(PAGE.format(css=css, text=text))
+    looker._look_at_width(spaced=True)
+    found, looker.faults[:] = list(looker.faults), []
+    return [fault.partition(": ")[2] for fault in found]
+
+
+def test_what_is_wrong_in_a_narrow_window_and_spaced_is_found(browser: Browser) -> None:
+    with looking(browser) as looker:
+        assert faults(looker, "") == []
+        assert faults(looker, ".text { width: 330px }")[0].startswith("it is 330 wide, the window 320")
+        # Fixed in a line, in height, or by hiding what is beyond.
+        wide = faults(looker, ".text { white-space: nowrap }", "Words that almost fill it, all of it now")
+        assert [fault for fault in wide if fault.startswith("spaced it is")]
+        hidden = ".text { height: 3.6em; overflow: hidden }"
+        [cut] = [fault for fault in faults(looker, hidden, WORDS * 2) if "360" in fault]
+        assert "this is cut off: <p class=" in cut
+        assert faults(looker, hidden.replace("hidden", "auto"), WORDS * 2) == []
+        assert faults(looker, hidden.replace("hidden", "visible"), WORDS * 2)
+        # Cut off whether it is spaced or not: that is meant, and its end is elsewhere.
+        assert faults(looker, ".text { width: 5em; overflow: hidden; white-space: nowrap; margin: 0 }") == []
+
+
+def test_what_fails_leaves_pictures(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looks, "OUTPUT", tmp_path)
+    with pytest.raises(AssertionError, match="it has 0 h1"), looking(browser) as looker:
+        looker.page.set_content(f"<html lang=en><title>Nothing</title><script>{FOLLOWS}</script><p>no heading")
+        looker.look()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "failed-test_what_fails_leaves_pictures-1.png",
+        "failed-test_what_fails_leaves_pictures-end.png",
+    }
+
+    with pytest.raises(ZeroDivisionError), looking(browser) as looker:
+        raise ZeroDivisionError
+    # Of the last run alone.
+    assert [path.name for path in tmp_path.iterdir()] == ["failed-test_what_fails_leaves_pictures-end.png"]
