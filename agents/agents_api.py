@@ -12,7 +12,15 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from agents.enrolment import LONGEST_HOST, LONGEST_MINUTES, USUAL_MINUTES, install_line, make_token, revoke_token
+from agents.enrolment import (
+    LONGEST_HOST,
+    LONGEST_MINUTES,
+    USUAL_MINUTES,
+    enrol_line,
+    install_line,
+    make_token,
+    revoke_token,
+)
 from agents.fleet import UNUSED_AFTER_DAYS, unused_agents
 from agents.models import Agent, EnrolmentToken, Release, Server
 from agents.principals import approve_agent, release_agent, revoke_agent
@@ -126,9 +134,10 @@ class NewEnrolmentTokenSerializer(BodySerializer):
 class MadeTokenSerializer(EnrolmentTokenSerializer):
     token = serializers.CharField()
     install_line = serializers.CharField()
+    enrol_line = serializers.CharField(help_text="For a server that has the program; the token is its standard input.")
 
     class Meta(EnrolmentTokenSerializer.Meta):
-        fields = (*EnrolmentTokenSerializer.Meta.fields, "token", "install_line")
+        fields = (*EnrolmentTokenSerializer.Meta.fields, "token", "install_line", "enrol_line")
         read_only_fields = fields
 
 
@@ -151,7 +160,8 @@ class EnrolmentTokenViewSet(ScopedViewSet):
     def create(self, request: Request) -> Response:
         """A token that makes one program the agent of the server, once, within the hour. It is told once."""
         token, text = make_token(actor=request.user, now=timezone.now(), **self.read_body(NewEnrolmentTokenSerializer))
-        told = {**EnrolmentTokenSerializer(token).data, "token": text, "install_line": install_line(text)}
+        lines = {"install_line": install_line(text), "enrol_line": enrol_line()}
+        told = {**EnrolmentTokenSerializer(token).data, "token": text, **lines}
         return Response(told, status=201)
 
     @extend_schema(request=None)

@@ -13,7 +13,15 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from agents.enrolment import LONGEST_HOST, LONGEST_MINUTES, USUAL_MINUTES, install_line, make_token, revoke_token
+from agents.enrolment import (
+    LONGEST_HOST,
+    LONGEST_MINUTES,
+    USUAL_MINUTES,
+    enrol_line,
+    install_line,
+    make_token,
+    revoke_token,
+)
 from agents.models import Agent, EnrolmentToken, Release, Server
 from agents.principals import approve_agent, release_agent, revoke_agent
 from agents.releases import set_ring, standing_of_releases
@@ -116,7 +124,8 @@ def server_enrol(request: HttpRequest, pk: UUID) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         try:
             made, text = make_token(server=server, actor=request.user, now=timezone.now(), **form.cleaned_data)
-            context |= {"made": made, "line": install_line(text), **_contact(made)}
+            lines = {"line": install_line(text), "enrol_line": enrol_line(), "token_text": text}
+            context |= {"made": made, **lines, **_contact(made)}
         except BackupsiteError as error:
             show_error(form, error)
     now = timezone.now()

@@ -71,6 +71,11 @@ def install_line(token_text: str) -> str:
     return f"curl -fsS {settings.CONFIG.portal_url}/agent/install.sh | sh -s -- {token_text}"
 
 
+def enrol_line() -> str:
+    """What is typed where the program is there already, as by a package; the token goes to its standard input."""
+    return f"backupsite-agent enrol - --url {settings.CONFIG.gate_url.rstrip('/')}"
+
+
 @transaction.atomic
 def revoke_token(*, token: EnrolmentToken, actor: Person, now: datetime) -> None:
     """Nobody enrols with it any more. May be called twice; one that was used stays as it is: ConflictError."""

@@ -91,11 +91,25 @@ def count_loads(*, now: datetime) -> None:
     for page in _pages(list(Node.objects.order_by("name"))):
         parts = _count_by_tenant(page, now=now)
         _keep(_laid_out(page, list(parts.values()), now=now), now=now)
-        for tenant in large & parts.keys():
+        for tenant in sorted(large & parts.keys()):
             shares += _shares(tenant, page, parts[tenant], now=now)
-    with transaction.atomic():
-        NodeShareFigures.objects.all().delete()
-        NodeShareFigures.objects.bulk_create(shares, batch_size=500)
+    _keep_shares(shares, now=now)
+
+
+@transaction.atomic
+def _keep_shares(shares: list[NodeShareFigures], *, now: datetime) -> None:
+    """In the place of what was kept before. Who counts at the same time does no harm, nor what is gone since."""
+    tenants = set(Tenant.objects.filter(pk__in={share.tenant_id for share in shares}).values_list("pk", flat=True))
+    nodes = set(Node.objects.values_list("pk", flat=True))
+    there = [share for share in shares if share.tenant_id in tenants and share.node_id in nodes]
+    NodeShareFigures.objects.bulk_create(
+        there,
+        batch_size=500,
+        update_conflicts=True,
+        unique_fields=["tenant", "node"],
+        update_fields=["counted_at", "on", "planned", "actual", "starting", "within"],
+    )
+    NodeShareFigures.objects.filter(counted_at__lt=now).delete()
 
 
 def _tenants_with_many() -> set[UUID]:

@@ -52,12 +52,17 @@ def after_look(track: Track | None, *, fence: int, done_bytes: int, now: datetim
     return Track(fence, now if done_bytes > track.last_bytes else track.moved_at, seen, done_bytes)
 
 
-def pace_at(track: Track, *, started_at: datetime, total_bytes: int, now: datetime) -> Pace:
-    """Of a job that runs, when it was looked at just now."""
+def pace_at(track: Track, *, started_at: datetime, total_bytes: int, now: datetime, is_moving: bool = True) -> Pace:
+    """Of a job that runs, when it was looked at just now.
+
+    Not `is_moving`: it is in good order while nothing moves, as a check of what was stored is, or a disk that is served
+    and not read. So is what has moved all of it.
+    """
     elapsed = max((now - started_at).total_seconds(), 0.0)
-    if now - track.moved_at >= STILL_AFTER:
-        return Pace(elapsed, still_seconds=(now - track.moved_at).total_seconds())
     first, done = track.seen[0], track.last_bytes
+    if now - track.moved_at >= STILL_AFTER:
+        may_stand = not is_moving or 0 < total_bytes <= done
+        return Pace(elapsed, still_seconds=None if may_stand else (now - track.moved_at).total_seconds())
     lately = (now - first.at).total_seconds()
     is_known = now - first.at >= _APART
     rate = int((done - first.done_bytes) / lately) if is_known else int(done / elapsed) if elapsed >= 1 else 0

@@ -16,7 +16,8 @@ from django.core.cache import cache
 
 from backups.models import Job
 from backups.pace import Pace, Track, after_look, pace_at
-from backups.states import JobState
+from backups.states import JobKind, JobState
+from backups.transitions import CHECKING
 from tenants.models import Person
 
 logger = logging.getLogger(__name__)
@@ -40,9 +41,15 @@ def paces_of(person: Person, jobs: Iterable[Job], *, now: datetime) -> dict[UUID
     }
     _keep(person, {**before, **after})
     return {
-        job.pk: pace_at(after[job.pk], started_at=started_at, total_bytes=job.total_bytes, now=now)
+        job.pk: pace_at(
+            after[job.pk], started_at=started_at, total_bytes=job.total_bytes, now=now, is_moving=_is_moving(job)
+        )
         for job, started_at in running
     }
+
+
+def _is_moving(job: Job) -> bool:
+    return job.kind != JobKind.SERVE and job.phase != CHECKING
 
 
 def _key(person: Person) -> str:

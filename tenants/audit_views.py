@@ -179,6 +179,8 @@ def _approvals(
     rules = ApprovalRule.objects.for_user(person).filter(required=True).select_related("tenant")
     context = {
         "listed": listed,
+        # A filter is remembered: what waits is told in any case.
+        "waiting_elsewhere": _requests_of(person).filter(for_you=1).count() if listed.is_narrowed else 0,
         "rows": _answerable_rows(listed.rows, person, declining),
         # Those for everywhere first.
         "rules": paginate(request, rules.order_by(F("tenant").asc(nulls_first=True), "kind", "pk"), parameter="rules"),

@@ -69,7 +69,7 @@ def _digest(jobs: Iterable[tuple[Job, Pace | None]]) -> str:
     facts = [
         (
             *(str(job.pk), job.state, job.phase, job.done_bytes, job.total_bytes, job.stored_bytes),
-            *(job.cancel_requested, _still_steps(pace)),
+            *(job.cancel_requested, job.waits, job.not_before, job.attempt, _still_steps(pace)),
         )
         for job, pace in jobs
     ]

@@ -64,7 +64,9 @@ class Pace:
         if seconds < _APART:
             return ""
         if done == self._looks[0][1]:
-            return f"nothing moved for {_clock_time(at - self._moved_at)}" if done else ""
+            # When all of it has moved, what was stored is looked at.
+            is_still = done and not 0 < total <= done
+            return f"nothing moved for {_clock_time(at - self._moved_at)}" if is_still else ""
         rate = (done - self._looks[0][1]) / seconds
         left = f", {_clock_time((total - done) / rate)} left" if total > done else ""
         return f"{rate / _MIB:.1f}".removesuffix(".0") + f" MiB/s{left}"

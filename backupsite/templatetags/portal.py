@@ -8,6 +8,8 @@ from itertools import pairwise
 
 from django import template
 from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -125,10 +127,17 @@ def whom_to_ask() -> SafeString:
     contact = settings.CONFIG.contact
     if not contact:
         return SafeString("")
-    is_mail = "@" in contact and " " not in contact
-    target = f"mailto:{contact}" if is_mail else contact if contact.startswith("https://") else ""
+    target = contact if contact.startswith("https://") else f"mailto:{contact}" if _is_mail(contact) else ""
     shown = format_html('<a href="{}">{}</a>', target, contact) if target else contact
     return format_html(' <span class="whom-to-ask">Whom to ask: {}.</span>', shown)
+
+
+def _is_mail(contact: str) -> bool:
+    try:
+        validate_email(contact)
+    except ValidationError:
+        return False
+    return True
 
 
 @register.simple_tag

@@ -11,7 +11,7 @@ from django.utils import timezone
 from time_machine import travel
 
 from agents.answer_signing import fingerprint
-from agents.enrolment import forget_tokens, install_line, make_token, revoke_token
+from agents.enrolment import enrol_line, forget_tokens, install_line, make_token, revoke_token
 from agents.models import Agent, EnrolmentToken, Server, WriterKey
 from agents.principals import approve_agent, revoke_agent
 from common.errors import ConflictError, InvalidInputError, QuotaError
@@ -53,6 +53,19 @@ def test_a_program_becomes_the_agent_of_its_server(server: Server) -> None:
     assert AuditEvent.objects.filter(action="agent.enrol", subject_id=str(agent.pk)).exists()
 
 
+def test_page_and_api_show_both_lines_and_the_token_once(server: Server, client: Any) -> None:
+    """The package needs the gate's address, which may be another one than the portal's."""
+    sign_in(client, make_person(administers=[server.tenant]))
+
+    shown = client.post(f"/servers/{server.pk}/enrol/", {"expected_host": "", "minutes": "30"}).content.decode()
+    told = client.post("/api/v1/enrolment-tokens/", {"server": str(server.pk)}, content_type="application/json").json()
+
+    assert enrol_line() in shown and "install.sh | sh -s -- bsa1." in shown
+    assert shown.count("bsa1.") == 2 and "bsa1." not in client.get(f"/servers/{server.pk}/enrol/").content.decode()
+    assert told["install_line"].endswith(told["token"])
+    assert told["enrol_line"] == enrol_line() and told["token"] not in told["enrol_line"]
+
+
 def test_the_token_says_little_and_the_database_less(server: Server) -> None:
     token, text = make_token(server=server, actor=None, now=timezone.now())
 
@@ -60,6 +73,7 @@ def test_the_token_says_little_and_the_database_less(server: Server) -> None:
     assert kind == "bsa1"
     assert key == fingerprint(django_settings.CONFIG.control_public_key_bytes)
     assert install_line(text).endswith(f"/agent/install.sh | sh -s -- {text}")
+    assert enrol_line() == f"backupsite-agent enrol - --url {django_settings.CONFIG.gate_url}"
     kept = [*EnrolmentToken.objects.values_list(), *AuditEvent.objects.values_list()]
     assert secret not in str(kept) + repr(token) + repr(Program(secret).request())
 

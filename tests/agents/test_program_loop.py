@@ -432,6 +432,10 @@ def test_enrolment_trusts_the_key_in_the_token_alone(tmp_path: Path) -> None:
             ask(plane.token.replace("s" * 43, "t" * 43), plane.url)
         with pytest.raises(UnreachableError):
             ask(plane.token, "http://127.0.0.1:1")
+        # The portal's address where the gate's was meant.
+        portal = Reply(404, "", b'{"code":"not_found","detail":"There is nothing here that you can see."}')
+        with pytest.raises(RefusedError, match="The portal shows the right one beside the token"):
+            enrolling.enrol(places, Settings(), token=plane.token, url=plane.url, version="1", way=lambda *_: portal)
         # Somebody who knows the right key's public half, and passes an answer of another content on.
         plane.tamper = lambda body: body.replace(b"web-1", b"web-2")
         with pytest.raises(NotTrustedError):

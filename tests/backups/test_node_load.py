@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.db import connection
@@ -187,3 +188,33 @@ def test_counting_asks_for_all_tenants_at_once(monkeypatch: pytest.MonkeyPatch) 
 
     assert statements() == of_one
     assert NodeShareFigures.objects.filter(node=first.node).count() == 4
+
+
+def test_who_counts_at_the_same_time_and_what_is_gone_since_lose_nothing(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_load, "LIVE_DEFINITIONS", 0)
+    other = make_server()
+    for owner in (server, other):
+        make_definition(owner, cron="0 22 * * *")
+    kept = node_load._keep_shares
+
+    def keep_late(shares: list[NodeShareFigures], *, now: datetime) -> None:
+        """Another one has counted meanwhile, and a tenant is gone."""
+        monkeypatch.setattr(node_load, "_keep_shares", kept)
+        count_loads(now=now + timedelta(seconds=1))
+        Definition.objects.filter(tenant=other.tenant).delete()
+        NodeShareFigures.objects.filter(tenant=other.tenant).delete()
+        gone = {share.tenant_id: uuid4() for share in shares if share.tenant_id == other.tenant_id}
+        for share in shares:
+            share.tenant_id = gone.get(share.tenant_id, share.tenant_id)
+        kept(shares, now=now)
+
+    monkeypatch.setattr(node_load, "_keep_shares", keep_late)
+    count_loads(now=NOW)
+
+    assert [(share.tenant, share.node) for share in NodeShareFigures.objects.all()] == [(server.tenant, server.node)]
+    # What is not there any more goes with the next count.
+    Definition.objects.all().delete()
+    count_loads(now=NOW + HOUR)
+    assert not NodeShareFigures.objects.exists()

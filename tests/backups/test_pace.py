@@ -73,6 +73,16 @@ def test_what_does_not_move_has_no_rate_and_no_end_and_says_for_how_long() -> No
     assert just_before.bytes_per_second is not None and just_before.bytes_per_second < 5 * MIB
 
 
+def test_what_is_in_good_order_while_nothing_moves_does_not_stand_still() -> None:
+    """All of it moved and is being checked; or a disk is served, and nobody reads it."""
+    looks = ((0, MIB), (60, MIB), (62, MIB))
+
+    assert pace(*looks, total=MIB) == Pace(elapsed_seconds=62)
+    served = pace_at(looked(*looks), started_at=START, total_bytes=0, now=at(62), is_moving=False)
+    assert served == Pace(elapsed_seconds=62)
+    assert pace(*looks, total=0).still_seconds == 62
+
+
 def test_who_comes_back_is_told_since_when_nothing_moved() -> None:
     assert pace((0, MIB), (900, MIB)).still_seconds == 900
     assert pace((0, MIB), (900, 2 * MIB)).still_seconds is None

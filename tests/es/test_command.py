@@ -347,6 +347,8 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
         ([(0, 100), (10, 100)], "100 of 1024 MiB, nothing moved for 0:10"),
         ([(0, 0), (10, 100), (100, 100)], "100 of 1024 MiB, nothing moved for 1:30"),
         ([(0, 0), (10, 1024)], "1024 of 1024 MiB, 102.4 MiB/s"),
+        # What was stored is looked at.
+        ([(0, 0), (10, 1024), (100, 1024)], "1024 of 1024 MiB"),
         # It began anew: what was before is not counted.
         ([(0, 500), (10, 0), (20, 50)], "50 of 1024 MiB, 5 MiB/s, 3:15 left"),
     ],

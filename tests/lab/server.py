@@ -35,8 +35,8 @@ class Server:
 
     def enrol(self) -> str:
         """Where the program is already, as a package leaves it."""
-        token = self.api.post("enrolment-tokens/", {"server": self.id})["token"]
-        return self.box.shell(f"echo {token} | backupsite-agent enrol - --url {self._portal}")
+        told = self.api.post("enrolment-tokens/", {"server": self.id})
+        return self.box.shell(f"echo {told['token']} | {told['enrol_line']}")
 
     def uninstall(self) -> str:
         said = self._line("--uninstall --purge")

@@ -136,6 +136,34 @@ def test_a_page_left_open_says_when_nothing_moves_any_more(world: World, address
     assert same.status_code == 204
 
 
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"kind": "serve", "phase": "serving", "total_bytes": 0, "done_bytes": 0}, "serving · 0 bytes read"),
+        ({"phase": "checking", "total_bytes": 0}, "checking · 256 MiB, the whole is not known yet"),
+        ({"phase": "checking", "done_bytes": GIB}, "checking · 100 % · 1.0 GiB of 1.0 GiB"),
+    ],
+)
+def test_what_is_in_good_order_does_not_stand_still(world: World, changes: dict[str, Any], shown: str) -> None:
+    now, job, client = timezone.now(), running(world), world.client("owner_a1")
+    Job.objects.filter(pk=job.pk).update(**changes)
+    look(client, "/jobs/", now)
+
+    assert row_of(look(client, "/jobs/", now + timedelta(minutes=5)).content.decode()) == shown
+
+
+@pytest.mark.parametrize("address", ["/jobs/", "/jobs/<pk>/progress/"])
+def test_a_page_left_open_says_for_what_it_waits_now(world: World, address: str) -> None:
+    job, client = make_job(world.ours.server, state="pending", waits="its turn"), world.client("owner_a1")
+    address = address.replace("<pk>", str(job.pk))
+    seen = client.get(address, {"seen": "none"}, **POLL).context["seen"]
+    Job.objects.filter(pk=job.pk).update(waits="another job works on this disk")
+
+    answer = client.get(address, {"seen": seen}, **POLL)
+
+    assert answer.status_code == 200 and "another job works on this disk" in answer.content.decode()
+
+
 def test_the_rate_is_that_of_what_moved_lately(world: World) -> None:
     now, job, client = timezone.now(), running(world, done_bytes=GIB // 2), world.client("owner_a1")
     look(client, "/jobs/", now)

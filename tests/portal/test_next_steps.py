@@ -232,6 +232,9 @@ def test_without_a_contact_nobody_is_named(world: World) -> None:
     [
         ("https://help.example.com/", '<a href="https://help.example.com/">https://help.example.com/</a>'),
         ("the night desk, 555-0100", "Whom to ask: the night desk, 555-0100."),
+        ("https://chat.example.com/@help", '<a href="https://chat.example.com/@help">'),
+        ("help@example.com", '<a href="mailto:help@example.com">'),
+        ("@night-desk", "Whom to ask: @night-desk."),
         ("javascript:alert(1)//@x y", "Whom to ask: javascript:alert(1)//@x y."),
         ("<b>help</b>", "Whom to ask: &lt;b&gt;help&lt;/b&gt;."),
     ],

@@ -6,6 +6,7 @@ from datetime import timedelta
 from itertools import product
 
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -14,6 +15,7 @@ from tenants.approvals import answerable_by, may_approve, which_may_approve
 from tenants.audit import record
 from tenants.models import ApprovalRequest, ApprovalRule
 from tests.factories import make_approval_rule, make_person, make_tenant
+from tests.signing_in import sign_in
 from tests.worlds import World
 
 
@@ -79,3 +81,25 @@ def test_a_full_page_of_requests_and_rules_is_a_few_statements(world: World) -> 
     assert page.content.decode().count("Switch off") <= 50
     assert "Page 1 of 2" in page.content.decode()
     assert ApprovalRule.objects.filter(required=True).count() >= 60
+
+
+def test_what_waits_for_somebody_is_told_whatever_he_filtered_last(db: None) -> None:
+    """A filter is remembered, and a request lives for three days only."""
+    asked_by, boss, client = make_person("asker", superadmin=True), make_person("boss", superadmin=True), Client()
+    sign_in(client, boss)
+    assert "for you, whatever" not in client.get("/approvals/?state=declined&keep=1").text
+    ApprovalRequest.objects.create(
+        tenant=make_tenant(),
+        kind=ApprovalKind.TENANT_DELETE,
+        subject_type="x",
+        subject_id="1",
+        parameters_hash="0" * 64,
+        requested_by=asked_by,
+        expires_at=timezone.now() + timedelta(days=3),
+    )
+
+    remembered = client.get("/approvals/", follow=True)
+
+    assert "state=declined" in remembered.redirect_chain[0][0]
+    assert "1 request waits for you, whatever is filtered here." in " ".join(remembered.text.split())
+    assert "Approve</button>" in client.get("/approvals/?state=you").text

@@ -112,7 +112,11 @@ def build_parser() -> argparse.ArgumentParser:
     of = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_StrictParser)
     enrol = _command(of, "enrol", commands.run_enrol, "make this server known to a control plane")
     enrol.add_argument("token", metavar="TOKEN", help="the one-time token of the portal; - is standard input")
-    enrol.add_argument("--url", required=True, help="the control plane, such as https://backup.example.com")
+    enrol.add_argument(
+        "--url",
+        required=True,
+        help="the control plane, as the portal shows it beside the token: https://gate.example.com",
+    )
     _command(of, "daemon", commands.run_daemon_command, "work until it is told to end", has_json=False)
     _command(of, "status", commands.run_status, "how it stands: last backup, next work, trouble")
     run = _command(of, "run", commands.run_run, "back up this server now")

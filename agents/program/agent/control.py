@@ -29,6 +29,11 @@ from engine.crypto import WriterKey
 
 CLOCK_SKEW = "clock_skew"
 _SUCCESS = frozenset({200, 201, 202})
+_NOT_FOUND = 404
+_NO_CONTROL_PLANE = (
+    "There is no control plane for agents at this address. The portal shows the right one beside the token; it may be "
+    "another than the portal's own. Nothing was enrolled."
+)
 _BUSY = frozenset({429, 500, 502, 503, 504})
 _PIECE_BYTES = 64 * 1024
 _Answer = TypeVar("_Answer")
@@ -162,6 +167,8 @@ def enrol(way: Way, request: messages.EnrolRequest, token: Token) -> messages.En
     if reply.status not in _SUCCESS:
         # Nothing of a refusal is acted on: its words are shown, and that is all.
         refused = _refused_of(reply)
+        if reply.status == _NOT_FOUND:
+            raise RefusedError(_NO_CONTROL_PLANE, code=refused.code)
         raise RefusedError(refused.detail or f"The control plane answered {reply.status}.", code=refused.code)
     # Only the key is taken from what was not checked, and it is checked first.
     key = _decoded(reply.body, messages.EnrolAnswer).control_key
