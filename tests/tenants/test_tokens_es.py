@@ -192,3 +192,36 @@ def test_signing_out_everywhere_ends_what_a_password_gave_and_no_key(anna: Perso
     assert end_sessions(anna) == 1
 
     assert (me(signed_in), me(key)) == (401, 200)
+
+
+@pytest.mark.parametrize("role", ["SuperAdmin", "DCAdmin", "VmOwner", "nobody"])
+def test_each_role_signs_in_sees_its_own_servers_and_signs_out(role: str, settings: Any) -> None:
+    """As a script does: sign in, list, sign out."""
+    # Whether administrators need a second factor is a test of its own.
+    settings.CONFIG = settings.CONFIG.model_copy(update={"admin_mfa": "advised"})
+    own, other = make_server(name="web01"), make_server(name="mail01")
+    rights: dict[str, dict[str, Any]] = {
+        "SuperAdmin": {"superadmin": True},
+        "DCAdmin": {"administers": [own.tenant]},
+        "VmOwner": {"owns": [own]},
+        "nobody": {},
+    }
+    make_person("anna", password=PASSWORD, **rights[role])
+    seen = {"SuperAdmin": {own.name, other.name}, "nobody": set()}.get(role, {own.name})
+
+    signed_in = login()
+    client = APIClient(HTTP_AUTHORIZATION=f"Token {signed_in.json()['token']}")
+    listed = client.get("/api/vm/?full=true")
+    signed_out = client.get(LOGOUT)
+
+    assert (signed_in.status_code, signed_out.status_code) == (200, 200)
+    assert {row["hostname"] for row in listed.json()["result"]} == seen
+    assert client.get("/api/vm/").status_code == 401
+
+
+@pytest.mark.parametrize("path", [LOGIN, LOGOUT])
+@pytest.mark.parametrize("method", ["put", "patch", "delete"])
+def test_other_methods_are_not_there(anna: Person, path: str, method: str) -> None:
+    client = APIClient(HTTP_AUTHORIZATION=f"Token {make_token(anna)}")
+
+    assert getattr(client, method)(path, {"username": "anna", "password": PASSWORD}).status_code == 405
