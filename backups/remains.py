@@ -125,9 +125,16 @@ def _unerased() -> Q:
 
 
 def own_objects(tenant: Tenant) -> QuerySet[StoredObject]:
-    """In its own vaults, and what moved servers left in vaults of others: there, descriptions are the vault's."""
-    elsewhere = Q(domain__held_for=tenant) & ~Q(kind=ObjectKind.CONFIG)
-    return StoredObject.objects.filter(elsewhere | Q(domain__tenant=tenant, domain__held_for=None))
+    return StoredObject.objects.filter(is_own(tenant))
+
+
+def is_own(tenant: Tenant, *, path: str = "") -> Q:
+    """In its own vaults, and what moved servers left in vaults of others: there, descriptions are the vault's.
+
+    `path` leads to the object, and ends with two underscores.
+    """
+    elsewhere = Q(**{f"{path}domain__held_for": tenant}) & ~Q(**{f"{path}kind": ObjectKind.CONFIG})
+    return elsewhere | Q(**{f"{path}domain__tenant": tenant, f"{path}domain__held_for": None})
 
 
 def _of_objects(objects: QuerySet[StoredObject]) -> dict[str, Any]:

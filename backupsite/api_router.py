@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from django.urls import include, path
-from drf_spectacular.views import SpectacularSwaggerSplitView
 from rest_framework.routers import SimpleRouter
 
 from agents.agents_api import EnrolmentTokenViewSet, ReleaseViewSet
@@ -19,6 +18,7 @@ from backups.overview_api import OverviewDaysView, OverviewView
 from backups.reports_api import AlarmViewSet, DiskViewSet
 from backups.tenancy_api import ServerViewSet, TenantViewSet
 from backups.vaults_api import VaultViewSet
+from backupsite.docs_views import DocsView
 from backupsite.health_views import HealthView
 from definitions.orders_api import OrderViewSet
 from definitions.planning_api import BlackoutViewSet, PauseViewSet, PolicyViewSet
@@ -74,6 +74,6 @@ _ROUTES = [
     path("overview/", OverviewView.as_view(), name="overview"),
     path("overview/days/", OverviewDaysView.as_view(), name="overview-days"),
     path("schema/", SchemaView.as_view(), name="schema"),
-    path("docs/", SpectacularSwaggerSplitView.as_view(url_name="api:schema"), name="docs"),
+    path("docs/", DocsView.as_view(), name="docs"),
 ]
 urlpatterns = [path("", include((_ROUTES, "api")))]

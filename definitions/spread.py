@@ -185,8 +185,13 @@ class PileUp:
 
     @property
     def sentence(self) -> str:
+        """In UTC, for the API."""
+        return self.sentence_of(begin=f"{self.hour:02}:00", end=f"{self.hour:02}:59", zone="UTC")
+
+    def sentence_of(self, *, begin: str, end: str, zone: str) -> str:
+        """By the clock of a zone: the first and the last minute of the hour there."""
         return (
-            f"{len(self.keys)} definitions start on {self.node} between {self.hour:02}:00 and {self.hour:02}:59 UTC, "
+            f"{len(self.keys)} definitions start on {self.node} between {begin} and {end} {zone}, "
             f"{self.times_mean:.1f} times its mean. Spread them over their window."
         )
 

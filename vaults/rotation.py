@@ -17,7 +17,7 @@ from uuid import UUID
 
 from celery import current_app
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from kombu.exceptions import OperationalError
 
 from common.errors import BackupsiteError, ConflictError, UnavailableError
@@ -56,23 +56,26 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Rewrapping:
-    """Of the sessions that a tenant's backups need: how many there are, and how many the active key does not open yet.
+    """Of the sessions that a tenant's backups need: how many there are, and how many the active key does not open.
 
-    `has_failed`: some could not be sealed to it; an alarm says so, and each round tries again.
+    `left` are those that the service can seal to it, `closed` those that no key of the service opens: nothing changes
+    about these. `has_failed`: some could not be sealed; an alarm says so, and each round tries again.
     """
 
     total: int
     left: int
-    since: datetime | None
+    closed: int
+    since: datetime
     has_failed: bool
 
     @property
     def done(self) -> int:
-        return self.total - self.left
+        return self.total - self.left - self.closed
 
     @property
-    def percent(self) -> int:
-        return self.done * 100 // self.total
+    def percent(self) -> int | None:
+        """Of what the service can seal; None where nothing gets on."""
+        return self.done * 100 // (self.done + self.left) if self.left and not self.has_failed else None
 
 
 @transaction.atomic
@@ -155,15 +158,33 @@ def sessions_left(tenant_id: UUID) -> int:
 
 
 def rewrapping_of(tenant_id: UUID) -> Rewrapping | None:
-    """For people; None when the active key opens all."""
-    left = sessions_left(tenant_id)
-    if not left:
+    """For people; None when the active key opens all, or when no other one is kept.
+
+    One statement over the envelopes that are used: who needs each of them, as removal of keys goes by, is very much
+    more to read. So a manifest that a round has still to tell of an envelope is not waited for here.
+    """
+    keys = TenantKey.objects.filter(tenant_id=tenant_id).order_by("-changed_at")
+    retired = [key for key in keys if key.status == Status.RETIRED]
+    if not retired:
         return None
-    uses = ObjectUse.objects.filter(needed__domain__tenant_id=tenant_id, needed__envelope__isnull=False)
-    total = uses.exclude(manifest__status__in=_GONE).values("needed__envelope__writer_session").distinct().count()
-    retired = TenantKey.objects.filter(tenant_id=tenant_id, status=Status.RETIRED).order_by("-changed_at").first()
+    opens_it = Q(recipient=fingerprint(active_key(tenant_id)), stored_object__damaged_since=None)
+    of_service = Q(recipient__in=[fingerprint(key) for key in keys if key.mode == Mode.MANAGED])
+    is_there = Q(stored_object__status__in=READABLE)
+    used = ObjectUse.objects.filter(needed=OuterRef("pk")).exclude(manifest__status__in=_GONE)
+    sessions = (
+        Envelope.objects.filter(Exists(used), stored_object__domain__tenant_id=tenant_id)
+        .values("writer_session")
+        .annotate(opening=Count("pk", filter=opens_it & is_there), serving=Count("pk", filter=of_service & is_there))
+    )
+    found = sessions.aggregate(
+        total=Count("writer_session"),
+        left=Count("writer_session", filter=Q(opening=0, serving__gt=0)),
+        closed=Count("writer_session", filter=Q(opening=0, serving=0)),
+    )
+    if not found["left"] and not found["closed"]:
+        return None
     alarms = Alarm.objects.standing().filter(vault__in=_vaults_of(tenant_id), code=REWRAP_ALARM)
-    return Rewrapping(total, left, retired.changed_at if retired is not None else None, alarms.exists())
+    return Rewrapping(**found, since=retired[0].changed_at, has_failed=alarms.exists())
 
 
 def _vaults_of(tenant_id: UUID) -> Any:

@@ -72,7 +72,7 @@ def _accepting(vault: Vault) -> AcceptSettingsForm:
 
 
 def _vault(request: HttpRequest, pk: UUID, action: Action) -> Vault:
-    vaults = Vault.objects.select_related("endpoint", "tenant", "figures", "tenant__figures")
+    vaults = Vault.objects.select_related("endpoint", "tenant", "figures", "tenant__figures", "deletion")
     found: Vault = get_for_user(vaults, person=request.user, action=action, pk=pk)
     return found
 
@@ -96,8 +96,10 @@ def _show(
 ) -> HttpResponse:
     alarms = Alarm.objects.for_user(request.user).filter(vault=vault).select_related("acknowledged_by")
     standing = alarms.standing()
+    deletion = getattr(vault, "deletion", None)
     context = {
         "vault": vault,
+        "may_be_undone": deletion is not None and timezone.now() < deletion.undo_until,
         "alarms": row_forms(
             standing.worst_first()[:SHOWN_ALARMS], lambda alarm: AcknowledgeForm(row=alarm), refused=refused
         ),

@@ -16,7 +16,6 @@ from django.views.decorators.http import require_GET, require_POST
 from common.errors import BackupsiteError, InvalidInputError
 from tenants.access import get_for_user
 from tenants.listing import Listed, Listing, Sort
-from tenants.renewing import RENEW_OFTEN_SECONDS, RENEW_SECONDS
 from tenants.roles import Action
 from tenants.sign_in.confirming import confirmed
 from tenants.views import STATUS_WRONG_INPUT, back_with_error, portal_page, show_error
@@ -76,7 +75,6 @@ def _key(request: HttpRequest, pk: UUID, action: Action) -> TenantKey:
 
 def _detail(request: HttpRequest, key: TenantKey, form: CustomerKeyForm, *, status: int = 200) -> HttpResponse:
     is_active = key.status == TenantKey.Status.ACTIVE
-    rewrapping = rewrapping_of(key.tenant_id) if is_active else None
     context: dict[str, Any] = {
         "key": key,
         "form": form,
@@ -89,8 +87,7 @@ def _detail(request: HttpRequest, key: TenantKey, form: CustomerKeyForm, *, stat
         "is_managed": key.mode == TenantKey.Mode.MANAGED,
         "may_show": is_active and key.mode == TenantKey.Mode.MANAGED and key.shown_at is None,
         "may_test": key.status != TenantKey.Status.RETIRED,
-        "rewrapping": rewrapping,
-        "renew_seconds": RENEW_OFTEN_SECONDS if rewrapping else RENEW_SECONDS,
+        "rewrapping": rewrapping_of(key.tenant_id) if is_active else None,
     }
     return render(request, "vaults/key.html", context, status=status)
 

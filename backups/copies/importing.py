@@ -10,6 +10,7 @@ from django.db import transaction
 
 from agents.drivers.copy_streams import SUFFIXES
 from agents.models import Disk
+from backups.copies.comparing import ASKED
 from backups.copies.tending import FILE
 from backups.copies.tending_sets import DATASET
 from backups.models import Backup, StrayCopy
@@ -23,7 +24,7 @@ from tenants.models import Person, Tenant
 def request_comparison(*, storage: Any, actor: Person) -> None:
     """Have the node of the storage compare it with the catalogue now."""
     _refuse_others(actor)
-    record(action="storage.compare", subject=storage, actor=actor)
+    record(action=ASKED, subject=storage, actor=actor)
     transaction.on_commit(lambda: hint_tending(storage.pk, storage.node.name))
 
 

@@ -20,6 +20,7 @@ from agents.drivers.copy_files import CopyPlace, FoundCopy, list_copies, remove_
 from agents.drivers.copy_folder import StorageAwayError
 from agents.drivers.zfs_commands import Host, ZfsMissingError
 from agents.models import Storage
+from backups.copies.comparing import is_asked_for, note_end
 from backups.copies.places import copies_on
 from backups.copies.settling import note_health
 from backups.copies.tending_sets import compare_sets, drop_leftovers, erase_sets, settle_restores, sweep_disks
@@ -63,7 +64,8 @@ def tend_storage(*, storage_id: UUID | str, now: datetime) -> Tended:
     """One run over the storage. Where it is not there, its copies are `lost` until it is, and nothing is erased."""
     storage = Storage.objects.select_related("node").get(pk=storage_id)
     with acting_as(Origin(NODE, str(storage.node_id), storage.node.name)):
-        tended = Tended()
+        tended, failure = Tended(), ""
+        is_asked = is_asked_for(storage)
         _end_restores(storage)
         settle_restores(storage, now=now)
         try:
@@ -73,10 +75,14 @@ def tend_storage(*, storage_id: UUID | str, now: datetime) -> Tended:
             else:
                 _tend_sets(storage, tended, now=now)
         except (StorageAwayError, ZfsMissingError) as error:
+            failure = error.message
             logger.error("a storage is away", extra={"storage": str(storage), "reason": error.message})
             _note_all(_catalogued(storage), {}, tended, now=now)
         except DriverError as error:
+            failure = error.message
             logger.error("a storage could not be compared", extra={"storage": str(storage), "reason": error.message})
+        if is_asked:
+            note_end(storage, tended=tended, failure=failure)
     return tended
 
 

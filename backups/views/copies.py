@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from uuid import UUID
 
 from django import forms
@@ -12,12 +13,14 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
 from agents.models import Storage
+from backups.copies.comparing import Comparison, comparisons_of
 from backups.copies.importing import import_copy, request_comparison
 from backups.models import StrayCopy
 from common.errors import BackupsiteError, InvalidInputError
 from common.forms import RowForm, row_forms
 from tenants.access import get_for_user, may_create
 from tenants.models import Tenant
+from tenants.renewing import RENEW_OFTEN_SECONDS, RENEW_SECONDS
 from tenants.roles import Action
 from tenants.views import STATUS_WRONG_INPUT, paginate, portal_page, show_error
 
@@ -49,16 +52,25 @@ def _show(request: HttpRequest, *, refused: ImportForm | None = None) -> HttpRes
     found = StrayCopy.objects.for_user(person).select_related("storage__node").order_by("-created_at", "-pk")
     may_compare = may_create(person, StrayCopy)
     storages = Storage.objects.for_user(person).filter(node__is_backup=True) if may_compare else Storage.objects.none()
+    storages = storages.select_related("node").order_by("node__name", "name")
+    comparisons = comparisons_of(storages, person=person, now=timezone.now())
     page = paginate(request, found)
     context = {
         "page": page,
         "rows": row_forms(page.object_list, _import_form, refused=refused),
         "refused": refused,
         "may_compare": may_compare,
-        "storages": storages.select_related("node").order_by("node__name", "name"),
+        "storages": [(storage, comparisons.get(storage.pk)) for storage in storages],
+        "renew_seconds": _renew_seconds(comparisons.values()),
     }
     status = 200 if refused is None else STATUS_WRONG_INPUT
     return render(request, "backups/stray_copies.html", context, status=status)
+
+
+def _renew_seconds(comparisons: Iterable[Comparison]) -> int:
+    """Often while somebody may wait for the end of one."""
+    is_under_way = any(one.ended_at is None for one in comparisons)
+    return RENEW_OFTEN_SECONDS if is_under_way else RENEW_SECONDS
 
 
 @require_POST
@@ -86,5 +98,5 @@ def stray_import(request: HttpRequest, pk: UUID) -> HttpResponse:
 def storage_compare(request: HttpRequest, pk: UUID) -> HttpResponse:
     storage = get_for_user(Storage.objects.select_related("node"), person=request.user, action=Action.EDIT, pk=pk)
     request_comparison(storage=storage, actor=request.user)
-    messages.success(request, f"{storage} is being compared with the catalogue.")
+    messages.success(request, f"{storage} is being compared with the catalogue. What came of it is said below.")
     return redirect("stray-list")

@@ -22,8 +22,10 @@ from backups.views.definitions import DEFINITIONS
 from common.errors import BackupsiteError, NotFoundError
 from definitions.hour_moves import HourMove, move_to_hour, preview_move
 from definitions.models import Definition, SpreadAct
+from definitions.person_hours import PersonDay
 from definitions.planner import heat_map
 from definitions.planning_forms import PileForm
+from definitions.spread import nearest_night
 from definitions.spreading import (
     NIGHT,
     find_act,
@@ -74,13 +76,14 @@ def load_of_nodes(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         return _act(request, list(page))
     found = load_map(list(page), person=person, now=now)
+    day = PersonDay(on=found.on, zone=person.time_zone)
     acts = SpreadAct.objects.filter(undone_at=None, created_at__gte=now - _UNDO_FOR)
     context = {
         "page": page,
         "found": found,
-        "rows": _cells(found),
-        "piles": [(item, row.node) for item in found.advice for row in found.rows if row.node.name == item.node],
-        "hours": range(24),
+        "rows": _cells(found, day),
+        "piles": _piles(found, day),
+        "day": day,
         "days": LOOKED_BACK.days,
         "last_act": (acts if person.is_superuser else acts.filter(made_by=person)).order_by("-created_at").first(),
     }
@@ -120,13 +123,15 @@ def spread_of_pile(request: HttpRequest) -> HttpResponse:
         return redirect("definition-load")
     window = form.cleaned_data if form.is_bound and form.is_valid() else night
     moves = {move.definition.pk: move.after for move in preview_pile(**chosen, **window)}
+    day = _day_of(person, now)
     context = {
         "form": form,
         "node": node,
-        "hour": int(hour),
+        "hour": day.of(int(hour)),
+        "day": day,
         "rows": [(one, moves.get(one.pk, "")) for one in movable_pile(**chosen)],
         "moves": len(moves),
-        "hours": _hours_of(node, person=person, now=now),
+        "hours": _hours_of(node, day, person=person, now=now),
     }
     return render(request, "definitions/pile.html", context, status=STATUS_WRONG_INPUT if form.errors else 200)
 
@@ -164,20 +169,31 @@ def move_of_pile(request: HttpRequest) -> HttpResponse:
 
 def _show_move(request: HttpRequest, planned: HourMove, wanted: dict[str, Any], *, back: str) -> HttpResponse:
     most = max((value for load in planned.loads for value in (*load.before, *load.after)), default=0) or 1
+    day = _day_of(wanted["actor"], wanted["now"])
+    loads = [(one.node.name, _shaded(one.before, most, day), _shaded(one.after, most, day)) for one in planned.loads]
     context = {
         "planned": planned,
-        "loads": [(one.node.name, _shaded(one.before, most), _shaded(one.after, most)) for one in planned.loads],
+        "loads": loads,
         "node": wanted["node"],
         "chosen": wanted["chosen"],
-        "to": wanted["hour"],
-        "hours": range(24),
+        "to": day.of(wanted["hour"]),
+        "day": day,
         "back": back,
     }
     return render(request, "definitions/move.html", context)
 
 
-def _shaded(hours: tuple[float, ...], most: float) -> list[dict[str, int]]:
-    return [{"load": int(value), "shade": round(_SHADES * value / most)} for value in hours]
+def _day_of(person: Person, now: datetime) -> PersonDay:
+    """The planned day by the clock of the person."""
+    return PersonDay(on=nearest_night(now.date()), zone=person.time_zone)
+
+
+def _shaded(hours: tuple[float, ...], most: float, day: PersonDay) -> list[dict[str, int]]:
+    """Hours of the UTC day in the order of the person's."""
+    return [
+        {"hour": one.hour, "load": int(hours[one.hour]), "shade": round(_SHADES * hours[one.hour] / most)}
+        for one in day
+    ]
 
 
 def _hour(text: str) -> int:
@@ -197,17 +213,24 @@ def _spread(request: HttpRequest, form: PileForm, chosen: dict[str, Any]) -> boo
     return True
 
 
-def _hours_of(node: Node, *, person: Person, now: datetime) -> list[dict[str, int]]:
+def _hours_of(node: Node, day: PersonDay, *, person: Person, now: datetime) -> list[dict[str, Any]]:
     """The planned load of the node, to choose a quiet hour by."""
     seen = Definition.objects.for_user(person).filter(disk__server__node=node)
     hours = next((row.hours for row in heat_map(seen, now=now).rows), (0.0,) * 24)
-    most = max(hours) or 1
+    return [{**cell, "clock": day.of(cell["hour"])} for cell in _shaded(hours, max(hours) or 1, day)]
+
+
+def _piles(found: LoadMap, day: PersonDay) -> list[dict[str, Any]]:
+    """What stands out, with its sentence by the person's clock and its hour."""
+    nodes = {row.node.name: row.node for row in found.rows}
     return [
-        {"hour": hour, "load": int(value), "shade": round(_SHADES * value / most)} for hour, value in enumerate(hours)
+        {"sentence": day.advice(item), "node": nodes[item.node], "hour": day.of(item.hour)}
+        for item in found.advice
+        if item.node in nodes
     ]
 
 
-def _cells(found: LoadMap) -> list[dict[str, Any]]:
+def _cells(found: LoadMap, day: PersonDay) -> list[dict[str, Any]]:
     """Each hour as a shade from 0 to 9 of the busiest one, planned or actual, with its bytes per second."""
     most = max((value for row in found.rows for value in (*row.planned, *row.actual)), default=0) or 1
 
@@ -215,8 +238,8 @@ def _cells(found: LoadMap) -> list[dict[str, Any]]:
     return [
         {
             "node": row.node,
-            "planned": _shaded(row.planned, most),
-            "actual": _shaded(row.actual, most),
+            "planned": _shaded(row.planned, most, day),
+            "actual": _shaded(row.actual, most, day),
             "address": f"{address}?node={row.node.pk}",
         }
         for row in found.rows

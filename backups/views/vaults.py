@@ -14,10 +14,10 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from backups.figures import overview_of
 from backups.forms import VaultRemovalForm
-from backups.leaving import leaving_of_vault
+from backups.leaving import leaving_of_vault, removal_of_gone_vault
 from backups.remains import known_remains_of_vault
 from backups.vault_removal import request_vault_removal, undo_vault_removal, uses_of_vault
-from common.errors import BackupsiteError
+from common.errors import BackupsiteError, NotFoundError
 from tenants.access import get_for_user
 from tenants.lifecycle import UNDO_PERIOD
 from tenants.roles import Action
@@ -45,7 +45,17 @@ def vault_overview(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @portal_page
 def vault_remove(request: HttpRequest, pk: UUID) -> HttpResponse:
-    vault = _vault(request, pk)
+    """Left open until the vault is gone, it says so: who waited for that must not look at what was last."""
+    try:
+        return _remove(request, _vault(request, pk))
+    except NotFoundError:
+        finished = removal_of_gone_vault(pk, person=request.user)
+        if finished is None or request.method == "POST":
+            raise
+        return render(request, "backups/vault_removed.html", {"deletion": finished})
+
+
+def _remove(request: HttpRequest, vault: Vault) -> HttpResponse:
     form = VaultRemovalForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         ask_to_confirm(request)
@@ -55,7 +65,7 @@ def vault_remove(request: HttpRequest, pk: UUID) -> HttpResponse:
             show_error(form, error)
         else:
             messages.success(request, f"{vault.name} is being removed.")
-            return redirect("vault-remove", pk)
+            return redirect("vault-remove", vault.pk)
     deletion = VaultDeletion.objects.filter(vault=vault).first()
     now, uses, remains = timezone.now(), uses_of_vault(vault), known_remains_of_vault(vault)
     context = {

@@ -15,8 +15,10 @@ register = template.Library()
 
 @register.simple_tag
 def heat_cells(cells: Iterable[Mapping[str, int]], address: str = "") -> SafeString:
-    """A cell for each hour, with its `load` in bytes per second and its `shade`; linked to `address` with the hour."""
-    rows = ((cell["shade"], _shown(cell["load"], f"{address}&hour={hour}")) for hour, cell in enumerate(cells))
+    """A cell for each hour in their order, with its `load` in bytes per second and its `shade`; linked to `address`
+    with its `hour` of the UTC day.
+    """
+    rows = ((cell["shade"], _shown(cell["load"], f"{address}&hour={cell['hour']}")) for cell in cells)
     if not address:
         rows = ((cell["shade"], _text(cell["load"])) for cell in cells)
     return format_html_join("", '<td class="numbers heat-{}">{}</td>', rows)

@@ -124,7 +124,7 @@ def main_menu(context: dict[str, Any]) -> dict[str, Any]:
     """What the person who looks can use, with the page that he is on marked."""
     request: HttpRequest = context["request"]
     who = role_of(request)
-    here = _here(request.resolver_match.url_name or "" if request.resolver_match else "", who)
+    here = _here(request.resolver_match.view_name or "" if request.resolver_match else "", who)
     groups = [ShownGroup(group.title, _shown(group.pages, who, here)) for group in GROUPS]
     return {
         "direct": _shown(DIRECT, who, here),
@@ -144,7 +144,7 @@ def way_back(context: dict[str, Any]) -> dict[str, Any]:
     who = getattr(request, "user", None)
     if who is None or not who.is_authenticated or request.resolver_match is None:
         return {}
-    name = request.resolver_match.url_name or ""
+    name = request.resolver_match.view_name or ""
     here = _here(name, role_of(request)) or DIRECT[0]
     if here.name == name:
         return {}
@@ -165,7 +165,7 @@ def nearby(context: dict[str, Any]) -> list[ShownPage]:
     if person is None or not person.is_authenticated:
         return []
     who = role_of(request)
-    here = _here(request.resolver_match.url_name or "", who) if request.resolver_match else None
+    here = _here(request.resolver_match.view_name or "", who) if request.resolver_match else None
     found = (here,) if here is not None and here is not DIRECT[0] else DIRECT[1:5]
     return _shown(found, who, None)
 

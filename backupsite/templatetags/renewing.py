@@ -3,8 +3,8 @@
     {% renewed %} … {% endrenewed %}                            every RENEW_SECONDS
     {% renewed id="overview-days" every=300 %} … {% endrenewed %}
 
-renew.js lets it rest while somebody is at work in it, and keeps what was ticked and opened. Only what a GET shows is
-asked for again: a form that was refused stays. `tenants.renewing` answers.
+renew.js lets it rest while somebody is at work in it, and keeps what was ticked, opened and scrolled. Only what a GET
+shows is asked for again: a form that was refused stays. `tenants.renewing` answers.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.plumbing import get_doc
 
 from common.text import PlainText
 from tenants.api.export import MEDIA_TYPE as CSV
@@ -56,6 +57,12 @@ class ProblemAutoSchema(AutoSchema):
             operation["responses"].setdefault(status, {"description": _MEANINGS[status], "content": problem})
         operation["responses"]["default"] = {"description": "Any other error.", "content": problem}
         return operation
+
+    def get_description(self) -> str:
+        """Nothing where only a base class has words: those are for who writes views."""
+        said: str = super().get_description()
+        kind = type(self.view)
+        return "" if kind.__dict__.get("__doc__") is None and said == get_doc(kind) else said
 
     def _map_basic_serializer(self, serializer: Any, direction: Any) -> Any:
         """What is sent may hold nothing that is not named here: `BodySerializer` refuses it."""

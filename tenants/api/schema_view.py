@@ -26,7 +26,13 @@ class SchemaView(SpectacularAPIView):
 
 
 @cache
+def document() -> dict[str, Any]:
+    """Of all operations, as JSON has it; nobody changes it."""
+    made: dict[str, Any] = SchemaGenerator().get_schema(request=None, public=True)
+    return made
+
+
+@cache
 def _document(renderer: type[BaseRenderer]) -> bytes:
-    document: Any = SchemaGenerator().get_schema(request=None, public=True)
-    made: bytes = renderer().render(document, renderer_context={})
+    made: bytes = renderer().render(document(), renderer_context={})
     return made

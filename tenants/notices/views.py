@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from tenants.access import get_for_user, may, may_create
 from tenants.models import OutboxMessage, Subscription, Webhook
 from tenants.notices import services
 from tenants.notices.forms import SubscriptionForm, WebhookForm
+from tenants.renewing import RENEW_OFTEN_SECONDS, RENEW_SECONDS
 from tenants.roles import Action
 from tenants.views import STATUS_WRONG_INPUT, back_with_error, paginate, portal_page, show_error
 
@@ -36,14 +37,25 @@ def notice_list(request: HttpRequest) -> HttpResponse:
 def _list(request: HttpRequest, form: SubscriptionForm, *, status: int = 200) -> HttpResponse:
     rows = Subscription.objects.for_user(request.user).select_related("person", "tenant").order_by("created_at", "pk")
     webhooks = Webhook.objects.for_user(request.user).select_related("tenant")
+    deliveries = _DELIVERIES.all().for_user(request.user)[:SHOWN_DELIVERIES]
     context = {
         "webhooks": paginate(request, webhooks.order_by("label", "pk"), parameter="webhooks"),
         "page": paginate(request, rows),
-        "deliveries": _DELIVERIES.all().for_user(request.user)[:SHOWN_DELIVERIES],
+        "deliveries": deliveries,
+        "renew_seconds": _renew_seconds(deliveries),
         "may_add_webhook": may_create(request.user, Webhook),
         "form": form,
     }
     return render(request, "notices/list.html", context, status=status)
+
+
+def _renew_seconds(deliveries: Iterable[OutboxMessage]) -> int:
+    """Often while one is on its way; what was tried and failed comes again after minutes or hours."""
+    state = OutboxMessage.State
+    is_coming = any(
+        one.state == state.SENDING or (one.state == state.PENDING and not one.attempts) for one in deliveries
+    )
+    return RENEW_OFTEN_SECONDS if is_coming else RENEW_SECONDS
 
 
 @require_POST
@@ -97,7 +109,12 @@ def webhook_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     webhook = _webhook(request, pk, Action.VIEW)
     deliveries = _DELIVERIES.all().for_user(request.user).filter(webhook=webhook)
     page = paginate(request, deliveries)
-    context = {"webhook": webhook, "page": page, "may_edit": may(request.user, Action.EDIT, webhook)}
+    context = {
+        "webhook": webhook,
+        "page": page,
+        "may_edit": may(request.user, Action.EDIT, webhook),
+        "renew_seconds": _renew_seconds(page),
+    }
     return render(request, "notices/webhook.html", context)
 
 

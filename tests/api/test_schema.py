@@ -52,11 +52,45 @@ def test_what_may_be_answered_and_sent_is_said(schema: dict[str, dict[str, dict]
     assert schema["components"]["schemas"]["NewDefinitionRequest"]["additionalProperties"] is False
 
 
-def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing_inline(db: None) -> None:
-    answer = Client().get("/api/v1/docs/")
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+@pytest.mark.parametrize("query", ["", "?of=backups"])
+def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing_inline(db: None, query: str) -> None:
+    answer = Client().get(f"/api/v1/docs/{query}")
 
     text = answer.content.decode()
     assert answer.status_code == 200
+    assert answer["Content-Security-Policy"] == POLICY
     assert not re.search(r"(?:src|href)=[\"'](?:https?:)?//", text)
-    assert not re.search(r"<script>(?!\s*</script>)", text)
-    assert "script-src 'self';" in answer["Content-Security-Policy"]
+    assert not re.search(r"\s(?:style|on[a-z]+)=|<style|<script>|javascript:", text)
+
+
+def test_the_page_has_every_operation_with_what_it_takes_and_answers(schema: dict[str, dict[str, dict]]) -> None:
+    listed = Client().get("/api/v1/docs/").content.decode()
+    operations = {(method.upper(), path) for path, methods in schema["paths"].items() for method in methods}
+    found = re.findall(r'<code class="api-method">(\w+)</code> <code class="api-path">([^<]+)</code>', listed)
+    assert sorted(operations) == sorted(found)
+    assert "Three attributes make" not in listed
+
+    links = set(re.findall(r'href="\?of=([\w-]+)#([^"]+)"', listed))
+    names = {name for name, _ in links}
+    pages = {name: Client().get(f"/api/v1/docs/?of={name}").content.decode() for name in names}
+    assert all(f'id="{anchor}"' in pages[name] for name, anchor in links)
+    for path, methods in schema["paths"].items():
+        page = pages[path.removeprefix("/api/").removeprefix("v1/").partition("/")[0]]
+        for operation in methods.values():
+            for parameter in operation.get("parameters", []):
+                assert f"<code>{parameter['name']}</code>" in page, (path, parameter["name"])
+    assert "one of: pending, ok, restore, lost" in pages["backups"]
+    assert "<code>results[].id</code>" in pages["backups"]
+    assert re.search(
+        r'<code>disk</code> <span class="text-secondary">needed</span></td>\s*<td [^>]*>body<', pages["definitions"]
+    )
+
+
+def test_there_is_no_page_of_what_is_no_resource(db: None) -> None:
+    assert Client().get("/api/v1/docs/?of=nothing").status_code == 404

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from django.utils.html import escape
 from rest_framework.test import APIClient
 
+from agents.models import Node
+from backups.copies.importing import request_comparison
 from backups.models import Backup
 from definitions.models import Definition
+from tenants.models import AuditEvent
 from tests.copies.conftest import Site, rows
 from tests.copies.test_tending import put
 from tests.factories import make_person, make_storage
@@ -84,3 +89,54 @@ def test_pages_of_a_copy_say_where_it_lies_and_that_nothing_locks_it(shelf: Site
     assert [one["id"] for one in listed] == [str(backup.pk)]
     csv = client.get("/api/v1/backups/?format=csv")
     assert csv.status_code == 200 and Backup.objects.filter(vault=None).count() == 1
+
+
+def _compared(client: APIClient, site: Site) -> str:
+    """What the page says of the storage."""
+    text = client.get("/copies/").content.decode()
+    return " ".join(text.split(f"<td>{site.storage}</td>")[1].split("<form")[0].split())
+
+
+def test_a_comparison_that_was_asked_for_says_when_it_was_when_it_ended_and_what_it_found(shelf: Site) -> None:
+    Node.objects.filter(pk=shelf.node.pk).update(is_backup=True, status="online")
+    gone, client = put(shelf, "gone"), APIClient()
+    client.force_login(make_person("chief", superadmin=True))
+    shelf.tend()
+    assert "not in the last 30 days" in _compared(client, shelf) and "compared each hour" in _compared(client, shelf)
+
+    assert client.post(f"/storages/{shelf.storage.pk}/compare/").status_code == 302
+
+    waiting = _compared(client, shelf)
+    assert "by chief" in waiting and "Not ended yet.</strong> Its node does it when it is free" in waiting
+    assert "every 5s" in client.get("/copies/").content.decode()
+    Node.objects.filter(pk=shelf.node.pk).update(status="offline")
+    assert "Its node is offline" in _compared(client, shelf)
+    shelf.file_of(gone).unlink()
+    put(shelf, "nobody-knows", is_known=False)
+    shelf.tend()
+    told = _compared(client, shelf)
+    assert "1 lost, 1 unknown. <small" in told and "Ended <time" in told and "Not ended" not in told
+    assert "every 45s" in client.get("/copies/").content.decode()
+    # What is compared by itself each hour is no answer, and says nothing.
+    shelf.tend()
+    assert _compared(client, shelf) == told
+    assert AuditEvent.objects.filter(action="storage.compared").count() == 1
+    client.post(f"/storages/{shelf.storage.pk}/compare/")
+    assert "Not ended yet" in _compared(client, shelf)
+
+
+def test_a_comparison_of_a_storage_that_is_away_says_why_it_could_not_be_made(shelf: Site) -> None:
+    Node.objects.filter(pk=shelf.node.pk).update(is_backup=True, status="online")
+    put(shelf, "kept")
+    chief, client = make_person("chief", superadmin=True), APIClient()
+    client.force_login(chief)
+    request_comparison(storage=shelf.storage, actor=chief)
+    shutil.rmtree(Path(shelf.storage.path, "backups"))
+
+    shelf.tend()
+
+    told, event = _compared(client, shelf), AuditEvent.objects.get(action="storage.compared")
+    assert "Could not be compared.</strong>" in told and event.after and escape(event.after["reason"]) in told
+    assert (event.outcome, event.after["lost"], event.actor_kind) == ("failed", 1, "node")
+    # Nobody else is told of storages.
+    assert "Compare now" not in client_of(shelf).get("/copies/").content.decode()

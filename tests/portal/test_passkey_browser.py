@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +12,9 @@ from django.core.cache import cache
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.factories import make_person
+from tests.ui.looking import CHROMIUM, needs_chromium
 
-CHROMIUM = Path("/usr/bin/chromium")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="chromium is not installed: apt-get install chromium"),
-]
+pytestmark = [pytest.mark.browser, needs_chromium]
 # A touch that always comes, of somebody whose finger it knows, and which keeps whom its passkeys are for.
 AUTHENTICATOR = {
     "protocol": "ctap2",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, time, timedelta
+from types import SimpleNamespace
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.utils import timezone
@@ -11,6 +14,7 @@ from django.utils import timezone
 from agents.models import Node
 from backups.models import Backup
 from backups.overview import overview_of
+from backups.views import planning
 from definitions.models import Definition, DefinitionPause, EarlierRules
 from tests.factories import disk_of, make_backup, make_definition
 from tests.worlds import World
@@ -107,6 +111,127 @@ def test_the_load_of_nodes_is_shown_spread_and_taken_back(world: World) -> None:
     assert len(set(after)) > len(set(before))
     assert list(crons.all()) == before
     assert world.client("admin_a").post("/definitions/load/").status_code == 403
+
+
+WINTER, SUMMER = datetime(2026, 1, 14, 12, tzinfo=UTC), datetime(2026, 7, 15, 12, tzinfo=UTC)
+
+
+def looks_from(world: World, zone: str, monkeypatch: pytest.MonkeyPatch, *, now: datetime = WINTER) -> Any:
+    """An administrator with this zone, who looks at the planner at that time."""
+    person = world.people["admin_a"]
+    assert person is not None
+    person.time_zone = zone
+    person.save()
+    monkeypatch.setattr(planning, "timezone", SimpleNamespace(now=lambda: now))
+    return world.client("admin_a")
+
+
+def heads_of(page: str) -> list[tuple[str, str]]:
+    """Of the columns of hours: the title and the label."""
+    return re.findall(r'<th scope="col" class="numbers" title="([^"]+)">([^<]+)</th>', page)
+
+
+def columns_of(page: str, node: Node) -> dict[int, str]:
+    """The label of the column in which each linked hour (of the UTC day) of the node stands."""
+    labels = [label for _, label in heads_of(page)]
+    row = page.partition(f">{node.name}</th>")[2].partition("</tr>")[0]
+    cells = re.findall(r'<td class="numbers heat-\d">(.*?)</td>', row)
+    assert len(cells) == len(labels) == 24
+    found = [(re.search(r"hour=(\d+)", cell), label) for cell, label in zip(cells, labels, strict=True)]
+    return {int(hour[1]): label for hour, label in found if hour}
+
+
+@pytest.mark.parametrize(
+    ("zone", "now", "first", "last", "shown", "offset"),
+    [
+        ("Asia/Kolkata", WINTER, ("19:00 UTC", "00:30"), ("18:00 UTC", "23:30"), ("03:30", "04:29"), "UTC+05:30"),
+        ("America/New_York", WINTER, ("05:00 UTC", "00:00"), ("04:00 UTC", "23:00"), ("17:00", "17:59"), "UTC-05:00"),
+        ("America/New_York", SUMMER, ("04:00 UTC", "00:00"), ("03:00 UTC", "23:00"), ("18:00", "18:59"), "UTC-04:00"),
+        ("Europe/Berlin", WINTER, ("23:00 UTC", "00:00"), ("22:00 UTC", "23:00"), ("23:00", "23:59"), "UTC+01:00"),
+        ("Europe/Berlin", SUMMER, ("22:00 UTC", "00:00"), ("21:00 UTC", "23:00"), ("00:00", "00:59"), "UTC+02:00"),
+    ],
+)
+def test_the_hours_of_the_planner_are_those_of_who_looks(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    zone: str,
+    now: datetime,
+    first: tuple[str, str],
+    last: tuple[str, str],
+    shown: tuple[str, str],
+    offset: str,
+) -> None:
+    """In the order of his day, with UTC as title; what is sent, and what the API says, stays UTC."""
+    for number in range(4):
+        make_definition(world.ours.server, name=f"n{number}", cron="0 22 * * *", time_zone="UTC")
+    client, node = looks_from(world, zone, monkeypatch, now=now), world.ours.node
+    address, between = f"node={node.pk}&hour=22", f"between {shown[0]} and {shown[1]} {zone}"
+
+    load = client.get("/definitions/load/").content.decode()
+    pile = client.get(f"/definitions/load/spread/?{address}").content.decode()
+    chosen = {"definition": str(Definition.objects.get(name="n0").pk), "to": "9", "look": "1"}
+    move = client.post(f"/definitions/load/move/?{address}", chosen, format="multipart").content.decode()
+    heat = client.get(f"{API}definitions/heat-map/").json()
+
+    heads = heads_of(load)
+    assert (heads[0], heads[-1], heads) == (first, last, heads_of(move))
+    assert [label for _, label in heads] == sorted(label for _, label in heads)
+    assert columns_of(load, node)[22] == shown[0]
+    assert re.search(rf'title="22:00 to 22:59 UTC">\d definitions start on {node.name} {between}, ', load)
+    assert f'<span title="22:00 to 22:59 UTC">{between}</span></h1>' in pile
+    assert f'<option value="22" disabled title="22:00 UTC">{shown[0]}, ' in pile
+    assert re.search(rf'data-drop="22" title="22:00 UTC, \d+ bytes a second">{shown[0]}</li>', pile)
+    drops = [int(hour) for hour in re.findall(r'data-drop="(\d+)"', pile)]
+    assert drops == [int(title[:2]) for title, _ in heads]
+    assert "09:00 to 09:59 UTC" in move and '<input type="hidden" name="to" value="9">' in move
+    for page in (load, pile, move):
+        assert page.count(f"the clock of {zone} is {offset}") == 1
+        assert "(UTC)" not in page
+    assert [item["hour"] for item in heat["advice"]] == [22]
+    assert "between 22:00 and 22:59 UTC" in heat["advice"][0]["sentence"]
+
+
+def test_who_has_utc_sees_utc(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        make_definition(world.ours.server, name=f"n{number}", cron="0 22 * * *", time_zone="UTC")
+    client, node = looks_from(world, "UTC", monkeypatch), world.ours.node
+
+    load = client.get("/definitions/load/").content.decode()
+    pile = client.get(f"/definitions/load/spread/?node={node.pk}&hour=22").content.decode()
+
+    assert heads_of(load) == [(f"{hour:02}:00 UTC", str(hour)) for hour in range(24)]
+    assert columns_of(load, node)[22] == "22"
+    assert "in each hour (UTC)" in load and "the clock of" not in load + pile
+    assert "between 22:00 and 22:59 UTC, " in load and "between 22:00 and 22:59 UTC</span></h1>" in pile
+    assert re.findall(r'data-drop="\d+"[^>]*>(\d+)<', pile) == [str(hour) for hour in range(24)]
+
+
+@pytest.mark.parametrize(
+    ("zone", "wanted"), [("Asia/Kolkata", "14:30"), ("America/New_York", "20:00"), ("Europe/Berlin", "00:00")]
+)
+def test_what_is_moved_lands_in_the_hour_that_was_chosen(
+    world: World, monkeypatch: pytest.MonkeyPatch, zone: str, wanted: str
+) -> None:
+    """By the clock of who chose it: in New York, eight in the evening is the next day of UTC."""
+    row = make_definition(world.ours.server, name="moved", cron="0 12 * * *", time_zone=zone)
+    client, node = looks_from(world, zone, monkeypatch), world.ours.node
+    hour = datetime.combine(WINTER.date(), time(12), tzinfo=ZoneInfo(zone)).astimezone(UTC).hour
+    address = f"?node={node.pk}&hour={hour}"
+    pile = client.get(f"/definitions/load/spread/{address}").content.decode()
+    found = re.search(rf'<option value="(\d+)"[^>]*>{wanted}, ', pile)
+    assert found and str(row.pk) in pile
+
+    form = {"definition": str(row.pk), "to": found[1]}
+    answer = client.post(f"/definitions/load/move/{address}", form, format="multipart")
+
+    assert answer.status_code == 302
+    row.refresh_from_db()
+    minute, moved_to = map(int, row.cron.split()[:2])
+    begin = time.fromisoformat(wanted)
+    assert 0 <= moved_to * 60 + minute - begin.hour * 60 - begin.minute < 60
+    load = client.get("/definitions/load/").content.decode()
+    assert columns_of(load, node)[int(found[1])] == wanted
 
 
 def test_choices_say_why_not(world: World) -> None:

@@ -27,9 +27,11 @@ NARROW: ViewportSize = {"width": 320, "height": 740}
 needs_chromium = pytest.mark.skipif(
     not CHROMIUM.exists() and "CI" not in os.environ, reason="chromium is not installed: apt-get install chromium"
 )
-# What the browser itself notes of an answer that is no success; of what a page loads it is a fault all the same.
+# What the browser itself notes of an answer that is no success; of what a page loads, and of the parts that its scripts
+# fetch, it is a fault all the same.
 _NOTE = "Failed to load resource: the server responded with a status of 4"
-_LOADED = {"script", "stylesheet", "font", "image"}
+_FETCHED = {"xhr", "fetch"}
+_LOADED = {"script", "stylesheet", "font", "image"} | _FETCHED
 _AXE = Path(AXE_FILE_PATH).read_text()
 _RUN_AXE = """async rules => {
   const options = { resultTypes: ["violations"], elementRef: false };
@@ -113,6 +115,8 @@ _REFUSED = """text => {
   const names = [...new Set(wrong.map(field => field.name))].sort();
   return { faults, kept, kinds: kinds.length ? kinds : ["form"], wrong: names };
 }"""
+# Parts that a page fetches by itself as soon as it is there, not to be taken for what it says.
+_WAITING = "[hx-trigger='load']"
 _LINKS = """Array.from(document.querySelectorAll("a[href^='/']"), link => link.getAttribute("href"))"""
 MOST_TABS = 80
 # Of one test that fails.
@@ -129,6 +133,8 @@ class Looker:
         self.faults: list[str] = []
         self.page_count = 0
         self.links: set[str] = set()
+        # Set by a test that has its own requests refused on purpose.
+        self.may_be_refused = False
         # `tests/ui/test_lists.py::test_x[super] (call)`, in signs that every file system takes.
         test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0].rpartition("::")[2]
         self._failed_as = "failed-" + re.sub(r"\W+", "-", test).strip("-")
@@ -157,7 +163,15 @@ class Looker:
         answer = self.page.goto(url)
         if answer is None or answer.status not in (200, 401):
             self.fault(f"status {answer and answer.status}")
+        self.wait_for_parts()
         self.look()
+
+    def wait_for_parts(self) -> None:
+        """Until what the page fetches by itself is there. A part that does not come is a fault of its own."""
+        with suppress(PlaywrightError):
+            self.page.wait_for_function("parts => !document.querySelector(parts)", arg=_WAITING)
+            return
+        self.fault("a part of the page never comes")
 
     def look(self) -> None:
         """What holds for any page, of the page that is shown; axe and a phone only where its elements are new."""
@@ -284,8 +298,9 @@ class Looker:
         self.fault(f"{MOST_TABS} times Tab do not reach the main button")
 
     def _note_response(self, response: Response) -> None:
-        """A script, a style, a font or a picture of the page that is not there."""
-        if response.status >= 400 and response.request.resource_type in _LOADED:
+        """A script, a style, a font, a picture or a part of the page that is not there."""
+        kinds = _LOADED - (_FETCHED if self.may_be_refused else set())
+        if response.status >= 400 and response.request.resource_type in kinds:
             self.fault(f"{response.url} answers {response.status}")
 
     def _note_console(self, kind: str, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Route
 
 from tests.ui import looking as looks
 from tests.ui.looking import Looker, looking, needs_chromium
@@ -57,3 +57,43 @@ def test_what_fails_leaves_pictures(browser: Browser, tmp_path: Path, monkeypatc
         raise ZeroDivisionError
     # Of the last run alone.
     assert [path.name for path in tmp_path.iterdir()] == ["failed-test_what_fails_leaves_pictures-end.png"]
+
+
+def serve(route: Route) -> None:
+    """A page that fetches a part of itself, which is refused."""
+    if route.request.url.endswith("/part/"):
+        route.fulfill(status=403, body="no")
+    else:
+        part = "<script>fetch('/part/').then(() => document.querySelector('[hx-trigger]')?.remove())</script>"
+        body = PAGE.format(css="", text=WORDS).replace("</main>", f"<p hx-trigger=load>Counting</p></main>{part}")
+        route.fulfill(content_type="text/html", body=body)
+
+
+def test_a_part_that_is_refused_is_a_fault(browser: Browser) -> None:
+    with looking(browser) as looker:
+        looker.page.route("http://portal.example.com/**", serve)
+        for may_be_refused in (False, True):
+            looker.may_be_refused = may_be_refused
+            looker.page.goto("http://portal.example.com/")
+            # It has been answered then.
+            looker.wait_for_parts()
+            found, looker.faults[:] = list(looker.faults), []
+            assert [fault.partition(": ")[2] for fault in found if "/part/" in fault] == (
+                [] if may_be_refused else ["http://portal.example.com/part/ answers 403"]
+            )
+
+
+def test_a_part_that_never_comes_is_a_fault(browser: Browser) -> None:
+    with looking(browser) as looker:
+        looker.page.set_content("<html lang=en><p hx-trigger=load>Counting")
+        looker.page.set_default_timeout(500)
+        looker.wait_for_parts()
+        assert [fault.partition(": ")[2] for fault in looker.faults] == ["a part of the page never comes"]
+        looker.faults.clear()
+
+
+def test_the_check_of_the_project_leaves_no_browser_out() -> None:
+    """`needs_chromium` skips nothing where CI is set; there one without a browser fails."""
+    script = (Path(__file__).resolve().parents[2] / ".ci/run").read_text()
+
+    assert "export CI=true\nmake test\n" in script

@@ -154,6 +154,7 @@ def test_an_owner_is_refused_everywhere(browser: Browser, live_server: Any, worl
     refused = what_is_refused(world)
     with looking(browser) as looker:
         page = looker.page
+        looker.may_be_refused = True
         let_in(looker, world.client("owner_a1"), live_server.url)
         page.goto(f"{live_server.url}/servers/")
         before = every_row()

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from django.core.cache import cache
 from django.template.loader import render_to_string
-from django.test import Client
+from django.test import Client, RequestFactory
+from django.urls import reverse
 from django.utils import timezone
 from playwright.sync_api import Browser, expect
+from rest_framework.test import APIClient
 
 from agents.models import Server
 from backups.models import VaultFigures
-from tests.factories import make_definition
+from backupsite.templatetags.menu import DIRECT, every_page
+from tenants.sign_in.enrolling import EnrolForm
+from tests.factories import make_definition, make_person, make_tenant
+from tests.signing_in import sign_in
 from tests.ui.looking import Looker, looking, needs_chromium
-from tests.ui.test_every_page import client_of, let_in, rich_world
+from tests.ui.test_every_page import Shape, client_of, let_in, rich_world
 from tests.worlds import World
 
 pytestmark = [
@@ -23,6 +30,8 @@ pytestmark = [
     needs_chromium,
     pytest.mark.django_db(transaction=True),
 ]
+# What a page says where a list would be.
+EMPTY = re.compile(r'<div class="empty.*?</div>', re.DOTALL)
 PASSWORD = "a-long-password-of-the-test"
 
 
@@ -78,6 +87,75 @@ def test_errors_have_pages_too(browser: Browser, live_server: Any) -> None:
         show(looker, live_server.url + "/broken/", broken)
         show(looker, live_server.url + "/nothing/", world.client("admin_a").get("/nothing/"))
         assert looker.page_count == 3
+
+
+def test_the_api_is_described_on_pages_that_can_be_read(browser: Browser, live_server: Any) -> None:
+    """By a person who is signed in, who comes by the menu and goes on, and by others."""
+    world = rich_world()
+    with looking(browser) as looker:
+        page = looker.page
+        looker.visit(live_server.url + "/api/v1/docs/")
+        let_in(looker, client_of(world, "owner_a1"), live_server.url)
+        page.goto(live_server.url + "/servers/")
+        page.locator("header .portal-person summary").first.click()
+        page.get_by_role("link", name="API", exact=True).click()
+        page.get_by_role("link", name="jobs", exact=True).click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("API: jobs")
+        looker.look()
+        expect(page.get_by_role("navigation", name="Breadcrumb").get_by_role("link", name="API")).to_be_visible()
+        assert looker.page_count == 2
+
+
+def test_pages_with_nothing_on_them_yet(browser: Browser, live_server: Any) -> None:
+    """Of somebody whose tenant is new, and of who has nothing at all; one page of each way to say so."""
+    cache.clear()
+    known: set[frozenset[str]] = set()
+    people = {
+        "super": make_person("first", superadmin=True),
+        "admin": make_person("new", administers=[make_tenant("Empty")]),
+        "owner": make_person("guest"),
+    }
+    with looking(browser) as looker:
+        for name, person in people.items():
+            client = APIClient()
+            sign_in(client, person)
+            let_in(looker, client, live_server.url)
+            for page in every_page() if name != "super" else DIRECT[:1]:
+                answer = client.get(reverse(page.name))
+                said = frozenset(Shape("".join(EMPTY.findall(answer.content.decode()))).elements)
+                if answer.status_code == 200 and (page in DIRECT[:1] or (said and said not in known)):
+                    looker.visit(live_server.url + reverse(page.name))
+                    known.add(said)
+        assert len(known) > 2
+
+
+def rendered(world: World) -> dict[str, tuple[str, dict[str, Any]]]:
+    """What is shown once, or after something that no test of a browser does: the address, the template, and its values.
+
+    No address makes these without changing who may come in.
+    """
+    key = world.ours.key
+    return {
+        f"/keys/{key.pk}/show/": ("vaults/recovery_key.html", {"key": key, "recovery_key": "ABCD-EFGH-" * 12}),
+        "/too-many/": ("429.html", {}),
+        "/password/reset/sent/": ("tenants/password_reset_sent.html", {}),
+        "/sign-in/app/remove/": ("mfa/totp/deactivate_form.html", {}),
+        "/confirm/": ("account/reauthenticate.html", {"form": {}}),
+        "/sign-in/code/": ("mfa/enrol_code.html", {"has_address": True, "is_sent": True, "form": EnrolForm()}),
+    }
+
+
+def test_what_is_shown_after_a_step_that_cannot_be_repeated(browser: Browser, live_server: Any) -> None:
+    world = rich_world()
+    client = client_of(world, "admin_a")
+    request = RequestFactory().get("/")
+    request.user, request.session = world.people["admin_a"], client.session
+    with looking(browser) as looker:
+        let_in(looker, client, live_server.url)
+        for address, (template, values) in rendered(world).items():
+            answer = client.get("/nothing/")
+            answer.content = render_to_string(template, values, request=request).encode()
+            show(looker, live_server.url + address, answer)
 
 
 def test_a_full_hour_and_much_in_a_vault_can_be_read(browser: Browser, live_server: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -56,3 +57,40 @@ def test_a_schedule_is_filled_in_and_a_definition_dragged_to_another_hour(browse
         page.locator(".timeline").first.scroll_into_view_if_needed()
         page.screenshot(path=OUTPUT / "timeline-phone.png")
     assert Definition.objects.get(pk=row.pk).cron == "30 22 * * *"
+
+
+def test_the_planner_is_by_the_clock_of_who_looks_and_stays_true(browser: Browser, live_server: Any) -> None:
+    """Half past the hours of UTC: dragged onto 09:30 is moved to 4:00 UTC. What is open renews itself where it is."""
+    cache.clear()
+    with transaction.atomic():
+        world = make_world()
+        row = make_definition(world.ours.server, name="dragged", cron="0 4 * * *", time_zone="Asia/Kolkata")
+        world.people["admin_a"].time_zone = "Asia/Kolkata"
+        world.people["admin_a"].save()
+    with looking(browser) as looker:
+        page = looker.page
+        let_in(looker, world.client("admin_a"), live_server.url)
+
+        looker.visit(f"{live_server.url}/definitions/load/spread/?node={world.ours.node.pk}&hour=22")
+        expect(page.locator("h1")).to_contain_text("between 03:30 and 04:29 Asia/Kolkata")
+        drop = page.locator("[data-drop]", has_text="09:30")
+        expect(drop).to_have_attribute("title", re.compile("^04:00 UTC, "))
+        page.locator(f"[data-drag='{row.pk}'] code").first.drag_to(drop)
+        expect(page.locator("main")).to_contain_text("1 definition moved")
+        minute, hour = map(int, Definition.objects.get(pk=row.pk).cron.split()[:2])
+        assert 9 * 60 + 30 <= hour * 60 + minute < 10 * 60 + 30
+
+        looker.visit(f"{live_server.url}/definitions/load/")
+        heads = page.locator("th.numbers")
+        expect(heads.first).to_have_text("00:30")
+        expect(heads.last).to_have_attribute("title", "18:00 UTC")
+        colours = "cells => [...new Set(cells.map(cell => getComputedStyle(cell).backgroundColor))]"
+        busy, plain = (page.locator(f"td.{kind}").evaluate_all(colours) for kind in ("heat-9", "ps-2"))
+        assert len(busy) == len(plain) == 1 and busy != plain, "the map has no heat"
+        page.set_viewport_size(PHONE)
+        wide = page.locator(".table-responsive")
+        wide.evaluate("element => { element.scrollLeft = 150; window.stays = true; }")
+        Definition.objects.filter(pk=row.pk).update(active=False)
+        page.evaluate("htmx.trigger('#renewed', 'renew')")
+        expect(page.locator(f"a[href$='node={world.ours.node.pk}&hour=4']")).to_have_count(0)
+        assert wide.evaluate("element => [element.scrollLeft, window.stays]") == [150, True]

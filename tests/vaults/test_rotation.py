@@ -14,7 +14,7 @@ from common.errors import ConflictError, UnavailableError
 from engine.envelope import unwrap_envelope
 from engine.recovery import RecoveryKey, answer_challenge, decode_challenge
 from tests.factories import make_backup, make_person, make_server
-from tests.vaults.key_world import KeyWorld
+from tests.vaults.key_world import BEGIN, KeyWorld
 from tests.vaults.rotating import expected, keys, opens_with_the_active_key_alone, rotate, run_round
 from vaults import rotation
 from vaults.alarms import raise_alarm
@@ -33,6 +33,7 @@ from vaults.recovery_keys import finish_test, register_customer_key, start_test
 from vaults.rotation import (
     RETIRED_KEPT,
     REWRAP_ALARM,
+    Rewrapping,
     Round,
     rewrap_everywhere,
     rewrapping_of,
@@ -115,7 +116,55 @@ def test_how_far_re_wrapping_is(keys: KeyWorld) -> None:
     assert under_way is not None and failing is not None
     assert (under_way.total, under_way.left, under_way.done, under_way.percent) == (3, 2, 1, 33)
     assert under_way.since == TenantKey.objects.get(status=Status.RETIRED).changed_at
-    assert (under_way.has_failed, failing.has_failed) == (False, True)
+    # What failed does not get on: no progress is shown of it.
+    assert (under_way.has_failed, failing.has_failed, failing.percent) == (False, True, None)
+    assert rewrapping_of(keys.tenant.pk) is None
+
+
+def test_how_far_it_is_costs_little(keys: KeyWorld, django_assert_num_queries: Any) -> None:
+    """One statement counts, over envelopes; who needs them is read in so far that somebody does."""
+    first = keys.back_up()
+    for _ in range(3):
+        keys.back_up(reused=keys.envelopes_of(first))
+    with django_assert_num_queries(1):
+        assert rewrapping_of(keys.tenant.pk) is None
+    rotate(keys)
+
+    with django_assert_num_queries(4) as told:
+        found = rewrapping_of(keys.tenant.pk)
+
+    assert found is not None and (found.total, found.left) == (4, 4)
+    (counting,) = [query["sql"] for query in told.captured_queries if "vaults_objectuse" in query["sql"]]
+    assert "EXISTS(SELECT 1" in counting and 'JOIN "vaults_objectuse"' not in counting
+
+
+def test_without_a_session_there_is_no_percentage() -> None:
+    since = BEGIN
+
+    assert Rewrapping(total=0, left=0, closed=0, since=since, has_failed=False).percent is None
+    assert Rewrapping(total=2, left=0, closed=2, since=since, has_failed=False).percent is None
+    assert Rewrapping(total=4, left=1, closed=1, since=since, has_failed=False).percent == 66
+
+
+def test_a_session_whose_envelope_is_damaged_does_not_open_and_is_tried_again(keys: KeyWorld) -> None:
+    keys.back_up()
+    rotate(keys)
+    run_round(keys)
+    assert rewrapping_of(keys.tenant.pk) is None
+
+    lose(keys, StoredObject.objects.get(session_id=NO_SESSION), "damaged")
+
+    found = rewrapping_of(keys.tenant.pk)
+    assert found is not None and (found.total, found.left, found.closed) == (1, 1, 0)
+
+
+def test_what_is_removed_is_not_waited_for(keys: KeyWorld) -> None:
+    manifest = keys.back_up()
+    rotate(keys)
+    assert rewrapping_of(keys.tenant.pk) is not None
+
+    StoredObject.objects.filter(pk=manifest.pk).update(status=StoredObject.Status.DELETING, condemned_epoch=1)
+
     assert rewrapping_of(keys.tenant.pk) is None
 
 
@@ -457,4 +506,6 @@ def test_from_one_key_of_the_customer_to_the_next_the_service_rewraps_nothing(ke
 
     assert done == Round()
     assert sessions_left(keys.tenant.pk) == 1
+    found = rewrapping_of(keys.tenant.pk)
+    assert found is not None and (found.left, found.closed, found.percent) == (0, 1, None)
     assert TenantKey.objects.filter(mode=Mode.CUSTOMER, status=Status.RETIRED).count() == 1

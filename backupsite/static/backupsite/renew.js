@@ -1,5 +1,6 @@
 // Parts of a page that ask for themselves again (the template tag `renewed`): not while nobody looks or somebody is at work
-// in one, and without losing which rows are ticked and what is open. Without scripts a page stays as it came.
+// in one, and without losing which rows are ticked, what is open and how far a wide table was scrolled. Without scripts a
+// page stays as it came.
 (() => {
   "use strict";
   const PART = "[data-seen]";
@@ -31,10 +32,12 @@
 
   const opened = (part) => [...part.querySelectorAll("details")];
   const ticked = (part) => [...part.querySelectorAll('input[name="ids"]')];
+  const wide = (part) => [...part.querySelectorAll(".table-responsive")];
   const keep = (part) => {
     kept.set(part.id, {
       open: opened(part).map((one) => [one.querySelector("summary")?.textContent, one.open]),
       ids: ticked(part).filter((box) => box.checked).map((box) => box.value),
+      scrolled: wide(part).map((one) => one.scrollLeft),
     });
   };
   const putBack = (part) => {
@@ -44,6 +47,7 @@
     const open = new Map(was.open);
     for (const one of opened(part)) one.open = open.get(one.querySelector("summary")?.textContent) ?? one.open;
     for (const box of ticked(part)) box.checked = was.ids.includes(box.value);
+    for (const [number, one] of wide(part).entries()) one.scrollLeft = was.scrolled[number] ?? 0;
   };
 
   document.addEventListener("htmx:configRequest", (event) => {
