@@ -18,7 +18,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django_htmx.http import HttpResponseClientRefresh
 
 from common.errors import BackupsiteError, NotAllowedError, NotFoundError
-from tenants.renewing import answer_part
+from tenants.renewing import answer_part, part_of
 
 ROWS_PER_PAGE = 50
 MOST_COUNTED = 10_000
@@ -38,10 +38,12 @@ def portal_page(view: View) -> View:
             return HttpResponseClientRefresh() if request.htmx else redirect_to_login(request.get_full_path())
         try:
             return answer_part(request, view(request, *args, **options))
-        except NotFoundError as error:
-            raise Http404(error.message) from error
-        except NotAllowedError as error:
-            raise PermissionDenied(error.message) from error
+        except (NotFoundError, NotAllowedError) as error:
+            if part_of(request):
+                # It is gone, or was taken from him, while the page was open: the page itself says so.
+                return HttpResponseClientRefresh()
+            kind = Http404 if isinstance(error, NotFoundError) else PermissionDenied
+            raise kind(error.message) from error
 
     return page
 

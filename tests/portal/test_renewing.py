@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.utils import timezone
@@ -219,3 +220,13 @@ def test_what_only_an_earlier_key_of_the_customer_opens_is_no_progress(world: Wo
     assert "<strong>1</strong> of 3 sessions open with this key" in page and "2 with no key of the service" in page
     assert "is not re-wrapped: keep that key until those backups are gone" in page
     assert "<progress" not in page and "not yet" not in page and "A round is made" not in page
+
+
+def test_a_page_whose_thing_is_gone_or_is_seen_no_more_is_loaded_again(world: World) -> None:
+    """The scripts put no answer that is an error into a page: it went on to show what was."""
+    client = world.client("admin_a")
+    gone, foreign = f"/vaults/{uuid4()}/", f"/servers/{world.theirs.server.pk}/"
+
+    for answer in (ask(client, gone, "seen"), ask(client, foreign, "seen")):
+        assert (answer.status_code, answer.headers["HX-Refresh"], answer.content) == (200, "true", b"")
+    assert [client.get(path).status_code for path in (gone, foreign)] == [404, 404]
