@@ -6,9 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from backups.models import Backup
+from tenants.api import filtering
 from tests.factories import GIB, make_backup
 from tests.worlds import World
 
@@ -92,6 +95,20 @@ def test_search_finds_no_hidden_rows(world: World) -> None:
     assert found(world, "servers", {"search": "server-"}, "admin_a") == found(world, "servers", {}, "admin_a")
     assert found(world, "servers", {"search": world.theirs.server.name}, "admin_a") == []
     assert found(world, "backups", {"search": world.theirs.server.name}, "owner_a1") == []
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_what_is_rare_is_looked_for_before_it_is_ordered(
+    world: World, orphan: Backup, monkeypatch: pytest.MonkeyPatch, few: bool
+) -> None:
+    """Of a word that nothing has the database read the index of the order to its end: a second at a million backups."""
+    monkeypatch.setattr(filtering, "MOST_KEYS", 1000 if few else 0)
+    with CaptureQueriesContext(connection) as asked:
+        assert found(world, "backups", {"search": "of it"}) == [str(orphan.pk)]
+
+    [ordered] = [one["sql"] for one in asked if "ORDER BY" in one["sql"] and "LIKE" in one["sql"]]
+    assert ('"backups_backup"."id" IN (' in ordered) is few
+    assert found(world, "backups", {"search": "no such word"}) == []
 
 
 def test_ordering_turns_round(world: World) -> None:
