@@ -203,7 +203,7 @@ def _found(given: Mapping[str, str], queryset: Any, view: Any) -> Any:
     found = queryset.filter(reduce(or_, [Q(**{f"{column}__icontains": text}) for column in view.search_fields]))
     # As `sought_first`: for a word that is rare the database would walk the index of the order to its end.
     keys = list(found.order_by().values_list("pk", flat=True)[: MOST_SOUGHT + 1])
-    return found.filter(pk__in=keys) if len(keys) <= MOST_KEYS else found
+    return queryset.filter(pk__in=keys) if len(keys) <= MOST_KEYS else found
 
 
 def _ordered(given: Mapping[str, str], queryset: Any, view: Any) -> Any:
