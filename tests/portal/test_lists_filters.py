@@ -17,16 +17,7 @@ from backups.models import Backup, DefinitionStanding, Job
 from definitions.models import Definition, Policy
 from tenants.models import ApiToken, ApprovalRequest, AuditEvent, Person, Tenant
 from tests.factories import make_definition, make_storage
-from tests.portal.test_lists_all import (
-    CASES,
-    NOON,
-    SHUFFLED,
-    every_listing,
-    fill,
-    read,
-    shuffle,
-    unrendered,  # noqa: F401  # a fixture
-)
+from tests.portal.listed import CASES, NOON, SHUFFLED, every_listing, fill, read, shuffle
 from tests.worlds import World
 from vaults.models import Alarm, TenantKey, Vault
 
