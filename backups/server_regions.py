@@ -36,7 +36,8 @@ def change_region(*, server: Server, region_code: str, actor: Person) -> Vault |
     if not Region.objects.filter(pk=region_code).exists():
         raise InvalidInputError(f"There is no region {region_code}.", code="unknown_region", field="region")
     require_active(server.tenant)
-    before = Server.objects.select_for_update(of=("self",), no_key=True).get(pk=server.pk)
+    servers = Server.objects.select_related("tenant", "domain__vault__endpoint")
+    before = servers.select_for_update(of=("self",), no_key=True).get(pk=server.pk)
     if before.region_id == region_code:
         return None
     vault = _vault_in(before, region_code, actor=actor)

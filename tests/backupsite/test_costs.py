@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import time
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from agents.services import grant_server_ownership
@@ -21,8 +20,6 @@ from backups.models import JobEvent
 from backups.states import JobKind
 from definitions.models import BlackoutWindow, Definition, DefinitionPause
 from tenants.services import grant_tenant_administration
-from tenants.sign_in.guard import GUARD
-from tenants.sign_in.session_store import SEEN_AT
 from tests.api import test_permission_matrix as api
 from tests.es import test_roles as es
 from tests.factories import (
@@ -46,12 +43,12 @@ from tests.factories import (
     make_webhook,
 )
 from tests.portal import test_pages as portal
+from tests.statements import MOST_STATEMENTS, counted_statements, leave_session_alone
 from tests.worlds import World, make_estate, make_world
 from vaults.models import Alarm
 
 pytestmark = pytest.mark.django_db
 ROLES = ("super", "admin_a", "owner_a1")
-MOST = 30
 # What is asked besides when not everything fits on a page. A statement for each row would be one more in each round.
 ROUNDS, NEXT_PAGE = 4, 2
 # Pages for everybody that the portal's tables leave to the tests of sign-in, and lists as people ask for them.
@@ -118,37 +115,21 @@ def test_few_statements_and_no_more_for_more_rows(world: World, caplog: pytest.L
     _fill(world, ROUNDS)
     many = _asked(world, name)
 
-    assert {address: count for address, count in many.items() if count > MOST} == {}
+    assert {address: count for address, count in many.items() if count > MOST_STATEMENTS} == {}
     grown = {address: (few[address], count) for address, count in many.items() if count > few[address] + NEXT_PAGE}
     assert grown == {}
 
 
 def _asked(world: World, name: str) -> Costs:
     client = world.client(name)
-    # Once a minute a session is looked over and written; not in these minutes.
-    session = client.session
-    session[SEEN_AT] = session[GUARD]["at"] = timezone.now().timestamp() + 3600
-    session.save()
+    leave_session_alone(client)
     found = {}
     for address in addresses(world, name):
-        with _counted() as statements:
+        with counted_statements() as statements:
             answer = client.get(address)
         assert answer.status_code < 500, address
         found[address] = len(statements)
     return found
-
-
-@contextmanager
-def _counted() -> Iterator[list[str]]:
-    statements: list[str] = []
-
-    def count(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        if not sql.startswith(("SAVEPOINT", "RELEASE", "ROLLBACK")):
-            statements.append(sql)
-        return execute(sql, params, many, context)
-
-    with connection.execute_wrapper(count):
-        yield statements
 
 
 def _fill(world: World, times: int) -> None:

@@ -80,8 +80,35 @@ _SPACED = """() => {
   return { width, cut: cut.slice(0, 3).map(element => element.outerHTML.slice(0, 160)) };
 }"""
 _OPEN = """document.querySelectorAll("main details").forEach(part => { part.open = true; })"""
-_SEEN_FOCUS = """() => { const style = getComputedStyle(document.activeElement);
-  return style.outlineStyle !== "none" || style.boxShadow !== "none"; }"""
+# Of all that Tab comes to, what looks the same with the focus; asked after a key, so that the browser shows it as for
+# somebody with a keyboard. Another shade of the ground would be seen by few: an outline, a shadow or a line counts.
+_UNSEEN_FOCUS = """() => {
+  const look = element => {
+    const style = getComputedStyle(element);
+    const outline = style.outlineStyle === "none" ? "" : style.outline;
+    return [outline, style.boxShadow, style.borderColor, style.textDecorationLine].join();
+  };
+  const found = [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")]
+    .filter(element => element.tabIndex >= 0 && !element.disabled && element.checkVisibility())
+    .filter(element => {
+      document.activeElement.blur();
+      const before = look(element);
+      element.focus();
+      return element === document.activeElement && look(element) === before;
+    });
+  document.activeElement.blur();
+  return found.slice(0, 3).map(element => element.outerHTML.slice(0, 120)).join(" | ");
+}"""
+# What Tab has to come to: of radio buttons of one name, the chosen one or the first.
+_TABBED = """() => {
+  window.tabbed = [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")]
+    .filter(element => element.tabIndex >= 0 && !element.disabled && element.checkVisibility())
+    .filter((element, at, all) => element.type !== "radio" || element === (all.find(other => other.checked
+      && other.name === element.name) || all.find(other => other.name === element.name)));
+  return window.tabbed.length;
+}"""
+_LEFT_OUT = """places => window.tabbed.filter((element, at) => !places.includes(at))
+  .slice(0, 3).map(element => element.outerHTML.slice(0, 120)).join(" | ")"""
 # How a form that was refused says so, in this text of a page, or on the page that is shown (null).
 _REFUSED = """text => {
   const doc = text === null ? document : new DOMParser().parseFromString(text, "text/html");
@@ -285,17 +312,40 @@ class Looker:
         self.page.wait_for_function("scheme => document.documentElement.dataset.bsTheme === scheme", arg=scheme)
 
     def _look_at_keyboard(self) -> None:
-        """Tab comes from the content's beginning to its first main button, and shows it."""
+        """Tab comes from the content's beginning to its first main button; wherever the focus is, it is seen."""
         if self.page.locator("main .btn-primary:visible").count() == 0:
-            return
-        self.page.locator("main").first.evaluate("main => { main.tabIndex = -1; main.focus(); }")
+            self.page.keyboard.press("Tab")
+        elif not self.tab_to("main .btn-primary", start="main"):
+            self.fault(f"{MOST_TABS} times Tab do not reach the main button")
+        if unseen := self.page.evaluate(_UNSEEN_FOCUS):
+            self.fault(f"nobody sees that this has the focus: {unseen}")
+
+    def tab_to(self, selector: str, *, start: str = "") -> bool:
+        """By Tab alone to the next element of the selector, from the beginning of `start` or where the focus is."""
+        if start:
+            self.page.locator(start).first.evaluate("place => { place.tabIndex = -1; place.focus(); }")
         for _ in range(MOST_TABS):
             self.page.keyboard.press("Tab")
-            if self.page.evaluate("document.activeElement.matches('main .btn-primary')"):
-                if not self.page.evaluate(_SEEN_FOCUS):
-                    self.fault("nobody sees that the main button has the focus")
-                return
-        self.fault(f"{MOST_TABS} times Tab do not reach the main button")
+            if self.page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                return True
+        return False
+
+    def look_at_whole_round(self) -> None:
+        """Tab comes to all on the page that can have the focus, and out of the page again (WCAG 2.1.1, 2.1.2)."""
+        count = self.page.evaluate(_TABBED)
+        self.page.evaluate("document.activeElement.blur(); getSelection().setPosition(document.body, 0)")
+        reached: list[int] = []
+        # A field for a date or a time has places of its own. Who is held anywhere never comes out.
+        for _ in range(4 * count + 4):
+            self.page.keyboard.press("Tab")
+            place = self.page.evaluate("window.tabbed.indexOf(document.activeElement)")
+            if place == -1 or (reached[1:] and place == reached[0]):
+                break
+            reached.append(place)
+        else:
+            self.fault(f"after {4 * count + 4} times Tab the focus is still in the page")
+        if left_out := self.page.evaluate(_LEFT_OUT, reached):
+            self.fault(f"Tab does not come to {left_out}")
 
     def _note_response(self, response: Response) -> None:
         """A script, a style, a font, a picture or a part of the page that is not there."""

@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
 ]
 LOCKED_DAYS = 20
+DAYS_AGO = 10
 # How high the line is: of columns at a tenth to nine tenths of what is drawn, the uppermost pixel with the line's
 # colour (opaque and rather blue), as a part of the height. What is below it is faint, and so are the lines of the axes.
 _HEIGHTS = """place => {
@@ -43,13 +44,19 @@ _HEIGHTS = """place => {
 
 
 def stored_world() -> World:
-    """All that administrator A sees is locked until one day."""
+    """All that administrator A sees is locked until one day; a half of it is there for long, the other for ten days."""
     cache.clear()
     with transaction.atomic():
         world = make_world()
-        until = timezone.now() + timedelta(days=LOCKED_DAYS)
-        assert StoredObject.objects.update(size_bytes=5 << 30, status="stored", version_id="1", retain_until=until)
-        count_tenant(world.ours.tenant, now=timezone.now())
+        now = timezone.now()
+        until, long_ago = now + timedelta(days=LOCKED_DAYS), now - timedelta(days=100)
+        assert StoredObject.objects.update(
+            size_bytes=5 << 30, status="stored", version_id="1", retain_until=until, granted_at=long_ago
+        )
+        (later,) = StoredObject.objects.filter(vault__tenant=world.ours.tenant)
+        later.pk, later.key, later.granted_at = None, "another", now - timedelta(days=DAYS_AGO)
+        later.save(force_insert=True)
+        count_tenant(world.ours.tenant, now=now)
     return world
 
 
@@ -64,14 +71,18 @@ def test_both_charts_are_drawn_and_locks_end_in_steps(browser: Browser, live_ser
         looker.look()
         expect(page.locator(".chart canvas")).to_have_count(2)
 
-        heights = tail_heights(looker)
+        heights = heights_of(looker, "tail")
 
         # Nothing is unlocked on the way: it is as high on the ninth day in ten as on the first.
         assert max(heights[:9]) - min(heights[:9]) < 0.02 and 0 < heights[0] < 0.5, heights
 
+        # Of thirty days as much came on the twentieth as had been there before; a twentieth above it is left free.
+        heights = heights_of(looker, "growth")
+        assert heights == pytest.approx([1 - 0.5 / 1.05] * 6 + [1 - 1 / 1.05] * 3, abs=0.03)
 
-def tail_heights(looker: Looker) -> list[float]:
-    found: list[float] = looker.page.locator('[data-chart="tail-figures"]').evaluate(_HEIGHTS)
+
+def heights_of(looker: Looker, figures: str) -> list[float]:
+    found: list[float] = looker.page.locator(f'[data-chart="{figures}-figures"]').evaluate(_HEIGHTS)
     return found
 
 
@@ -85,5 +96,5 @@ def test_charts_follow_light_and_dark(browser: Browser, live_server: Any, scheme
         page.goto(f"{live_server.url}/overview/days/")
         expect(page.locator(".chart canvas")).to_have_count(2)
 
-        assert 0 < tail_heights(looker)[0] < 0.5
+        assert 0 < heights_of(looker, "tail")[0] < 0.5
         looker.look()

@@ -30,6 +30,7 @@ from tests.factories import disk_of, make_backup, make_definition, make_invitati
 from tests.portal.test_pages import COLLECTIONS, READ_PAGES, WRITE_PAGES, _portal_paths, address_of
 from tests.signing_in import confirm
 from tests.soft_passkey import SoftPasskey
+from tests.statements import MOST_STATEMENTS, counted_statements, leave_session_alone
 from tests.ui.form_rows import BACKUP, DISK, FORMS
 from tests.ui.looking import DOCS, Looker, looking, needs_chromium, shown_pictures
 from tests.worlds import World, make_world
@@ -124,13 +125,17 @@ def look_at_forms(looker: Looker, client: Any, world: World, role: str, portal: 
     """Each form of the table that the role fills in, after it was refused. Only a POST of one makes nothing."""
     if role in ROLES:
         confirm_by_passkey(client)
+        leave_session_alone(client)
     for route, row in FORMS.items():
         if row.by != role:
             continue
         page = filled_address(route, client, world)
         ids = {BACKUP: str(world.ours.backup.pk), DISK: str(disk_of(world.ours.server).pk)}
         typed = {name: ids.get(value, value) for name, value in row.typed.items()}
-        answer = client.post(page, typed, format="multipart")
+        with counted_statements() as statements:
+            answer = client.post(page, typed, format="multipart")
+        if len(statements) > MOST_STATEMENTS:
+            looker.faults.append(f"{route} refuses with {len(statements)} statements")
         if answer.status_code != row.status:
             looker.faults.append(f"{route} answers {answer.status_code} to what is wrong, not {row.status}")
         looker.look_at_errors(portal + page, answer, typed=typed, wrong=row.fields)

@@ -43,6 +43,36 @@ def test_what_is_wrong_in_a_narrow_window_and_spaced_is_found(browser: Browser) 
         assert faults(looker, ".text { width: 5em; overflow: hidden; white-space: nowrap; margin: 0 }") == []
 
 
+FORM = "<a href=/a>A</a><label>Day <input type=date></label><button class=btn-primary>Go</button><a href=/b>B</a>"
+# Who comes to the button by Tab is held there.
+HELD = "<script>document.querySelector('button').onkeydown = event => event.preventDefault()</script>"
+# Or led past it.
+PAST = (
+    "<script>document.querySelector('input').onfocus = () => document.querySelector('[href=\"/b\"]').focus()</script>"
+)
+
+
+def by_keyboard(looker: Looker, text: str, css: str = "") -> list[str]:
+    looker.page.set_content(PAGE.format(css=css, text=text))
+    looker.look_at_whole_round()
+    looker._look_at_keyboard()
+    found, looker.faults[:] = list(looker.faults), []
+    return [fault.partition(": ")[2] for fault in found]
+
+
+def test_what_is_wrong_by_the_keyboard_is_found(browser: Browser) -> None:
+    with looking(browser) as looker:
+        assert by_keyboard(looker, FORM) == by_keyboard(looker, WORDS) == []
+        held = by_keyboard(looker, FORM + HELD)
+        assert held[0] == "after 20 times Tab the focus is still in the page"
+        assert held[1].startswith("Tab does not come to <a href=")
+        past = by_keyboard(looker, FORM + PAST)[0]
+        assert past.startswith("Tab does not come to <") and "<button" in past
+        [unseen] = by_keyboard(looker, FORM, ":focus { outline: none } a:focus { text-decoration: none }")
+        assert unseen.startswith("nobody sees that this has the focus: <input") and "<a" not in unseen
+        assert by_keyboard(looker, "<a href=/a>A</a>" * 90 + FORM) == ["80 times Tab do not reach the main button"]
+
+
 def test_what_fails_leaves_pictures(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looks, "OUTPUT", tmp_path)
     with pytest.raises(AssertionError, match="it has 0 h1"), looking(browser) as looker:

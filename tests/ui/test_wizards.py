@@ -59,6 +59,32 @@ def test_a_schedule_is_filled_in_and_a_definition_dragged_to_another_hour(browse
     assert Definition.objects.get(pk=row.pk).cron == "30 22 * * *"
 
 
+def test_by_keys_alone_a_definition_is_moved_and_all_of_a_page_is_reached(browser: Browser, live_server: Any) -> None:
+    cache.clear()
+    with transaction.atomic():
+        world = make_world()
+        row = make_definition(world.ours.server, name="moved", cron="30 22 * * *", time_zone="UTC")
+    node, server = world.ours.node.pk, world.ours.server.pk
+    with looking(browser) as looker:
+        page = looker.page
+        let_in(looker, world.client("admin_a"), live_server.url)
+        for path in ("/", "/definitions/new/", f"/servers/{server}/", "/backups/", "/definitions/load/"):
+            page.goto(live_server.url + path)
+            looker.wait_for_parts()
+            looker.look_at_whole_round()
+
+        page.goto(f"{live_server.url}/definitions/load/spread/?node={node}&hour=22")
+        looker.look_at_whole_round()
+        assert looker.tab_to(f"[value='{row.pk}']", start="main")
+        page.keyboard.press("Space")
+        assert looker.tab_to("#to")
+        page.keyboard.type("04:")
+        assert looker.tab_to("#move .btn-primary")
+        page.keyboard.press("Enter")
+        expect(page.locator("main")).to_contain_text("1 definition moved")
+    assert Definition.objects.get(pk=row.pk).cron.split()[1] == "4"
+
+
 def test_the_planner_is_by_the_clock_of_who_looks_and_stays_true(browser: Browser, live_server: Any) -> None:
     """Half past the hours of UTC: dragged onto 09:30 is moved to 4:00 UTC. What is open renews itself where it is."""
     cache.clear()
