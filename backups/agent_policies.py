@@ -20,14 +20,20 @@ from definitions.models import Definition
 from tenants.models import Tenant
 
 # Making the policy costs more than the rest of a poll. Whoever changes a definition or policy has it made at the next
-# poll (`agents.fleet.look_again`); what else there is, as the end of a pause, counts after this time.
+# poll (`agents.fleet.look_again`); what else there is, as the end of a pause, counts after at most this time.
 CHECKED_EVERY = timedelta(minutes=5)
 
 
 def is_to_be_checked(agent: Agent, *, now: datetime) -> bool:
     """Whether what it is told may be another than at its last polls."""
     checked_at = agent.policy_checked_at
-    return not agent.policy_number or checked_at is None or now - checked_at >= CHECKED_EVERY
+    return not agent.policy_number or checked_at is None or _turn(agent, checked_at) != _turn(agent, now)
+
+
+def _turn(agent: Agent, at: datetime) -> float:
+    """Which of its turns this is. Each agent has its own: those that ask together are not all looked at together."""
+    every = CHECKED_EVERY.total_seconds()
+    return (at.timestamp() + agent.pk.int % every) // every
 
 
 def current_policy(agent: Agent, *, now: datetime) -> dict[str, object]:

@@ -189,10 +189,9 @@ class ControlPlane:
         return 200, b"{}"
 
     def _poll(self, request: messages.PollRequest) -> messages.PollAnswer:
-        self.polls.append(request)
         signed = self.signed_policy or (self.sign(self.policy) if self.policy is not None else None)
         number = self.policy.number if self.policy is not None else 0
-        return messages.PollAnswer(
+        answer = messages.PollAnswer(
             time=self.now(),
             next_poll_seconds=self.poll_seconds,
             policy=signed if request.policy_number != number or self.signed_policy else None,
@@ -201,6 +200,9 @@ class ControlPlane:
             update=self.update,
             waiting=self.waiting,
         )
+        # Last: whoever sees it here and changes something then knows that only the next one is told of it.
+        self.polls.append(request)
+        return answer
 
 
 class Gate:

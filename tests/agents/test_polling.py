@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from agents.agent_messages import AgentPolicy, HostFacts, PollAnswer, TreeFacts
 from agents.answer_signing import is_policy_signed
 from agents.models import Agent, Disk
 from agents.principals import release_agent, revoke_agent
+from backups.agent_policies import is_to_be_checked
 from backups.dispatcher import dispatch_due
 from backups.models import Job
 from backups.services import cancel_job
@@ -38,6 +40,13 @@ def estate() -> Estate:
     return enrolled()
 
 
+@pytest.fixture
+def stopped_clock() -> Iterator[None]:
+    """The turn in which an agent's policy is looked at again does not come meanwhile."""
+    with travel(timezone.now(), tick=False):
+        yield
+
+
 def policy_in(answer: PollAnswer, agent: Agent) -> AgentPolicy:
     assert answer.policy is not None
     signed = {"policy": answer.policy.policy, "signature": answer.policy.signature}
@@ -45,6 +54,7 @@ def policy_in(answer: PollAnswer, agent: Agent) -> AgentPolicy:
     return msgspec.json.decode(answer.policy.policy, type=AgentPolicy)
 
 
+@pytest.mark.usefixtures("stopped_clock")
 def test_a_poll_costs_few_statements(estate: Estate, django_assert_max_num_queries: Any) -> None:
     estate.client.polled()
 
@@ -149,6 +159,7 @@ def test_a_poll_that_was_overtaken_is_no_copy(estate: Estate) -> None:
 # --- the policy -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("stopped_clock")
 def test_the_policy_is_signed_for_this_agent_and_its_number_grows_with_each_change(estate: Estate) -> None:
     first = policy_in(estate.client.polled(), estate.agent)
     assert (first.number, first.window, first.is_paused) == (1, None, False)
@@ -170,6 +181,25 @@ def test_the_policy_is_signed_for_this_agent_and_its_number_grows_with_each_chan
     assert (second.number, second.excludes) == (2, ["*.tmp"])
     assert [(row.begin_hour, row.end_hour, row.bytes_per_second) for row in second.bandwidth] == [(0, 24, 2**20)]
     assert (third.number, third.is_paused) == (3, True)
+
+
+def test_agents_that_ask_together_are_not_all_looked_at_together() -> None:
+    """Each five minutes; two hundred of them would make all the others wait."""
+    begun = datetime(2026, 11, 1, 3, tzinfo=UTC)
+    agents = [Agent(policy_number=1, policy_checked_at=begun) for _ in range(200)]
+    turns: list[int] = []
+    for minute in range(1, 11):
+        now = begun + timedelta(minutes=minute)
+        checked = [agent for agent in agents if is_to_be_checked(agent, now=now)]
+        for agent in checked:
+            agent.policy_checked_at = now
+        turns.append(len(checked))
+
+    assert sum(turns[:5]) == sum(turns[5:]) == 200
+    assert max(turns) < 80 and min(turns) > 10
+    # What was asked for, or was never made, waits for no turn.
+    assert is_to_be_checked(Agent(policy_number=1), now=begun)
+    assert is_to_be_checked(Agent(policy_number=0, policy_checked_at=begun), now=begun)
 
 
 def test_what_a_policy_allows_and_a_restricted_one_never_does(estate: Estate) -> None:

@@ -187,7 +187,7 @@ class Agent:
 
     def _request(self, count: int) -> messages.PollRequest:
         self._trees = list(self.world.trees())
-        digest = _digest(self._trees)
+        digest = tree_digest(self._trees)
         return messages.PollRequest(
             host=self.world.host(),
             version=self.world.version,
@@ -218,7 +218,7 @@ class Agent:
         self._failures = 0
         self.memory.last_answer_at = now
         self.memory.anchor = self.clock.anchor
-        self.memory.trees_told = _digest(self._trees)
+        self.memory.trees_told = tree_digest(self._trees)
         self.memory.status = "enrolled"
         self.notes.told()
         if answer.policy is not None:
@@ -372,7 +372,7 @@ class Agent:
         return max(0.0, min(due) - now)
 
 
-def _digest(trees: Sequence[TreeFacts]) -> str:
+def tree_digest(trees: Sequence[TreeFacts]) -> str:
     """Of what matters: how much is used changes all the time."""
     told = [msgspec.structs.replace(tree, used_bytes=tree.used_bytes >> 30) for tree in trees]
     return hashlib.sha256(msgspec.json.encode(told)).hexdigest()
