@@ -25,6 +25,8 @@ HIGHEST_PORT = 65536 - PORT_SPAN
 
 # Below the range the kernel takes outgoing connections' ports from, so that a port found free stays free.
 _SEARCH_RANGE = range(10_000, 32_000)
+# Two processes that began alike must not choose alike.
+_chance = random.SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def is_free(number: int) -> bool:
 def free_ports(count: int) -> range:
     """`count` neighbouring ports that are free now; for tests and for servers that run on their own."""
     for _attempt in range(200):
-        first = random.randrange(_SEARCH_RANGE.start, _SEARCH_RANGE.stop - count)  # noqa: S311  # no secret
+        first = _chance.randrange(_SEARCH_RANGE.start, _SEARCH_RANGE.stop - count)
         found = range(first, first + count)
         if all(is_free(number) for number in found):
             return found

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -27,6 +28,8 @@ from agents.program.agent.moving import (
 )
 from agents.program.agent.places import Settings
 from agents.program.agent.worker import MovingProcess
+from agents.program.backing_up import COMMITTING
+from agents.program.session import SessionClient
 from tests.agents.program_machine import Machine
 from tests.agents.stand_in import ControlPlane, eventually
 from tests.agents.test_program_loop import POLICY, World
@@ -155,6 +158,22 @@ def test_the_gate_is_told_and_so_are_people(monkeypatch: pytest.MonkeyPatch) -> 
     assert [one.phase for one in plane.gate.beats] == ["copying", "held"]
     assert told == [MoveEvent("copying", 5, 10, 3), MoveEvent("copying", 5, 10, 3, held=WHY)]
     assert [(one.done_bytes, one.stored_bytes) for one in plane.gate.beats] == [(5, 3), (5, 3)]
+
+
+def test_a_beat_from_before_the_commit_is_not_told_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate is away, and the heart tries for minutes to tell it what it had read until then."""
+    told: list[MoveEvent] = []
+    for name in ("heartbeat", "commit"):
+        monkeypatch.setattr(SessionClient, name, lambda *_: None)
+    order = MoveOrder("", "", "job-1", "backup", "http://127.0.0.1:1", "t", Settings(), retry_seconds=0.0)
+    session = AgentSession(order, told.append, pins=[], control_key=bytes(32))
+
+    session.heartbeat(protocol.Progress("copying", 5, 10, 3))
+    session.commit(SimpleNamespace(read_bytes=10, stored_bytes=6))  # type: ignore[arg-type]  # what of it is told
+    session.heartbeat(protocol.Progress("copying", 9, 10, 5))
+    session.heartbeat(protocol.Progress(COMMITTING, 10, 10, 6))
+
+    assert told == [MoveEvent("copying", 5, 10, 3), *[MoveEvent(COMMITTING, 10, 10, 6)] * 2]
 
 
 # --- what the machine says --------------------------------------------------------------------------------------------

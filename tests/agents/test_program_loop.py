@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,13 @@ class World:
         save_identity(self.places, self.identity)
         self.agent = self.restarted()
 
+    def wall(self) -> float:
+        return self.plane.now().timestamp() + self.wall_off
+
     def restarted(self) -> Agent:
         """As after the program was killed: what it knows is what is on disk."""
         memory = load_memory(self.places)
-        wall = lambda: self.plane.now().timestamp() + self.wall_off  # noqa: E731
-        clock = ControlClock(memory.anchor, wall=wall, since_boot=lambda: self.seconds, boot=self.boot)
+        clock = ControlClock(memory.anchor, wall=self.wall, since_boot=lambda: self.seconds, boot=self.boot)
         self.agent = Agent(
             places=self.places,
             settings=Settings(),
@@ -425,13 +428,13 @@ def test_enrolment_trusts_the_key_in_the_token_alone(tmp_path: Path) -> None:
     plane, impostor = ControlPlane().start(), ControlPlane().start()
     try:
         places = Places.of(str(tmp_path))
-        ask = lambda token, url: enrolling.enrol(places, Settings(), token=token, url=url, version="1")  # noqa: E731
+        ask = partial(enrolling.enrol, places, Settings(), version="1")
         with pytest.raises(NotTrustedError):
-            ask(plane.token, impostor.url)
+            ask(token=plane.token, url=impostor.url)
         with pytest.raises(RefusedError, match="token_invalid"):
-            ask(plane.token.replace("s" * 43, "t" * 43), plane.url)
+            ask(token=plane.token.replace("s" * 43, "t" * 43), url=plane.url)
         with pytest.raises(UnreachableError):
-            ask(plane.token, "http://127.0.0.1:1")
+            ask(token=plane.token, url="http://127.0.0.1:1")
         # The portal's address where the gate's was meant.
         portal = Reply(404, "", b'{"code":"not_found","detail":"There is nothing here that you can see."}')
         with pytest.raises(RefusedError, match="The portal shows the right one beside the token"):
@@ -439,11 +442,11 @@ def test_enrolment_trusts_the_key_in_the_token_alone(tmp_path: Path) -> None:
         # Somebody who knows the right key's public half, and passes an answer of another content on.
         plane.tamper = lambda body: body.replace(b"web-1", b"web-2")
         with pytest.raises(NotTrustedError):
-            ask(plane.token, plane.url)
+            ask(token=plane.token, url=plane.url)
         plane.tamper = None
         assert not places.identity.exists()
         # An answer that got lost: the same keys again.
-        identity = ask(plane.token, plane.url)
+        identity = ask(token=plane.token, url=plane.url)
         assert identity.server == "web-1" and fingerprint(identity.control_key) in plane.token
         assert plane.agent_key == request_key(places).public
         modes = {path.stat().st_mode & 0o777 for path in places.state.rglob("*") if path.is_file()}

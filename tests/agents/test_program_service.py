@@ -58,8 +58,9 @@ def test_status_says_that_the_control_plane_is_still_to_be_told(machine: Machine
     machine.run("run", "--no-wait")
     eventually(asked.is_set)
 
-    status = machine.json("status")
-    assert status["running"][0]["phase"] == COMMITTING and status["last_backup"] is None
+    # The mover writes its phase down after it has asked.
+    eventually(lambda: machine.json("status")["running"][0]["phase"] == COMMITTING)
+    assert machine.json("status")["last_backup"] is None
 
     knows.set()
     eventually(lambda: gate.commits)

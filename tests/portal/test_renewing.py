@@ -34,7 +34,7 @@ PAGES = (
     *("notifications/", "webhooks/<pk>/", "pauses/"),
     *("servers/<pk>/", "backups/<pk>/", "nodes/<pk>/", "vaults/<pk>/", "definitions/<pk>/", "agents/<pk>/"),
 )
-OF_SUPERADMINS = ("orders/", "releases/", "copies/")
+OF_SUPERADMINS = ("orders/", "releases/", "copies/", "budgets/", "policies/<pk>/")
 MOST_SECONDS = 60
 
 

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
@@ -116,6 +117,7 @@ class AgentSession(SessionClient):
         self._control_key = control_key
         self._kind, self._restores = order.kind, order.settings.restores
         self._tell = tell
+        self._telling, self._commits = threading.Lock(), False
         self._hold = hold or never_held()
         self.outcome: MoveEvent | None = None
 
@@ -130,14 +132,21 @@ class AgentSession(SessionClient):
     def heartbeat(self, progress: protocol.Progress) -> protocol.HeartbeatAnswer:
         done = progress.done_bytes, progress.total_bytes, progress.stored_bytes
         held = self._hold.why()
-        self._tell(MoveEvent(progress.phase, *done, held=held))
+        self._tell_course(MoveEvent(progress.phase, *done, held=held))
         return super().heartbeat(msgspec.structs.replace(progress, phase=HELD) if held else progress)
 
     def commit(self, request: protocol.CommitRequest) -> None:
         # The heart may wait for a gate that is away, and say nothing until it is back.
-        self._tell(MoveEvent(COMMITTING, request.read_bytes, request.read_bytes, request.stored_bytes))
+        self._tell_course(MoveEvent(COMMITTING, request.read_bytes, request.read_bytes, request.stored_bytes))
         super().commit(request)
         self.outcome = MoveEvent(ENDED, request.read_bytes, request.read_bytes, request.stored_bytes)
+
+    def _tell_course(self, event: MoveEvent) -> None:
+        """The heart's thread tells what it read before the commit: that is over once the commit was told."""
+        with self._telling:
+            if event.phase == COMMITTING or not self._commits:
+                self._commits = event.phase == COMMITTING
+                self._tell(event)
 
     def restore_done(self, done: protocol.RestoreDone) -> None:
         super().restore_done(done)
