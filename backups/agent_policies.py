@@ -30,10 +30,10 @@ def is_to_be_checked(agent: Agent, *, now: datetime) -> bool:
     return not agent.policy_number or checked_at is None or _turn(agent, checked_at) != _turn(agent, now)
 
 
-def _turn(agent: Agent, at: datetime) -> float:
+def _turn(agent: Agent, at: datetime) -> int:
     """Which of its turns this is. Each agent has its own: those that ask together are not all looked at together."""
-    every = CHECKED_EVERY.total_seconds()
-    return (at.timestamp() + agent.pk.int % every) // every
+    every = int(CHECKED_EVERY.total_seconds())
+    return (int(at.timestamp()) + agent.pk.int % every) // every
 
 
 def current_policy(agent: Agent, *, now: datetime) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -186,7 +187,10 @@ def test_the_policy_is_signed_for_this_agent_and_its_number_grows_with_each_chan
 def test_agents_that_ask_together_are_not_all_looked_at_together() -> None:
     """Each five minutes; two hundred of them would make all the others wait."""
     begun = datetime(2026, 11, 1, 3, tzinfo=UTC)
-    agents = [Agent(policy_number=1, policy_checked_at=begun) for _ in range(200)]
+    # Made in one moment, their ids differ by chance alone, at the end.
+    chance = random.Random(1)
+    ids = [UUID(int=0x01A2038907307000_8000000000000000 | chance.getrandbits(62)) for _ in range(200)]
+    agents = [Agent(pk=one, policy_number=1, policy_checked_at=begun) for one in ids]
     turns: list[int] = []
     for minute in range(1, 11):
         now = begun + timedelta(minutes=minute)
