@@ -27,8 +27,8 @@ test: venv-dev ## Run the checks and every test this machine can run
 	@$(MAKE) --no-print-directory --jobs=2 check tests
 
 tests: venv-dev
-	@# Four for two cores: many tests wait for servers that they have started.
-	@$(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@# Three for two cores: many tests wait for servers that they have started. A fourth costs more than it gives.
+	@$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: venv-dev ## Format, lint, types, import rules, Django's own checks, missing migrations
 	@$(PYTHON) -m ruff format --check .
