@@ -10,9 +10,7 @@ from django.utils.html import escape
 from backups.models import Backup
 from tenants.listing import MOST_COUNTED
 from tenants.models import ApprovalRequest
-from tests.factories import (
-    make_backup,
-)
+from tests.factories import make_backup
 from tests.portal.listed import CASES, every_listing, pages_of, read
 from tests.worlds import World
 
