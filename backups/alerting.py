@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from backups.models import DefinitionStanding
 from backups.standing import standings_of
@@ -27,12 +27,9 @@ _NOT_WHILE_HELD = frozenset({State.LATE, State.MISSED, State.STALE})
 
 def look_at_due(*, now: datetime) -> int:
     """Look at up to BATCH definitions, those that wait longest first. Returns how many. May run twice at once."""
-    due = Definition.objects.filter(Q(standing=None) | Q(standing__look_again_at__lte=now))
-    chosen = list(
-        due.filter(tenant__status=Tenant.Status.ACTIVE, retired_at=None)
-        .select_related("disk__server", "tenant", "standing", "vault")
-        .order_by("standing__look_again_at")[:BATCH]
-    )
+    due = _definitions().filter(Q(standing=None) | Q(standing__look_again_at__lte=now))
+    active = due.filter(tenant__status=Tenant.Status.ACTIVE, retired_at=None)
+    chosen = list(active.order_by("standing__look_again_at")[:BATCH])
     found = standings_of(chosen, now=now)
     for definition in chosen:
         facts, standing = found[definition.pk]
@@ -40,15 +37,26 @@ def look_at_due(*, now: datetime) -> int:
     return len(chosen)
 
 
+def _definitions() -> QuerySet[Definition]:
+    return Definition.objects.select_related("disk__server", "tenant", "standing", "vault")
+
+
 @transaction.atomic
 def _note(definition: Definition, facts: Facts, standing: Standing, *, now: datetime) -> None:
-    row = DefinitionStanding.objects.select_for_update().filter(definition=definition).first()
+    # Held as the dispatcher holds it: of a run that both find late, one tells.
+    held = _definitions().select_for_update(of=("self",), no_key=True).filter(pk=definition.pk).first()
+    if held is None:
+        return
+    row = DefinitionStanding.objects.select_for_update().filter(definition=held).first()
     before = set(row.told) if row is not None else set()
-    alerts = {str(finding.state): finding for finding in alerts_of(standing)}
+    if _by_name(standing).keys() - before:
+        # Since the batch was read, the run may have begun, or be done: what people are told is so now.
+        facts, standing = standings_of([held], now=now)[held.pk]
+    alerts = _by_name(standing)
     for state in alerts.keys() - before:
-        tell_of_standing(definition, alerts[state], now=now)
+        tell_of_standing(held, alerts[state], now=now)
     for state in before - alerts.keys():
-        tell_that_protected(definition, state, now=now)
+        tell_that_protected(held, state, now=now)
     found = {
         "state": standing.state,
         "sentence": standing.sentence,
@@ -57,9 +65,13 @@ def _note(definition: Definition, facts: Facts, standing: Standing, *, now: date
         "look_again_at": _look_again_at(facts, standing, now),
     }
     if row is None:
-        DefinitionStanding.objects.create(definition=definition, **found)
+        DefinitionStanding.objects.create(definition=held, **found)
     else:
         DefinitionStanding.objects.filter(pk=row.pk).update(**found)
+
+
+def _by_name(standing: Standing) -> dict[str, Finding]:
+    return {str(finding.state): finding for finding in alerts_of(standing)}
 
 
 def alerts_of(standing: Standing) -> list[Finding]:

@@ -74,11 +74,16 @@ def _is_tried_again(job: Job, code: str) -> bool:
 
 
 def tell_of_late_run(definition: Definition, *, slot_at: datetime, now: datetime) -> None:
-    """A run begins long after its time; when a later time has come meanwhile, one was left out."""
+    """A run begins long after its time; when a later time has come meanwhile, one was left out.
+
+    `alerting` may have found it first. Whoever tells holds the definition's row, so that one of them does.
+    """
     if now - slot_at < LATE_AFTER:
         return
     following = next_run(cron=definition.cron, time_zone=definition.time_zone, after=slot_at)
     event = "backup.missed" if following is not None and following <= now else "backup.late"
+    if _stands(event, _cause(definition.pk)):
+        return
     facts = {
         "server": definition.disk.server.name,
         "definition": definition.name,
@@ -99,7 +104,7 @@ def tell_of_standing(definition: Definition, finding: Finding, *, now: datetime)
     """Something is wrong with how the definition protects. Late and missed runs may have been told of by dispatch."""
     event = f"backup.{finding.state}"
     cause = _standing_cause(definition, finding.state)
-    if NoticeEvent.objects.filter(cause=cause, code=event, open=True).exists():
+    if _stands(event, cause):
         return
     facts = {"server": definition.disk.server.name, "definition": definition.name, "message": finding.sentence}
     publish(
@@ -127,6 +132,12 @@ def tell_that_protected(definition: Definition, state: str, *, now: datetime) ->
         name=str(definition.disk),
         at=now,
     )
+
+
+def _stands(event: str, cause: str) -> bool:
+    """Whether it was told and is not over. Of what was missed nobody needs to hear that it is late."""
+    as_bad = {event, "backup.missed"} if event == "backup.late" else {event}
+    return NoticeEvent.objects.filter(cause=cause, code__in=as_bad, open=True).exists()
 
 
 def _standing_cause(definition: Definition, state: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
 from django.utils import timezone
 
 from backups.alerting import look_at_due
+from backups.dispatcher import dispatch_due
 from backups.lock_coverage import locked_until
 from backups.models import DefinitionStanding
 from backups.standing import standings_of
@@ -74,6 +76,50 @@ def test_a_run_that_is_missing_is_told_within_a_quarter_of_its_interval_and_fift
     assert row.state == "missed" and "has made no good backup" in row.sentence
     assert NoticeEvent.objects.get(code="backup.missed").at <= NOW + timedelta(minutes=91)
     assert NoticeEvent.objects.get(code="backup.missed").facts["definition"] == definition.name
+
+
+@pytest.mark.parametrize(
+    ("steps", "late_minutes", "events"),
+    [
+        ([look_at_due, dispatch_due], 20, ["backup.late"]),
+        ([dispatch_due, look_at_due], 20, ["backup.late"]),
+        ([look_at_due, dispatch_due], 180, ["backup.missed"]),
+        ([dispatch_due, look_at_due], 180, ["backup.missed"]),
+        # Half an hour late counts as missed, of one that runs every hour; its next time has not come yet.
+        ([look_at_due, dispatch_due], 40, ["backup.missed"]),
+        ([dispatch_due, look_at_due], 40, ["backup.late", "backup.missed"]),
+    ],
+)
+def test_a_late_run_is_told_once_whether_the_look_or_the_dispatch_finds_it(
+    definition: Definition, steps: list[Callable[..., int]], late_minutes: int, events: list[str]
+) -> None:
+    Definition.objects.update(rpo_hours=24)
+
+    for step in steps:
+        step(now=NOW + timedelta(hours=1, minutes=late_minutes))
+
+    assert told() == events
+    assert OutboxMessage.objects.count() == len(events)
+
+
+def test_nobody_is_told_that_a_run_is_late_which_was_done_while_the_batch_was_looked_at(
+    definition: Definition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot, seen = NOW + timedelta(hours=1), []
+
+    def done_after_the_first_look(definitions: list[Definition], *, now: datetime) -> object:
+        found = standings_of(definitions, now=now)
+        seen.append(found[definition.pk][1].state)
+        if len(seen) == 1:
+            good_backup(definition, at=slot + timedelta(minutes=17))
+        return found
+
+    monkeypatch.setattr("backups.alerting.standings_of", done_after_the_first_look)
+    look_at_due(now=slot + timedelta(minutes=20))
+
+    assert seen == ["late", "protected"]
+    assert told() == DefinitionStanding.objects.get().told == []
+    assert DefinitionStanding.objects.get().state == "protected"
 
 
 @pytest.mark.parametrize("wrong", ["stale", "unverified", "unlocked"])

@@ -22,6 +22,7 @@ AGAIN = [
     "tests/postgres/test_second_wall.py",
     "tests/postgres/test_list_plans.py",
     "tests/backups/test_dispatch.py",
+    "tests/backups/test_dispatch_at_once.py",
     "tests/backups/test_server_moves.py",
     "tests/backups/test_server_regions.py",
     "tests/backups/test_node_load.py",

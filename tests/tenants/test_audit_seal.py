@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -17,6 +16,7 @@ from tenants.audit import record
 from tenants.audit_chain import hash_of, seal_pending, verify
 from tenants.models import AuditEvent, AuditHead
 from tenants.models.audit import CONTENT
+from tests.postgres.waiting import wait_until_somebody_waits
 from tests.tenants.test_audit_chain import by_force, make_chain
 
 SEAL = {"sequence", "previous_hash", "hash"}
@@ -126,19 +126,8 @@ def test_who_continues_the_chain_waits_for_who_does_so_already(monkeypatch: pyte
         AuditEvent.objects.seal(pk=second.pk, sequence=2, previous_hash=head.hash, own_hash=own)
         AuditHead.objects.filter(pk=1).update(sequence=2, hash=own)
         thread.start()
-        _wait_until_somebody_waits()
+        wait_until_somebody_waits()
     thread.join(30)
 
     assert failed == [] and verify().broken is None
     assert AuditEvent.objects.get(pk=first.pk).sequence == AuditHead.objects.get().sequence == 3
-
-
-def _wait_until_somebody_waits() -> None:
-    give_up_at = time.monotonic() + 20
-    with connection.cursor() as cursor:
-        while time.monotonic() < give_up_at:
-            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
-            if cursor.fetchone()[0]:
-                return
-            time.sleep(0.05)
-    raise AssertionError("nobody waited")
