@@ -18,7 +18,6 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.filters import BaseFilterBackend
 from rest_framework.request import Request
 
-from tenants.querysets import MOST_SOUGHT
 from tenants.serializers import UtcDateTimeField
 
 Field = serializers.Field[Any, Any, Any, Any]
@@ -202,7 +201,7 @@ def _found(given: Mapping[str, str], queryset: Any, view: Any) -> Any:
     text = checked("search", field, given["search"])
     found = queryset.filter(reduce(or_, [Q(**{f"{column}__icontains": text}) for column in view.search_fields]))
     # As `sought_first`: for a word that is rare the database would walk the index of the order to its end.
-    keys = list(found.order_by().values_list("pk", flat=True)[: MOST_SOUGHT + 1])
+    keys = list(found.order_by().values_list("pk", flat=True)[: MOST_KEYS + 1])
     return queryset.filter(pk__in=keys) if len(keys) <= MOST_KEYS else found
 
 
