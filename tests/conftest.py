@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -10,16 +11,30 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from hypothesis import settings
 
+from backupsite.stack import ports
 from tenants import audit_guard
 from tests.recorded_world import RecordedWorld
 from tests.worlds import World
 
+_MOST_PROCESSES = 4
+# An example that took long says something of the machine, which may stand still for a moment, and nothing of the code.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
+
 
 def pytest_configure() -> None:
-    """A shell has what it starts in the background ignore Ctrl-C, and so would the programs that tests interrupt."""
+    """A shell has what it starts in the background ignore Ctrl-C, and so would the programs that tests interrupt.
+
+    Each process looks for free ports in a range of its own: two would find the same ones free before either listens.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    every, number = ports._SEARCH_RANGE, int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    span = len(every) // _MOST_PROCESSES
+    first = every.start + span * (number % _MOST_PROCESSES)
+    ports._SEARCH_RANGE = range(first, first + span)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from agents import protocol
+from agents.program import connections
 from agents.program.agent.control import way_to
 from agents.program.agent.moving import AgentSession, MoveOrder
 from agents.program.agent.places import Settings
@@ -139,7 +140,13 @@ def agent_session(plane: ControlPlane, *, pins: list[bytes], ca_file: str = "") 
     return AgentSession(order, lambda event: None, pins=pins, control_key=plane.key.public)
 
 
-def test_the_threads_of_a_session_share_its_connections(plane: ControlPlane) -> None:
+@pytest.fixture
+def never_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the test stood still, its connections are not too old to be used."""
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 3600.0)
+
+
+def test_the_threads_of_a_session_share_its_connections(plane: ControlPlane, never_idle: None) -> None:
     session = agent_session(plane, pins=[])
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda _: session.heartbeat(BEAT), range(60)))
@@ -166,7 +173,7 @@ def test_a_gate_url_with_a_folder_keeps_it(server: Scripted) -> None:
 
 
 @pytest.mark.case("AG-12")
-def test_each_new_connection_of_a_session_has_to_show_the_pinned_key(tmp_path: Path) -> None:
+def test_each_new_connection_of_a_session_has_to_show_the_pinned_key(tmp_path: Path, never_idle: None) -> None:
     authority = Authority(tmp_path)
     context, pin = authority.server("control plane")
     authority.server("somebody between")

@@ -207,9 +207,10 @@ def test_a_file_that_is_written_meanwhile_is_named_and_stops_nothing(world: Worl
     name = os.fsencode(world.tree) + b"/d1/b\xe4d"
     with open(name, "wb", buffering=0) as file:
         file.write(noise(4_000_000))
-        ended = threading.Event()
-        thread = threading.Thread(target=_write_until, args=(file, ended))
+        begun, ended = threading.Event(), threading.Event()
+        thread = threading.Thread(target=_write_until, args=(file, begun, ended))
         thread.start()
+        assert begun.wait(60)
         gate = world.back_up()
         ended.set()
         thread.join()
@@ -220,9 +221,10 @@ def test_a_file_that_is_written_meanwhile_is_named_and_stops_nothing(world: Worl
     assert gate.failures == []
 
 
-def _write_until(file: Any, ended: threading.Event) -> None:
+def _write_until(file: Any, begun: threading.Event, ended: threading.Event) -> None:
     while not ended.wait(0.001):
         file.write(b"more")
+        begun.set()
 
 
 def test_damage_is_told_by_file_and_everything_else_is_there(world: World) -> None:

@@ -25,7 +25,7 @@ def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
     barrier, results = threading.Barrier(len(calls)), [None] * len(calls)
 
     def run(number: int, call: Callable[[], Any]) -> None:
-        barrier.wait(timeout=20)
+        barrier.wait(timeout=60)
         try:
             results[number] = call()
         except Exception as error:
@@ -37,7 +37,7 @@ def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=120)
     return results
 
 

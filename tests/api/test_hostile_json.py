@@ -54,17 +54,18 @@ BOMBS = {
 def test_it_is_refused_and_soon(world: World, name: str) -> None:
     client = world.client("super")
     client.post("/api/v1/tenants/", data="{", content_type="application/json")
-    spent = []
-    for _ in range(3):
+    spent: dict[bytes, list[float]] = {b"{": [], BOMBS[name]: []}
+    for body, seconds in [*spent.items()] * 3:
         before = time.process_time()
-        answer = client.generic("POST", "/api/v1/tenants/", BOMBS[name], content_type="application/json")
-        spent.append(time.process_time() - before)
+        answer = client.generic("POST", "/api/v1/tenants/", body, content_type="application/json")
+        seconds.append(time.process_time() - before)
 
         assert answer.status_code == 400, answer.content
         assert answer["Content-Type"] == "application/problem+json"
 
-    # Time of the processor, the best of three: the machine may be busy with something else.
-    assert min(spent) <= 0.05
+    # Time of the processor, the best of three, beside what any refusal takes here: the machine may be slow.
+    harmless, bomb = (min(seconds) for seconds in spent.values())
+    assert bomb <= max(0.05, 4 * harmless)
 
 
 def test_a_length_that_is_no_number_or_a_lie(world: World) -> None:

@@ -107,6 +107,8 @@ def site(transactional_db: None, live_server, settings, weed: EmbeddedWeed, tmp_
             "gate_url": live_server.url,
             "master_key": SecretStr(base64.b64encode(os.urandom(32)).decode()),
             "store_retry_seconds": 2,
+            # Nothing beats but what a test has beat, and what is between may take long.
+            "lease_seconds": 600,
         }
     )
     write_fixed_rows(embedded=True)

@@ -124,7 +124,7 @@ def test_a_restore_that_is_canceled_marks_the_disk_until_the_next_one(
     def opened_and_canceled(self: SessionClient, target: TargetOpened) -> None:
         opened(self, target)
         cancel_job(job=job, actor=site.admin, now=timezone.now())
-        assert told.wait(20)
+        assert told.wait(60)
 
     with monkeypatch.context() as patch:
         patch.setattr(mover, "HEARTBEAT_SECONDS", 0.1)

@@ -105,7 +105,7 @@ def test_a_canceled_job_leaves_the_others_alone(site: Site, server: Server, monk
     def once_canceled(self: Any, wish: Any) -> Any:
         """The node takes its time to open the disks; meanwhile a person cancels the second."""
         Job.objects.filter(pk=jobs[1].pk).update(cancel_requested=True)
-        assert told.wait(20)
+        assert told.wait(60)
         return opening(self, wish)
 
     opening = PointedDriver.open_sources

@@ -48,7 +48,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     yield started
     for pid in started:
         try:
-            wait_until(lambda pid=pid: not is_there(pid), seconds=10)
+            wait_until(lambda pid=pid: not is_there(pid))
         except AssertionError:
             os.kill(pid, 9)
             raise

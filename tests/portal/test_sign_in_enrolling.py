@@ -19,9 +19,16 @@ from tenants.approvals import approve
 from tenants.models import ApprovalRequest, ApprovalRule, AuditEvent, FirstSignIn, Person
 from tenants.sign_in import enrolling, mails
 from tests.factories import make_person, make_tenant
-from tests.portal.test_sign_in_factors import PASSWORD, signed_in, type_password, with_app
+from tests.portal.test_sign_in_factors import (
+    PASSWORD,
+    early_in_the_half_minute,
+    signed_in,
+    type_password,
+    with_app,
+)
 from tests.signing_in import confirm
 
+__all__ = ["early_in_the_half_minute"]
 SET_UP = ("/sign-in/app/", "/sign-in/passkeys/add/")
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
+import time_machine
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
 from django.conf import settings
@@ -29,6 +31,13 @@ def _fresh_counters(settings: Any) -> None:
     cache.clear()
     # How slow the real hash is matters to attackers, not here.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+@pytest.fixture(autouse=True)
+def early_in_the_half_minute() -> Iterator[None]:
+    """A code is of a half minute: none ends between making and typing one."""
+    with time_machine.travel(time.time() // 30 * 30, tick=True):
+        yield
 
 
 @pytest.fixture
