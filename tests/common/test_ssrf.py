@@ -287,7 +287,8 @@ def test_an_answer_that_trickles_ends_with_the_time_for_all_of_it(server: http.s
         send(server, total_seconds=0.5)
 
     assert caught.value.code == "timeout"
-    assert time.monotonic() - begun < 3
+    # The whole of it would take ten seconds.
+    assert time.monotonic() - begun < 8
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from backupsite.stack.errors import StackError
-from tests.e2e.conftest import Running
+from tests.e2e.conftest import PATIENCE_SECONDS, Running
 from tests.e2e.files import odd_tree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,7 +107,7 @@ class Metal:
         waiting = f"asked-restores/?server={self.server}"
         asked = running.api.wait(
             lambda: next((one for one in running.api.get(waiting)["results"] if one["state"] == "waits"), None),
-            timeout_seconds=60,
+            timeout_seconds=PATIENCE_SECONDS,
             what="nothing was asked",
         )
         assert asking.stderr is not None
@@ -115,8 +115,8 @@ class Metal:
         with pytest.raises(StackError, match="another code"):
             running.api.post(f"asked-restores/{asked['id']}/confirm/", {"code": "AAAA-AAAA"})
         job = running.api.post(f"asked-restores/{asked['id']}/confirm/", {"code": code})
-        assert running.wait_until_ended(job["id"], timeout_seconds=60)["state"] == "ok"
-        asking.communicate(timeout=60)
+        assert running.wait_until_ended(job["id"], timeout_seconds=PATIENCE_SECONDS)["state"] == "ok"
+        asking.communicate(timeout=PATIENCE_SECONDS)
         assert asking.returncode == 0
         return self.root / "back"
 
@@ -158,6 +158,6 @@ class Metal:
 
     def run(self, *words: str) -> str:
         process = self.start(*words)
-        out, error = process.communicate(timeout=120)
+        out, error = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 0, out + error
         return out

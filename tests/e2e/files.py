@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.conftest import Running
+from tests.e2e.conftest import PATIENCE_SECONDS, Running, far_from_now
 from tests.engine.support import noise
 
 _MAKE = """
@@ -51,10 +51,12 @@ def tree_of(running: Running) -> tuple[Path, dict[str, Any]]:
     root = Path(made["path"])
     odd_tree(root)
     written_at = time.time()
-    body = {"disk": made["disk"], "name": "files", "cron": "0 22 * * *", "time_zone": "UTC", "excludes": "*.tmp\n"}
+    body = {"disk": made["disk"], "name": "files", "cron": far_from_now(), "time_zone": "UTC", "excludes": "*.tmp\n"}
     definition = running.api.post("definitions/", body)
     # A file that was changed within two seconds of being read is read again: clocks of file systems are coarse.
     running.api.wait(
-        lambda: {"old": True} if time.time() > written_at + 2.2 else None, timeout_seconds=10, what="time stood still"
+        lambda: {"old": True} if time.time() > written_at + 2.2 else None,
+        timeout_seconds=PATIENCE_SECONDS,
+        what="time stood still",
     )
     return root, definition

@@ -51,7 +51,7 @@ def test_every_line_of_the_page_works(live_server: Any, tmp_path: Path) -> None:
         env={**os.environ, "NO_PROXY": "localhost"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
     asked = [line for line in done.stderr.splitlines() if re.match(r"\d{3} [A-Z]+ ", line)]

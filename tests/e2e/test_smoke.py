@@ -11,7 +11,7 @@ import pytest
 
 from backupsite.stack.ports import PORT_SPAN, free_ports
 
-pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.timeout(2000)]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -30,7 +30,7 @@ def test_smoke_twice_on_one_data_folder_leaves_no_process(tmp_path: Path) -> Non
             env=environment,
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=900,
         )
 
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -16,7 +16,7 @@ from tests.bench.stores import Signer
 from tests.engine.chaos_proxy import KINDS, ChaosProxy
 from tests.engine.support import ImageSource, ImageTarget, Vault, noise
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 
 # Long enough for a machine that is busy with others; no attempt waits for it.
 POLICY = HttpPolicy(retry_seconds=60, sleep=lambda _: time.sleep(0.005))

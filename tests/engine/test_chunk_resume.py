@@ -70,7 +70,7 @@ def _cut(vault: Vault, cut_at: int, write: Any, content: Any, **more: Any) -> Re
         write(vault, content, sink=sink, **_PACKING, **more)
     for thread in threading.enumerate():
         if thread.name.startswith("upload"):
-            thread.join(timeout=10)
+            thread.join(timeout=60)
     return sink.granted()
 
 

@@ -18,7 +18,9 @@ from engine.errors import (
 from engine.restore import RestoreKeys
 from engine.store.base import ObjectRef
 from engine.store.memory import Fault, ModelStore
+from engine.waiting import Cancel
 from engine.writer import WriteResult
+from tests.engine.hanging import Hang, canceled_in_time
 from tests.engine.support import (
     BLOCK_SIZE,
     NOW,
@@ -94,7 +96,7 @@ def test_a_fault_at_any_operation_leaves_the_old_backup_and_none_or_a_whole_new_
 def _wait_for_uploads() -> None:
     for thread in threading.enumerate():
         if thread.name.startswith("upload"):
-            thread.join(timeout=10)
+            thread.join(timeout=60)
 
 
 def test_objects_are_stored_after_all_that_they_refer_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,20 +180,15 @@ def test_a_cancel_while_reading_is_quick() -> None:
 
 
 def test_a_cancel_while_the_store_hangs_is_quick() -> None:
-    release = threading.Event()
+    def backup(hang: Hang, cancel: Cancel) -> object:
+        class HangingSink:
+            def put(self, *, key: str, data: bytes, sha256: str) -> ObjectRef:
+                hang.wait()
+                return ObjectRef(key, sha256, len(data), "v")
 
-    class HangingSink:
-        def put(self, *, key: str, data: bytes, sha256: str) -> ObjectRef:
-            release.wait(20)
-            return ObjectRef(key, sha256, len(data), "v")
+        return Vault().write(noise(400 * BLOCK_SIZE), sink=HangingSink(), cancel=cancel)
 
-    started = time.monotonic()
-    try:
-        with pytest.raises(CanceledError):
-            Vault().write(noise(400 * BLOCK_SIZE), sink=HangingSink(), cancel=lambda: time.monotonic() - started > 0.3)
-        assert time.monotonic() - started < 1.3
-    finally:
-        release.set()
+    canceled_in_time(backup, most=1)
 
 
 def test_a_cancel_while_restoring_is_quick() -> None:

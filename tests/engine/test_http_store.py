@@ -382,14 +382,14 @@ def test_a_second_answer_to_one_request_is_not_taken_for_that_to_the_next(server
     def twice(handler: Handler) -> None:
         answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nx-amz-version-id: of another\r\n\r\n"
         handler.wfile.write(answer)
-        is_read.wait(20)
+        is_read.wait(60)
         handler.wfile.write(answer)
         is_sent.set()
 
     server.script = [twice]
     assert put(sink).version_id == "of another"
     is_read.set()
-    assert is_sent.wait(20)
+    assert is_sent.wait(60)
 
     assert put(sink).version_id == "version-1"
 

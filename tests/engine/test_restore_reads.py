@@ -26,6 +26,7 @@ class Watched(PatchedSource):
         super().__init__(vault.store, {})
         self._lock = threading.Lock()
         self._next_read_seconds = first_read_seconds
+        self._is_joined = threading.Event()
         self.lengths: list[int] = []
         self.target: ReadableTarget | None = None
         self.kept_peak = 0
@@ -37,8 +38,13 @@ class Watched(PatchedSource):
         with self._lock:
             self.reading += 1
             self.peak = max(self.peak, self.reading)
+            if self.reading > 1:
+                self._is_joined.set()
             pause_seconds, self._next_read_seconds = self._next_read_seconds, 0.0
-        time.sleep(pause_seconds)
+        if pause_seconds:
+            # However late the next one comes; none comes where reads do not run in parallel.
+            self._is_joined.wait(30)
+            time.sleep(pause_seconds)
         data = super().get(ref, offset=offset, length=length)
         with self._lock:
             self.reading -= 1

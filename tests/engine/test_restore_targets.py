@@ -338,7 +338,7 @@ def test_a_pipe_takes_more_than_it_holds_at_once() -> None:
     target.append(_IMAGE)
     target.flush()
     os.close(writer)
-    thread.join(10)
+    thread.join(60)
 
     assert b"".join(found) == _IMAGE
     os.close(reader)

@@ -4,60 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from engine.blocks import BatchResult, BlockBatch, BlockWorker
-from engine.errors import CanceledError, StoreError
+from engine.errors import StoreError
 from engine.resume import ResumableSession
 from engine.scan import Extent
 from engine.store.base import ObjectRef, Pace
 from engine.store.memory import ModelStore
+from engine.waiting import Cancel
 from engine.writer import BackupBase, write_disk_backup
+from tests.engine.hanging import PATIENCE_SECONDS, Hang, canceled_in_time
 from tests.engine.support import BLOCK_SIZE, ImageSource, Vault, noise
 
 _IMAGE = noise(400 * BLOCK_SIZE)
-
-
-class Hang:
-    """Something that blocks until the test is over, and tells when somebody is blocked."""
-
-    def __init__(self) -> None:
-        self.entered = threading.Event()
-        self.released = threading.Event()
-
-    def wait(self) -> None:
-        self.entered.set()
-        self.released.wait(30)
-
-
-@pytest.fixture
-def hang() -> Iterator[Hang]:
-    hang = Hang()
-    yield hang
-    hang.released.set()
-
-
-def _canceled_in_time(hang: Hang, backup: Callable[[Callable[[], bool]], object]) -> None:
-    """Run the backup; once it hangs, cancel it; it must end with CanceledError within two seconds."""
-    canceled = threading.Event()
-    moments: list[float] = []
-
-    def cancel_when_it_hangs() -> None:
-        assert hang.entered.wait(20)
-        time.sleep(0.1)
-        moments.append(time.monotonic())
-        canceled.set()
-
-    watcher = threading.Thread(target=cancel_when_it_hangs)
-    watcher.start()
-    with pytest.raises(CanceledError):
-        backup(canceled.is_set)
-    ended = time.monotonic()
-    watcher.join()
-    assert ended - moments[0] < 2
 
 
 class HangingSource(ImageSource):
@@ -92,34 +55,41 @@ class HangingSource(ImageSource):
 
 
 @pytest.mark.parametrize("where", ["extents", "next extent", "changed extents", "read", "check"])
-def test_while_the_source_hangs(hang: Hang, where: str) -> None:
-    vault = Vault()
-    base = vault.write(noise(400 * BLOCK_SIZE, "old"))
+def test_while_the_source_hangs(where: str) -> None:
+    def backup(hang: Hang, cancel: Cancel) -> object:
+        vault = Vault()
+        base = vault.write(noise(400 * BLOCK_SIZE, "old"))
+        return vault.write(HangingSource(hang, where), base=base, cancel=cancel)
 
-    _canceled_in_time(hang, lambda cancel: vault.write(HangingSource(hang, where), base=base, cancel=cancel))
+    canceled_in_time(backup)
 
 
-def test_while_sealing_hangs(hang: Hang, monkeypatch: pytest.MonkeyPatch) -> None:
-    def process(self: BlockWorker, batch: BlockBatch) -> BatchResult:
-        hang.wait()
-        return BatchResult([], [], [])
+def test_while_sealing_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def backup(hang: Hang, cancel: Cancel) -> object:
+        def process(self: BlockWorker, batch: BlockBatch) -> BatchResult:
+            hang.wait()
+            return BatchResult([], [], [])
 
-    monkeypatch.setattr(BlockWorker, "process", process)
+        monkeypatch.setattr(BlockWorker, "process", process)
+        return Vault().write(_IMAGE, cancel=cancel)
 
-    _canceled_in_time(hang, lambda cancel: Vault().write(_IMAGE, cancel=cancel))
+    canceled_in_time(backup)
 
 
 @pytest.mark.parametrize("kind", ["k", "p", "i", "m"])
-def test_while_the_store_hangs_at_a_put(hang: Hang, kind: str) -> None:
-    vault = Vault()
+def test_while_the_store_hangs_at_a_put(kind: str) -> None:
+    def backup(hang: Hang, cancel: Cancel) -> object:
+        vault = Vault()
 
-    class HangingSink:
-        def put(self, *, key: str, data: bytes, sha256: str) -> ObjectRef:
-            if f"/{kind}/" in key:
-                hang.wait()
-            return vault.store.put(key=key, data=data, sha256=sha256)
+        class HangingSink:
+            def put(self, *, key: str, data: bytes, sha256: str) -> ObjectRef:
+                if f"/{kind}/" in key:
+                    hang.wait()
+                return vault.store.put(key=key, data=data, sha256=sha256)
 
-    _canceled_in_time(hang, lambda cancel: vault.write(_IMAGE, sink=HangingSink(), cancel=cancel))
+        return vault.write(_IMAGE, sink=HangingSink(), cancel=cancel)
+
+    canceled_in_time(backup)
 
 
 class HangingObjects:
@@ -135,12 +105,11 @@ class HangingObjects:
 
 
 @pytest.mark.parametrize("kind", ["m", "i"])
-def test_while_the_store_hangs_at_the_base(hang: Hang, kind: str) -> None:
-    vault = Vault()
-    base = vault.write(noise(400 * BLOCK_SIZE, "old"))
-    vault.sequence += 1
-
-    def backup(cancel: Callable[[], bool]) -> object:
+def test_while_the_store_hangs_at_the_base(kind: str) -> None:
+    def backup(hang: Hang, cancel: Cancel) -> object:
+        vault = Vault()
+        base = vault.write(noise(400 * BLOCK_SIZE, "old"))
+        vault.sequence += 1
         return write_disk_backup(
             source=ImageSource(_IMAGE),
             sink=vault.store,
@@ -149,49 +118,52 @@ def test_while_the_store_hangs_at_the_base(hang: Hang, kind: str) -> None:
             cancel=cancel,
         )
 
-    _canceled_in_time(hang, backup)
+    canceled_in_time(backup)
 
 
 @pytest.mark.parametrize("kind", ["k", "p"])
-def test_while_the_store_hangs_at_an_earlier_attempt(hang: Hang, kind: str) -> None:
-    vault = Vault()
-    earlier = vault.write(_IMAGE)
-    packs = [ref for ref in earlier.new_objects if "/p/" in ref.key]
-    envelope = next(ref for ref in earlier.new_objects if "/k/" in ref.key)
-    attempt = ResumableSession(envelope, packs)
-    objects = HangingObjects(hang, vault.store, kind)
+def test_while_the_store_hangs_at_an_earlier_attempt(kind: str) -> None:
+    def backup(hang: Hang, cancel: Cancel) -> object:
+        vault = Vault()
+        earlier = vault.write(_IMAGE)
+        packs = [ref for ref in earlier.new_objects if "/p/" in ref.key]
+        envelope = next(ref for ref in earlier.new_objects if "/k/" in ref.key)
+        attempt = ResumableSession(envelope, packs)
+        objects = HangingObjects(hang, vault.store, kind)
+        return vault.write(_IMAGE, resume=[attempt], resume_source=objects, cancel=cancel)
 
-    _canceled_in_time(hang, lambda cancel: vault.write(_IMAGE, resume=[attempt], resume_source=objects, cancel=cancel))
+    canceled_in_time(backup)
 
 
-def test_while_it_waits_for_its_bandwidth(hang: Hang) -> None:
+def _waiting_for_its_bandwidth(hang: Hang, cancel: Cancel) -> object:
     def sleep(seconds: float) -> None:
         hang.entered.set()
         time.sleep(seconds)
 
-    _canceled_in_time(
-        hang, lambda cancel: Vault().write(_IMAGE, bandwidth_bytes_per_second=1000, sleep=sleep, cancel=cancel)
-    )
+    return Vault().write(_IMAGE, bandwidth_bytes_per_second=1000, sleep=sleep, cancel=cancel)
 
 
-def test_while_planning_over_endless_extents(hang: Hang) -> None:
-    vault = Vault()
+def test_while_it_waits_for_its_bandwidth() -> None:
+    canceled_in_time(_waiting_for_its_bandwidth)
+
+
+def test_while_planning_over_endless_extents() -> None:
     size = 1 << 60
 
-    class Scattered(ImageSource):
-        size_bytes = size
+    def backup(hang: Hang, cancel: Cancel) -> object:
+        class Scattered(ImageSource):
+            size_bytes = size
 
-        def extents(self) -> Any:
-            for number in range(1 << 40):
-                if number == 10_000:
-                    hang.entered.set()
-                # All in the first block: nothing comes out of the planning.
-                yield Extent(number, 1)
+            def extents(self) -> Any:
+                for number in range(1 << 40):
+                    if number == 10_000:
+                        hang.entered.set()
+                    # All in the first block: nothing comes out of the planning.
+                    yield Extent(number, 1)
 
-    def backup(cancel: Callable[[], bool]) -> object:
-        return vault.write(Scattered(b""), cancel=cancel, block_size=16 << 20, fan_out=4096)
+        return Vault().write(Scattered(b""), cancel=cancel, block_size=16 << 20, fan_out=4096)
 
-    _canceled_in_time(hang, backup)
+    canceled_in_time(backup)
 
 
 @pytest.mark.parametrize("failing", [1, 2])
@@ -209,7 +181,7 @@ def test_what_is_on_its_way_stops_soon_after_a_failure(failing: int) -> None:
                 return ObjectRef(key, sha256, len(data), "v")
             packs.append(key)
             if len(packs) == failing:
-                other_started.wait(10)
+                other_started.wait(PATIENCE_SECONDS)
                 raise StoreError("refused")
             other_started.set()
             try:
@@ -222,21 +194,16 @@ def test_what_is_on_its_way_stops_soon_after_a_failure(failing: int) -> None:
     with pytest.raises(StoreError):
         Vault().write(_IMAGE, sink=OneFailsOneIsEndless())
 
-    assert other_stopped.wait(2)
+    # It would go on for ever.
+    assert other_stopped.wait(30)
 
 
-def test_what_is_on_its_way_stops_soon_after_a_cancel(hang: Hang) -> None:
+def test_what_is_on_its_way_stops_soon_after_a_cancel() -> None:
     """The threads that send end by themselves, too: nothing goes on in the background."""
-
-    def sleep(seconds: float) -> None:
-        hang.entered.set()
-        time.sleep(seconds)
-
-    _canceled_in_time(
-        hang, lambda cancel: Vault().write(_IMAGE, bandwidth_bytes_per_second=1000, sleep=sleep, cancel=cancel)
-    )
+    canceled_in_time(_waiting_for_its_bandwidth)
 
     for thread in threading.enumerate():
         if thread.name.startswith(("upload", "read", "seal", "table")):
-            thread.join(timeout=2)
+            # At this limit one that goes on would take minutes.
+            thread.join(timeout=30)
             assert not thread.is_alive()

@@ -76,7 +76,7 @@ class _FailingSink:
 def _wait_for_uploads() -> None:
     for thread in threading.enumerate():
         if thread.name.startswith("upload"):
-            thread.join(timeout=10)
+            thread.join(timeout=60)
 
 
 def _resume(vault: Vault, image: Any, *attempts: ResumableSession, **more: Any) -> WriteResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -188,12 +189,38 @@ class _Grants:
         raise AssertionError
 
 
-def test_packs_go_over_the_wire_evenly_and_within_ten_percent_of_the_limit() -> None:
+_RATE = 1024 * 1024
+_ATTEMPTS = 5
+
+
+@dataclass
+class _Sending:
+    """One backup at the limit: when it began, how long it took, and what arrived when."""
+
+    started: float
+    seconds: float
+    arrived: list[tuple[float, int]]
+    stored_bytes: int
+
+    @property
+    def expected_seconds(self) -> float:
+        return self.stored_bytes / _RATE
+
+    @property
+    def longest_pause(self) -> float:
+        return max(after - before for (before, _), (after, _) in itertools.pairwise(self.arrived))
+
+    @property
+    def first_half(self) -> float:
+        """The share of the bytes that arrived in the first half of the time."""
+        half = self.started + self.seconds / 2
+        return sum(length for moment, length in self.arrived if moment < half) / self.stored_bytes
+
+
+def _send_at_the_limit() -> _Sending:
     server = _Server()
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    rate = 1024 * 1024
-    sink = GrantedSink(_Grants(server))
-    image = noise(3 * rate)
+    image, sink = noise(3 * _RATE), GrantedSink(_Grants(server))
     started = time.monotonic()
 
     result = Vault().write(
@@ -203,20 +230,32 @@ def test_packs_go_over_the_wire_evenly_and_within_ten_percent_of_the_limit() -> 
         fan_out=64,
         pack_size=1536 * 1024,
         compression_level=None,
-        bandwidth_bytes_per_second=rate,
+        bandwidth_bytes_per_second=_RATE,
     )
 
-    seconds = time.monotonic() - started
+    sending = _Sending(started, time.monotonic() - started, [], result.stats.stored_bytes)
     server.shutdown()
     server.server_close()
-    arrived = sorted(server.arrivals)
-    assert sum(length for _, length in arrived) == result.stats.stored_bytes
-    assert result.stats.stored_bytes / rate * 0.9 <= seconds <= result.stats.stored_bytes / rate * 1.1 + 0.2
-    # A pack of one and a half seconds is on its way all the time, not in one burst.
-    assert max(after - before for (before, _), (after, _) in itertools.pairwise(arrived)) < 0.5
-    half = sum(length for moment, length in arrived if moment < started + seconds / 2)
-    assert 0.35 < half / result.stats.stored_bytes < 0.65
+    sending.arrived = sorted(server.arrivals)
+    # No machine is too slow for these: they hold each time.
+    assert sum(length for _, length in sending.arrived) == sending.stored_bytes
+    assert sending.seconds >= sending.expected_seconds * 0.9
     assert all("transfer-encoding" not in headers for headers in server.headers)
+    return sending
+
+
+def test_packs_go_over_the_wire_evenly_and_within_ten_percent_of_the_limit() -> None:
+    """Measured again when the machine stood still meanwhile: a limit that is wrong is wrong each time."""
+    told = []
+    for _ in range(_ATTEMPTS):
+        sending = _send_at_the_limit()
+        is_in_time = sending.seconds <= sending.expected_seconds * 1.1 + 0.2
+        # A pack of one and a half seconds is on its way all the time, not in one burst.
+        is_even = sending.longest_pause < 0.5 and 0.35 < sending.first_half < 0.65
+        if is_in_time and is_even:
+            return
+        told.append((sending.seconds, sending.longest_pause, sending.first_half))
+    pytest.fail(f"seconds, longest pause, share of the first half: {told}")
 
 
 def test_bytes_that_are_sent_again_count_again() -> None:

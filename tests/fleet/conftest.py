@@ -19,7 +19,7 @@ from backupsite.stack.process import Child
 from backupsite.stack.settings import StackSettings
 from backupsite.stack.stack import Stack
 from backupsite.stack.terminal import Terminal
-from tests.e2e.conftest import Running
+from tests.e2e.conftest import PATIENCE_SECONDS, Running, far_from_now
 from tests.postgres.cluster import PROGRAMS, scratch_cluster
 
 MIB = 1024 * 1024
@@ -47,7 +47,7 @@ class Fleet(Running):
 
     def broker(self) -> redis.Redis:
         path = self.stack.broker_url.removeprefix("redis+socket://")
-        return redis.Redis(unix_socket_path=path, socket_timeout=5)
+        return redis.Redis(unix_socket_path=path, socket_timeout=30)
 
     def in_service(self, code: str) -> str:
         """The output of Python code in a process of the service."""
@@ -69,7 +69,7 @@ class Fleet(Running):
     def good_backup(self) -> dict[str, Any]:
         """Of web01; one is made if there is none yet."""
         if not self.good_backups():
-            job = self.wait_until_ended(self.back_up_now(), timeout_seconds=120)
+            job = self.wait_until_ended(self.back_up_now(), timeout_seconds=PATIENCE_SECONDS)
             assert job["state"] == "ok", job["message"]
         return self.good_backups()[0]
 
@@ -84,7 +84,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     if not PROGRAMS:
         pytest.skip("no PostgreSQL server: apt-get install postgresql")
     with pytest.MonkeyPatch.context() as patch, scratch_cluster({"max_connections": "120"}) as url:
-        patch.setenv("BACKUPSITE_STORE_RETRY_SECONDS", "8")
         patch.delenv("BACKUPSITE_DATA", raising=False)
         data = tmp_path_factory.mktemp("fleet")
         settings = StackSettings(data=data, port=free_ports(PORT_SPAN)[0], database_url=url)
@@ -96,8 +95,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             api = DemoApi(portal_url=settings.portal_url, token=rows["token"])
             fleet = Fleet(stack, api, rows, "", database_url=url)
             ready = "SELECT 1 FROM vaults_vault WHERE status = 'ready'"
-            fleet.wait(lambda: fleet.sql(ready), seconds=90, what="the vault did not become ready")
-            body = {"disk": rows["disks"]["web01"]["id"], "name": "daily", "cron": "0 22 * * *", "time_zone": "UTC"}
+            fleet.wait(lambda: fleet.sql(ready), seconds=PATIENCE_SECONDS, what="the vault did not become ready")
+            body = {"disk": rows["disks"]["web01"]["id"], "name": "daily", "cron": far_from_now(), "time_zone": "UTC"}
             fleet.definition_id = api.post("definitions/", body)["id"]
             fleet.fill_disk("web01")
             second = fleet.beside("beat")

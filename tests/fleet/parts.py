@@ -48,7 +48,7 @@ class Parts:
         return child
 
     def waiting_messages(self, queue: str) -> int:
-        with redis.Redis(unix_socket_path=str(self.broker.socket_path), socket_timeout=5) as client:
+        with redis.Redis(unix_socket_path=str(self.broker.socket_path), socket_timeout=30) as client:
             return int(client.llen(queue))
 
     def cpu_seconds(self) -> float:

@@ -14,13 +14,15 @@ from uuid import uuid4
 
 import pytest
 
+from tests.e2e.conftest import PATIENCE_SECONDS
 from tests.fleet.conftest import DISK_MIB, MIB, QUEUE, Fleet
 from tests.postgres.cluster import PROGRAMS
 
-pytestmark = [pytest.mark.stack, pytest.mark.postgres, pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.postgres, pytest.mark.long, pytest.mark.timeout(1500)]
 
 COUNT = 40
-# Servers without an image: a worker takes such a job, and it ends in a moment, with words.
+# Servers without an image: a worker takes such a job, and it ends in a moment, with words. At any hour of the day those
+# that are late have left out one time of their schedule, and no next time comes before the test is over.
 FILL = """
 from datetime import timedelta
 from django.utils import timezone
@@ -31,6 +33,7 @@ tenant = Tenant.objects.get()
 template = Disk.objects.select_related("server__node").first()
 Subscription.objects.create(tenant=tenant, address="team@example.com", severity=1)
 now = timezone.now()
+at = (now - timedelta(minutes=10)).replace(second=0, microsecond=0)
 for number in range({count}):
     server = Server.objects.create(
         name=f"fleet-{{number}}", tenant=tenant, region=template.server.region, node=template.server.node
@@ -40,8 +43,9 @@ for number in range({count}):
     )
     late = number % 2 == 0
     Definition.objects.create(
-        name="often", tenant=tenant, disk=disk, vault=tenant.vaults.get(), cron="0 */2 * * *",
-        next_run_at=now - timedelta(hours=3) if late else now + timedelta(seconds=4),
+        name="often", tenant=tenant, disk=disk, vault=tenant.vaults.get(), time_zone="UTC",
+        cron=f"{{at.minute}} {{at.hour % 2}}-23/2 * * *",
+        next_run_at=at - timedelta(hours=2) if late else now + timedelta(seconds=4),
     )
 """
 FLEET_JOBS = "FROM backups_job j JOIN definitions_definition d ON d.id = j.definition_id WHERE d.name = 'often'"
@@ -86,20 +90,20 @@ def test_two_beats_an_outage_and_a_flushed_broker_lose_nothing_and_double_nothin
     fleet.in_service(FILL.format(count=COUNT))
 
     counted = f"SELECT count(*), count(DISTINCT j.definition_id) {FLEET_JOBS}"
-    fleet.wait(lambda: fleet.sql(counted)[0][0] >= COUNT, seconds=60, what="not all were dispatched")
+    fleet.wait(lambda: fleet.sql(counted)[0][0] >= COUNT, seconds=PATIENCE_SECONDS, what="not all were dispatched")
     with fleet.broker() as broker:
         broker.flushall()
         # Whatever was queued is gone; the rows are not.
-        fleet.wait(lambda: broker.llen(QUEUE) > 0, seconds=60, what="nobody was told again")
+        fleet.wait(lambda: broker.llen(QUEUE) > 0, seconds=PATIENCE_SECONDS, what="nobody was told again")
     fleet.stack.child("node").start()
     ended = f"SELECT count(*) {FLEET_JOBS} AND j.state NOT IN ('pending', 'running')"
-    fleet.wait(lambda: fleet.sql(ended)[0][0] == COUNT, seconds=180, what="not all were run")
+    fleet.wait(lambda: fleet.sql(ended)[0][0] == COUNT, seconds=PATIENCE_SECONDS, what="not all were run")
 
     assert fleet.sql(counted) == [(COUNT, COUNT)]
     assert fleet.sql(f"SELECT DISTINCT j.state, j.code, j.fence {FLEET_JOBS}") == [("failed", "disk_missing", 1)]
     started = f"SELECT count(*) FROM backups_jobevent WHERE code = 'started' AND job_id IN (SELECT j.id {FLEET_JOBS})"
     assert fleet.sql(started) == [(COUNT,)]
-    # What was due three hours ago runs once, and its people are told that it was missed.
+    # What was due two hours ago runs once, and its people are told that it was missed.
     missed = fleet.sql(
         "SELECT count(*), count(DISTINCT subject_id) FROM tenants_noticeevent WHERE code = 'backup.missed'"
     )
@@ -121,9 +125,9 @@ def test_ten_messages_make_one_run_and_a_poisoned_one_makes_none(fleet: Fleet, t
         broker.lpush(QUEUE, *pushed)
     fleet.stack.child("node").start()
 
-    job = fleet.wait_until_ended(job_id, timeout_seconds=120)
+    job = fleet.wait_until_ended(job_id, timeout_seconds=PATIENCE_SECONDS)
     with fleet.broker() as broker:
-        fleet.wait(lambda: broker.llen(QUEUE) == 0, seconds=30, what="messages were left")
+        fleet.wait(lambda: broker.llen(QUEUE) == 0, seconds=PATIENCE_SECONDS, what="messages were left")
 
     assert (job["state"], fleet.events(job_id).count("started")) == ("ok", 1), job["message"]
     assert fleet.sql("SELECT fence FROM backups_job WHERE id = %s", job_id) == [(1,)]
@@ -151,7 +155,7 @@ def test_while_the_broker_is_away_the_portal_answers_and_what_is_due_runs_late_o
     scheduled = "SELECT id::text, state FROM backups_job WHERE definition_id = %s AND slot_at IS NOT NULL"
     jobs = fleet.wait(
         lambda: [row for row in fleet.sql(scheduled, fleet.definition_id) if row[1] == "ok"],
-        seconds=120,
+        seconds=PATIENCE_SECONDS,
         what="it did not run after the broker was back",
     )
     assert len(jobs) == len(fleet.sql(scheduled, fleet.definition_id)) == 1
@@ -160,17 +164,16 @@ def test_while_the_broker_is_away_the_portal_answers_and_what_is_due_runs_late_o
 @pytest.mark.case("CP-02")
 def test_a_worker_that_slept_over_its_lease_changes_nothing_any_more(fleet: Fleet) -> None:
     fleet.fill_disk("web01")
-    job_id = fleet.back_up_now()
-    fleet.wait_until_copying(job_id)
+    job_id = fleet.back_up_to_be_disturbed()
     sleeper = fleet.stack.child("node")
     os.killpg(sleeper.pid, signal.SIGSTOP)
     other = fleet.beside("node")
     try:
-        job = fleet.wait_until_ended(job_id, timeout_seconds=150)
+        job = fleet.wait_until_ended(job_id, timeout_seconds=PATIENCE_SECONDS)
         os.killpg(sleeper.pid, signal.SIGCONT)
         fleet.wait(
             lambda: "session ended by the control plane" in sleeper.log_text(),
-            seconds=60,
+            seconds=PATIENCE_SECONDS,
             what="the sleeper was not refused",
         )
     finally:
@@ -186,12 +189,13 @@ def test_a_worker_that_slept_over_its_lease_changes_nothing_any_more(fleet: Flee
 def test_a_database_that_restarts_in_the_middle_costs_time_and_nothing_else(fleet: Fleet) -> None:
     fleet.fill_disk("web01")
     before = fleet.sql("SELECT count(*) FROM backups_backup WHERE status = 'ok'")[0][0]
-    job_id = fleet.back_up_now()
-    fleet.wait_until_copying(job_id)
+    job_id = fleet.back_up_to_be_disturbed()
 
     restart_database(fleet)
     ended = "SELECT state, message FROM backups_job WHERE id = %s AND state NOT IN ('pending', 'running')"
-    [(state, words)] = fleet.wait(lambda: fleet.sql(ended, job_id), seconds=150, what="the job did not end")
+    [(state, words)] = fleet.wait(
+        lambda: fleet.sql(ended, job_id), seconds=PATIENCE_SECONDS, what="the job did not end"
+    )
 
     assert (state, fleet.events(job_id).count("ok")) == ("ok", 1), words
     assert fleet.sql("SELECT count(*) FROM backups_backup WHERE status = 'ok'") == [(before + 1,)]
@@ -219,14 +223,14 @@ def test_a_restore_goes_on_after_its_worker_was_stopped_for_a_new_version(fleet:
     job_id = fleet.api.post(f"backups/{backup['id']}/restore/", {"target": target, "confirmation": "web02"})["id"]
     fleet.wait(
         lambda: (job := fleet.job(job_id))["state"] != "pending" and job["done_bytes"] > 0,
-        seconds=60,
+        seconds=PATIENCE_SECONDS,
         what="the restore did not begin",
     )
 
     # One of them has it.
     fleet.stack.child("restores").restart()
     fleet.stack.child("node").restart()
-    job = fleet.wait_until_ended(job_id, timeout_seconds=150)
+    job = fleet.wait_until_ended(job_id, timeout_seconds=PATIENCE_SECONDS)
 
     assert job["state"] == "ok", job["message"]
     assert fleet.disk_path("web02").read_bytes() == fleet.disk_path("web01").read_bytes()
@@ -243,7 +247,7 @@ for name in ("slow", "spare"):
                                    node=first.disk.server.node)
     made[name] = Disk.objects.create(server=server, driver="image", storage=first.disk.storage, path=f"{name}.img",
                                      size_bytes=first.disk.size_bytes)
-Definition.objects.create(name="slow", tenant=first.tenant, disk=made["slow"], vault=first.vault, cron="0 3 * * *",
+Definition.objects.create(name="slow", tenant=first.tenant, disk=made["slow"], vault=first.vault, cron=first.cron,
                           bandwidth_limit=65536)
 Definition.objects.filter(pk=first.pk).update(bandwidth_limit=65536)
 print("spare", made["spare"].pk)
@@ -264,8 +268,10 @@ def test_a_restore_begins_at_once_while_backups_fill_the_node(fleet: Fleet) -> N
         for job_id in filling:
             fleet.wait_until_copying(job_id)
         job_id = fleet.api.post(f"backups/{backup['id']}/restore/", {"target": spare, "confirmation": "spare"})["id"]
-        fleet.wait(lambda: fleet.job(job_id)["state"] != "pending", seconds=5, what="the restore waited for backups")
-        job = fleet.wait_until_ended(job_id, timeout_seconds=90)
+        # At their limit both backups last over half an hour: a restore that waits for one of them is not done here.
+        begun = "the restore waited for backups"
+        fleet.wait(lambda: fleet.job(job_id)["state"] != "pending", seconds=60, what=begun)
+        job = fleet.wait_until_ended(job_id, timeout_seconds=PATIENCE_SECONDS)
         assert [fleet.job(other)["state"] for other in filling] == ["running"] * 2
     finally:
         for other in filling:
@@ -274,7 +280,7 @@ def test_a_restore_begins_at_once_while_backups_fill_the_node(fleet: Fleet) -> N
 
     assert job["state"] == "ok", job["message"]
     for other in filling:
-        fleet.wait_until_ended(other, timeout_seconds=60)
+        fleet.wait_until_ended(other, timeout_seconds=PATIENCE_SECONDS)
 
 
 @pytest.mark.case("CP-12")
@@ -298,7 +304,8 @@ for hours in (2, -2):
     with time_machine.travel(timezone.now() + timedelta(hours=hours)):
         claim = claim_for_hint(job_id=job.pk, now=database_now())
     job.refresh_from_db()
-    print((job.lease_until - right).total_seconds() if claim else "taken")
+    lease = timedelta(seconds=settings.CONFIG.lease_seconds)
+    print(right <= job.lease_until - lease <= database_now() if claim else "taken")
     Job.objects.filter(pk=job.pk).update(state="canceled", lease_until=None)
 """
     fleet.stack.child("node").stop()
@@ -307,5 +314,4 @@ for hours in (2, -2):
     finally:
         fleet.stack.child("node").start()
 
-    leases = [float(line) for line in printed.split()[-2:]]
-    assert len(leases) == 2 and all(15 < seconds < 30 for seconds in leases), printed
+    assert printed.split()[-2:] == ["True"] * 2, printed

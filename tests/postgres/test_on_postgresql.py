@@ -50,7 +50,7 @@ AGAIN = [
 pytestmark = [
     pytest.mark.postgres,
     pytest.mark.long,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(2400),
     pytest.mark.skipif(not PROGRAMS, reason="no PostgreSQL server: apt-get install postgresql"),
 ]
 
