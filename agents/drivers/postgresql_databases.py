@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 _NEW, _OLD = f"{POINT_PREFIX}new", f"{POINT_PREFIX}old"
 _VERSION_MIN = 13  # DROP DATABASE ... WITH (FORCE)
 _DUMP_MARK = b"PGDMP"
+# The server lists a connection for a moment after its program has ended. For as long the server itself waits before it
+# refuses to drop or rename a database.
+_LOOKS, _LOOK_SECONDS = 50, 0.1
 
 _TABLES = """
 SELECT count(*) FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
@@ -87,9 +91,20 @@ def _look(server: Server, database: str, wish: WriteWish) -> bool:
         raise NotEmptyError(
             f"The database {database} has {tables} tables, views and sequences. Restore to a new one, or overwrite it."
         )
-    if int(rows[0][0]):
-        raise DiskBusyError(f"The database {database} is in use by {rows[0][0]} connections. End them, and try again.")
+    if count := _connections(server, database, int(rows[0][0])):
+        raise DiskBusyError(f"The database {database} is in use by {count} connections. End them, and try again.")
     return True
+
+
+def _connections(server: Server, database: str, count: int) -> int:
+    """Those that stay. Counted in looks, of which `count` is the first: a pause of this process costs none of them."""
+    for _ in range(_LOOKS - 1):
+        if not count:
+            break
+        time.sleep(_LOOK_SECONDS)
+        rows = server.ask(_CONNECTIONS, name=database)
+        count = int(rows[0][0]) if rows else 0
+    return count
 
 
 def _create(server: Server, new: str, like: str) -> None:

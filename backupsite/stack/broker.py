@@ -121,7 +121,8 @@ class EmbeddedBroker:
             cwd=self.directory,
             log_directory=self._log_directory,
             ready=redis_answers(self.socket_path),
-            ready_seconds=30.0,
+            # On a busy machine; one that dies is found at once.
+            ready_seconds=120.0,
         )
 
 
@@ -138,7 +139,7 @@ def _bundled_server() -> Path | None:
 def _runs(program: Path) -> bool:
     try:
         done = subprocess.run(
-            [str(program), "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False
+            [str(program), "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return False

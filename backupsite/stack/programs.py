@@ -20,8 +20,11 @@ from backupsite.stack.settings import StackSettings
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 MANAGE = PROJECT_ROOT / "manage.py"
 
+# `setup` has checked what Django checks; here that would load the portal's pages into each of them.
+_CELERY = ("-m", "celery", "-A", "backupsite", "--skip-checks")
 WEB_THREADS = 8
-READY_SECONDS = 90.0
+# Ten of them start at once, on a busy machine beside other stacks. One that dies is found at once.
+READY_SECONDS = 300.0
 MASTER_KEY = "master_key"
 REAPER_KEY = "reaper"
 NOTICE_KEY = "notice_key"
@@ -158,21 +161,19 @@ class Programs:
 
     def _worker(self, child: str, role: str, *, queue: str, name: str, concurrency: int) -> ChildSpec:
         what = ("worker", "-Q", queue, "-n", name, "--concurrency", str(concurrency), "--loglevel", "INFO")
-        spec = self._python(
-            child, role, "-m", "celery", "-A", "backupsite", *what, "--without-mingle", "--without-gossip"
-        )
+        spec = self._python(child, role, *_CELERY, *what, "--without-mingle", "--without-gossip")
         return replace(spec, ready=log_says(rf"{name} ready\."))
 
     def _one_process(self, role: str, queue: str) -> ChildSpec:
         # One process, no pool and no heartbeat: it costs the least memory, and nobody waits for its answer.
         what = ("worker", "-Q", queue, "-n", f"{role}@local", "--pool", "solo", "--loglevel", "INFO")
         light = ("--without-mingle", "--without-gossip", "--without-heartbeat")
-        spec = self._python(role, role, "-m", "celery", "-A", "backupsite", *what, *light)
+        spec = self._python(role, role, *_CELERY, *what, *light)
         return replace(spec, ready=log_says(rf"{role}@local ready\."))
 
     def _beat(self) -> ChildSpec:
         scheduler = ("-S", "django_celery_beat.schedulers:DatabaseScheduler", "--pidfile=", "--loglevel", "INFO")
-        spec = self._python("beat", "beat", "-m", "celery", "-A", "backupsite", "beat", *scheduler)
+        spec = self._python("beat", "beat", *_CELERY, "beat", *scheduler)
         # The last line of its banner; what it logs after that depends on the log settings.
         return replace(spec, ready=log_says(r"maxinterval -> "))
 

@@ -26,7 +26,8 @@ from backupsite.stack.secret_files import S3_IDENTITIES, S3Credential, new_crede
 from backupsite.stack.sockets import SocketFolder
 from backupsite.stack.weed_config import S3Identity, stack_identities, write_filer, write_s3_config, write_security
 
-READY_SECONDS = 60.0
+# On a busy machine; one that dies is found at once.
+READY_SECONDS = 180.0
 # It drains for two seconds; with every volume slot in use it never ends by itself.
 GRACE_SECONDS = 30.0
 _TOOL_SECONDS = 600.0

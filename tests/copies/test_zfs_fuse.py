@@ -33,8 +33,11 @@ def _pool(tmp_path: Path) -> Iterator[Path]:
     """The mount point of a pool `bsfuse` with a dataset `web`."""
     daemon = subprocess.Popen(["zfs-fuse", "-n", "--no-kstat-mount", "-p", str(tmp_path / "pid")])
     try:
-        end = time.monotonic() + 8
+        end = time.monotonic() + 60
+        # One that does not work here has ended.
         while subprocess.run(["zpool", "list"], capture_output=True).returncode and time.monotonic() < end:
+            if daemon.poll() is not None:
+                break
             time.sleep(0.05)
         with open(tmp_path / "pool.img", "wb") as file:
             file.truncate(128 << 20)
@@ -50,12 +53,12 @@ def _pool(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["zfs", "unmount", "-f", "-a"], capture_output=True)
         _destroy()
         daemon.terminate()
-        daemon.wait(20)
+        daemon.wait(60)
 
 
 def _destroy() -> None:
     """The pool of this run, or of one that was killed: its mounts are let go of only after a moment."""
-    end = time.monotonic() + 3
+    end = time.monotonic() + 30
     while time.monotonic() < end and subprocess.run(["zpool", "list", "bsfuse"], capture_output=True).returncode == 0:
         subprocess.run(["zpool", "destroy", "-f", "bsfuse"], capture_output=True)
         time.sleep(0.1)

@@ -48,7 +48,7 @@ class Lab:
         self.pid = 0
 
     def virsh(self, *arguments: str, check: bool = True) -> str:
-        done = subprocess.run(["virsh", "-q", "-c", self.uri, *arguments], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["virsh", "-q", "-c", self.uri, *arguments], capture_output=True, text=True, timeout=200)
         assert not check or done.returncode == 0, (arguments, done.stderr)
         return done.stdout.strip()
 
@@ -95,7 +95,7 @@ class Lab:
         self.wait_for_state(server, "shut off")
 
     def wait_for_state(self, server: str, state: str) -> None:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while self.virsh("domstate", server) != state:
             assert time.monotonic() < until, state
             time.sleep(0.05)
@@ -208,7 +208,7 @@ def _end(pid: int) -> None:
     descriptor = os.pidfd_open(pid)
     try:
         signal.pidfd_send_signal(descriptor, signal.SIGTERM)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while Path(f"/proc/{pid}/stat").exists() and time.monotonic() < until:
             time.sleep(0.02)
     finally:

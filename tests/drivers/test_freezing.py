@@ -50,7 +50,7 @@ class Agent:
             return end()
 
     def waits_until_thawed(self) -> None:
-        until = time.monotonic() + 15
+        until = time.monotonic() + 60
         while self.is_quiet:
             assert time.monotonic() < until
             time.sleep(0.02)
@@ -59,7 +59,10 @@ class Agent:
 @pytest.fixture
 def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Agent:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(guests, "FREEZE_SECONDS", 0.5)
+    # No answer here is late because the machine is slow: a test that waits for a time to end sets that one itself.
+    monkeypatch.setattr(guests, "FREEZE_SECONDS", 60)
+    monkeypatch.setattr(guests, "_STATUS_SECONDS", 60)
+    monkeypatch.setattr(freezing, "_GUARD_SECONDS", 300)
     return Agent(tmp_path)
 
 
@@ -97,9 +100,13 @@ def test_an_error_in_the_block_thaws(agent: Agent) -> None:
         ({"froze": "Froze 0 filesystem(s)\n"}, True),
     ],
 )
-def test_a_failed_freeze_is_a_warning(agent: Agent, behaviour: dict[str, str], thaws: bool) -> None:
+def test_a_failed_freeze_is_a_warning(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch, behaviour: dict[str, str], thaws: bool
+) -> None:
     for name, text in behaviour.items():
         (agent.folder / name).write_text(text)
+    if "hangs" in behaviour:
+        monkeypatch.setattr(guests, "FREEZE_SECONDS", 3)
 
     freeze = agent.freeze()
 
@@ -116,8 +123,14 @@ def test_a_guest_that_thaws_by_itself_was_not_frozen(agent: Agent) -> None:
 
 def test_the_guard_thaws_when_the_point_takes_too_long(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(freezing, "_GUARD_SECONDS", 0.3)
+    # The guard's time begins before the freeze does: a thaw of a guest that is not frozen yet would be its only one.
+    (agent.folder / "stuck").touch()
 
-    freeze = agent.freeze(agent.waits_until_thawed)
+    def take_too_long() -> None:
+        (agent.folder / "stuck").unlink()
+        agent.waits_until_thawed()
+
+    freeze = agent.freeze(take_too_long)
 
     assert not freeze.held and NOT_FROZEN in _codes(freeze)
 
@@ -144,12 +157,12 @@ def test_without_a_guard_nothing_is_frozen(agent: Agent, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("told", "seconds", "command", "ended"),
     [
-        ("thawed\n", 20, "touch", 0),
-        ("", 20, "touch", thaw_guard.THAWED),
+        ("thawed\n", 200, "touch", 0),
+        ("", 200, "touch", thaw_guard.THAWED),
         (None, 0.1, "touch", thaw_guard.THAWED),
-        ("thaw", 20, "touch", thaw_guard.THAWED),
-        ("", 20, "false", thaw_guard.FAILED),
-        ("", 20, "no-such-program", thaw_guard.FAILED),
+        ("thaw", 200, "touch", thaw_guard.THAWED),
+        ("", 200, "false", thaw_guard.FAILED),
+        ("", 200, "no-such-program", thaw_guard.FAILED),
     ],
 )
 def test_the_guard(tmp_path: Path, told: str | None, seconds: float, command: str, ended: int) -> None:
@@ -162,8 +175,9 @@ def test_the_guard(tmp_path: Path, told: str | None, seconds: float, command: st
     )
     assert guard.stdin and guard.stdout and guard.stdout.readline() == "ready\n"
     if told is None:
-        guard.wait(20)
-    guard.communicate(told or "")
+        guard.wait(60)
+    # One that acts only after its time does not end within this one.
+    guard.communicate(told or "", timeout=60)
 
     assert guard.returncode == ended
     assert thawed.exists() == (ended == thaw_guard.THAWED)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.drivers import guest_agent
+from agents.drivers import guest_agent, guests
 from agents.drivers.guest_agent import ANSWER_MAX, AnswerReader, GuestAgentError, ask_agent
 from agents.drivers.guests import NotFrozenError, QemuGuest
 from agents.drivers.virsh import HypervisorError
@@ -69,7 +69,7 @@ class Agent:
     def close(self) -> None:
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
-        self._thread.join(5)
+        self._thread.join(60)
 
     def _serve(self) -> None:
         with suppress(OSError):
@@ -103,8 +103,10 @@ class Agent:
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(guest_agent, "_SYNC_SECONDS", 0.3)
-    monkeypatch.setattr("agents.drivers.guests.FREEZE_SECONDS", 0.3)
+    # No agent here is late because the machine is slow: a test of a silent one sets that time itself.
+    monkeypatch.setattr(guest_agent, "_SYNC_SECONDS", 60)
+    for name in ("FREEZE_SECONDS", "_STATUS_SECONDS"):
+        monkeypatch.setattr(guests, name, 60)
     with tempfile.TemporaryDirectory() as folder:
         yield f"{folder}/agent"
 
@@ -123,8 +125,13 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     ],
 )
 def test_a_freeze_and_whether_a_thaw_is_due(
-    at: str, behaviour: str, frozen: int | None, may_be_frozen: bool | None
+    at: str, monkeypatch: pytest.MonkeyPatch, behaviour: str, frozen: int | None, may_be_frozen: bool | None
 ) -> None:
+    if behaviour == "silent":
+        monkeypatch.setattr(guest_agent, "_SYNC_SECONDS", 0.3)
+    if behaviour == "hangs":
+        # Also the most that it may take to answer the sync before, which it does.
+        monkeypatch.setattr(guests, "FREEZE_SECONDS", 3)
     agent = Agent(at, behaviour) if behaviour != "gone" else None
     guest = QemuGuest(at)
 

@@ -198,7 +198,8 @@ def test_another_job_is_told_at_once_and_left_alone(lab: Lab) -> None:
     with pytest.raises(DiskBusyError, match="at work"), lab.driver.open_sources(ReadWish([wish], ONE)):
         pass
     assert lab.driver.forget([wish]) == []
-    assert time.monotonic() - began < 5
+    # libvirt itself would wait for 30 seconds for the other job.
+    assert time.monotonic() - began < 25
 
     assert str(socket) in lab.virsh("backup-dumpxml", "one")
     lab.virsh("domjobabort", "one")

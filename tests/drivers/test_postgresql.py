@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from agents.drivers import postgresql_databases
 from agents.drivers.base import DriverError
-from agents.drivers.postgresql_client import explain, program
+from agents.drivers.postgresql_client import Server, explain, program
 from backupsite.stack.ports import free_ports
 from engine.chunking import ChunkSizes
 from engine.errors import CanceledError
@@ -94,7 +95,7 @@ class _Fed(io.BytesIO):
         self.write = output.write  # type: ignore[method-assign,attr-defined]  # of the driver's own
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_the_files_of_a_server_become_a_server(lab: Lab) -> None:
     vault = Vault()
     expected = lab.sql(SUM, "shop")
@@ -144,7 +145,7 @@ def test_what_may_not_be_restored_to_is_refused_and_stays(
     lab: Lab, path: str, options: dict[str, bool], code: str, told: str
 ) -> None:
     expected = lab.sql(SUM, "shop")
-    used = subprocess.Popen([program("psql"), "-d", lab.server.address("shop"), "-c", "SELECT pg_sleep(60)"])
+    used = subprocess.Popen([program("psql"), "-d", lab.server.address("shop"), "-c", "SELECT pg_sleep(600)"])
     while not lab.sql("SELECT 1 FROM pg_stat_activity WHERE datname = 'shop' AND state = 'active';"):
         time.sleep(0.02)
 
@@ -156,6 +157,33 @@ def test_what_may_not_be_restored_to_is_refused_and_stays(
     assert refused.value.code == code and told in refused.value.message
     assert lab.sql(SUM, "shop") == expected
     assert lab.databases() == {"shop"} and not list(lab.storage.glob(".*"))
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_connection_that_is_about_to_end_is_waited_for(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, stays: bool
+) -> None:
+    """The server still lists one whose program has ended, such as of the dump just before."""
+    dump, ask, looks = dump_of(lab), Server.ask, 0
+
+    def asked(server: Server, sql: str, **options: str) -> list[list[str]]:
+        nonlocal looks
+        if sql != postgresql_databases._CONNECTIONS:
+            return ask(server, sql, **options)
+        looks += 1
+        return [["3"]] if stays or looks == 1 else [["0"]]
+
+    monkeypatch.setattr(Server, "ask", asked)
+    monkeypatch.setattr(postgresql_databases, "_LOOK_SECONDS", 0)
+
+    if stays:
+        with pytest.raises(DriverError, match="in use by 3 connections") as refused:
+            restore(lab, dump, "database/shop", overwrite=True)
+        assert (refused.value.code, looks) == ("disk_busy", postgresql_databases._LOOKS)
+    else:
+        restore(lab, dump, "database/shop", overwrite=True)
+        assert looks == 2
+    assert lab.databases() == {"shop"}
 
 
 def test_a_database_is_replaced_as_a_whole_and_the_old_one_kept_when_asked(lab: Lab) -> None:
@@ -228,7 +256,7 @@ def test_a_cancel_ends_the_child_at_once(lab: Lab) -> None:
         begun = begun or (time.monotonic() if lab.processes() else 0.0)
         return bool(begun)
 
-    locked = "BEGIN; LOCK TABLE t; SELECT pg_sleep(60)"
+    locked = "BEGIN; LOCK TABLE t; SELECT pg_sleep(600)"
     holder = subprocess.Popen([program("psql"), "-d", lab.server.address("shop"), "-c", locked])
     while not lab.sql("SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted;"):
         time.sleep(0.02)
@@ -238,13 +266,14 @@ def test_a_cancel_ends_the_child_at_once(lab: Lab) -> None:
     ):
         write_stream(Vault(), opened.stream, cancel=cancel, check_complete=opened.check_complete)
 
-    assert time.monotonic() - begun < 10 and lab.processes() == []
+    # What it waits for takes ten minutes.
+    assert time.monotonic() - begun < 60 and lab.processes() == []
     holder.terminate()
     holder.wait()
 
 
 def test_a_cancel_is_noticed_while_indexes_are_made(lab: Lab) -> None:
-    slow = "BEGIN IF current_database() LIKE 'backupsite-%' THEN PERFORM pg_sleep(60); END IF; RETURN x; END"
+    slow = "BEGIN IF current_database() LIKE 'backupsite-%' THEN PERFORM pg_sleep(600); END IF; RETURN x; END"
     lab.sql(f"CREATE FUNCTION slow(x int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ {slow} $$;", "shop")
     lab.sql("CREATE TABLE one (x int); INSERT INTO one VALUES (1); CREATE INDEX ON one (slow(x));", "shop")
     dump = dump_of(lab)

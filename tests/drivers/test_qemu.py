@@ -61,7 +61,7 @@ class Server:
             told = f"driver={name[2:]},node-name=n{number},file.driver=file,file.filename={self.folder / name}"
             command += ["-blockdev", told, "-device", f"virtio-blk-pci,id=d{number},drive=n{number}"]
         self.process = subprocess.Popen(command)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while True:
             try:
                 Qmp(self.socket).close()

@@ -27,7 +27,8 @@ def make_child(tmp_path: Path) -> Iterator[MakeChild]:
     made: list[Child] = []
 
     def make(code: str, **options: Any) -> Child:
-        values: dict[str, Any] = {"name": "stand-in", "grace_seconds": 2.0, "ready_seconds": 5.0} | options
+        # Far more than any of them takes: a test that waits for one of these times to end gives a short one itself.
+        values: dict[str, Any] = {"name": "stand-in", "grace_seconds": 30.0, "ready_seconds": 60.0} | options
         argv = (sys.executable, "-u", "-c", code)
         spec = ChildSpec(argv=argv, env={"PATH": os.defpath}, cwd=tmp_path, log_directory=tmp_path, **values)
         made.append(Child(spec))
@@ -58,14 +59,14 @@ def s3_client(url: str, credential: S3Credential, *, attempts: int = 1) -> Any:
             signature_version="s3v4",
             s3={"addressing_style": "path"},
             retries={"total_max_attempts": attempts, "mode": "standard"},
-            read_timeout=30,
+            read_timeout=120,
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),
     )
 
 
-def eventually(condition: Callable[[], bool], *, seconds: float = 15.0) -> bool:
+def eventually(condition: Callable[[], bool], *, seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

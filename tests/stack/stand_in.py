@@ -1,11 +1,12 @@
 """The launcher with stand-ins for the service's own processes; everything else is real. Also run as a script.
 
-python -m tests.stack.stand_in up | smoke
+python -m tests.stack.stand_in up | smoke [different | endless]
 """
 
 from __future__ import annotations
 
 import sys
+import time
 import types
 from dataclasses import replace
 
@@ -59,17 +60,22 @@ def use_stand_ins() -> None:
     Programs.long_running = _long_running
 
 
-def use_main_job(*, identical: bool) -> None:
-    """A main job that knows its result."""
+def use_main_job(*, identical: bool, seconds: float = 0) -> None:
+    """A main job that knows its result, and tells it after so many seconds."""
     module = types.ModuleType("backupsite.stack.demo")
     result = types.SimpleNamespace(
         identical=identical, reason="disk differs at block 7", summary=("compared",), logins=()
     )
-    module.run_main_job = lambda stack, terminal, smoke: result
+
+    def run_main_job(stack: object, terminal: object, smoke: bool) -> types.SimpleNamespace:
+        time.sleep(seconds)
+        return result
+
+    module.run_main_job = run_main_job
     sys.modules[module.__name__] = module
 
 
 if __name__ == "__main__":
     use_stand_ins()
-    use_main_job(identical="different" not in sys.argv)
-    sys.exit(launcher.main([argument for argument in sys.argv[1:] if argument != "different"]))
+    use_main_job(identical="different" not in sys.argv, seconds=600 if "endless" in sys.argv else 0)
+    sys.exit(launcher.main([argument for argument in sys.argv[1:] if argument not in {"different", "endless"}]))

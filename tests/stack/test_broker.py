@@ -35,7 +35,7 @@ def rung(request: pytest.FixtureRequest) -> Rung:
 
 
 def connect(running: EmbeddedBroker) -> redis.Redis:
-    return redis.Redis(unix_socket_path=str(running.socket_path), socket_timeout=5)
+    return redis.Redis(unix_socket_path=str(running.socket_path), socket_timeout=60)
 
 
 def test_it_answers_on_its_socket(tmp_path: Path, rung: Rung) -> None:
@@ -54,7 +54,8 @@ def test_it_counts_for_the_throttle_in_one_round_trip(tmp_path: Path, rung: Rung
         found.append(store.count("next", earlier="now", timeout=121))
 
         assert found == [(0, 1), (0, 2), (0, 3), (0, 3), (3, 1)]
-        assert {120, 121} >= {client.ttl(key) for key in client.scan_iter()}
+        kept_seconds = [client.ttl(key) for key in client.scan_iter()]
+        assert kept_seconds and all(60 < seconds <= 121 for seconds in kept_seconds)
     with pytest.raises(redis.ConnectionError):
         store.count("now", earlier="before", timeout=121)
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def run(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "backupsite.stack", command]
     return subprocess.run(
-        argv, capture_output=True, text=True, cwd=ROOT, env=os.environ | environment, timeout=30, check=False
+        argv, capture_output=True, text=True, cwd=ROOT, env=os.environ | environment, timeout=120, check=False
     )
 
 

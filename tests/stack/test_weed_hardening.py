@@ -42,7 +42,7 @@ def internal(weed: EmbeddedWeed, purpose: str) -> int:
 
 
 def ask(port: int, method: str, path: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request(method, path)
         answer = connection.getresponse()
@@ -92,7 +92,7 @@ def test_every_volume_of_the_bucket_refuses_to_read_and_delete(weed: EmbeddedWee
 
 @pytest.mark.parametrize("purpose", ["master gRPC", "volume gRPC", "filer gRPC", "admin gRPC", "S3 gRPC"])
 def test_grpc_speaks_to_nobody_without_a_certificate(weed: EmbeddedWeed, purpose: str) -> None:
-    with socket.create_connection(("127.0.0.1", internal(weed, purpose)), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", internal(weed, purpose)), timeout=60) as connection:
         assert plain_http2_answer(connection) == b""
 
 
@@ -106,7 +106,7 @@ def test_the_unix_sockets_are_private_and_want_a_certificate_too(weed: EmbeddedW
     for path in ours:
         assert path.stat().st_mode & 0o077 == 0
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(5)
+            connection.settimeout(60)
             connection.connect(str(path))
             assert plain_http2_answer(connection) == b""
 

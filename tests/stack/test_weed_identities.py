@@ -198,7 +198,7 @@ def test_a_presigned_put_of_the_signer_works(weed: EmbeddedWeed, root: Any) -> N
     headers = {"x-amz-object-lock-mode": "COMPLIANCE", "x-amz-object-lock-retain-until-date": _date_in(url)}
 
     request = urllib.request.Request(url, data=b"body", method="PUT", headers=headers)
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         version = answer.headers["x-amz-version-id"]
 
     head = root.head_object(Bucket=BUCKET, Key="signed", VersionId=version)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.base import AXE_FILE_PATH
@@ -148,6 +148,9 @@ _LINKS = """Array.from(document.querySelectorAll("a[href^='/']"), link => link.g
 MOST_TABS = 80
 # Of one test that fails.
 MOST_PICTURES = 5
+# To hide the place of typing, each field is given a style while a picture is taken; what htmx puts in the place of the
+# field at that moment takes it over, which the page's policy forbids. Pictures of the documentation are without.
+CARET: Literal["hide", "initial"] = "hide" if "PICTURES" in os.environ else "initial"
 # Far more than anything takes: other tests may run beside.
 MOST_MS = 60_000
 
@@ -184,7 +187,7 @@ class Looker:
         """Of the whole page as it is now; where there is none to be had, the test goes on to say what is wrong."""
         OUTPUT.mkdir(exist_ok=True)
         with suppress(PlaywrightError):
-            self.page.screenshot(path=self.picture_of(what), full_page=True)
+            self.page.screenshot(path=self.picture_of(what), full_page=True, caret=CARET)
 
     def visit(self, url: str) -> None:
         answer = self.page.goto(url)
@@ -389,7 +392,7 @@ def picture(page: Page, name: str) -> None:
     is_shown = name in shown_pictures()
     for folder in (OUTPUT, *([DOCS / "pictures"] if is_shown and "PICTURES" in os.environ else [])):
         folder.mkdir(exist_ok=True)
-        page.screenshot(path=folder / f"{name}.png")
+        page.screenshot(path=folder / f"{name}.png", caret=CARET)
 
 
 # The browser's driver runs an event loop in this thread, where Django refuses the database otherwise.

@@ -10,12 +10,13 @@ from playwright.sync_api import Browser, Page, expect
 from tests.e2e.conftest import Running, running  # noqa: F401  # a fixture
 from tests.ui.looking import PHONE, looking, needs_chromium, picture
 
-JOB_MS = 90_000
+# Of a job that takes seconds, however slow the machine is.
+JOB_MS = 300_000
 pytestmark = [
     pytest.mark.long,
     pytest.mark.stack,
     pytest.mark.browser,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     needs_chromium,
 ]
 
@@ -85,7 +86,7 @@ def test_an_administrator_backs_up_for_the_first_time_and_restores(browser: Brow
         assert running.disk_path("web02").read_bytes() == running.disk_path("web01").read_bytes()
         if "PICTURES" in os.environ:
             # As it is when all that is defined has run.
-            assert running.wait_until_ended(running.back_up_now(), timeout_seconds=120)["state"] == "ok"
+            assert running.wait_until_ended(running.back_up_now(), timeout_seconds=300)["state"] == "ok"
             page.goto(portal + "/")
             expect(page.locator(".tile", has_text="a good backup in time")).to_contain_text("1 server", timeout=JOB_MS)
         page.goto(portal + "/")
