@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.db import transaction
+from django.test import override_settings
 
 from tenants.models import AuditEvent
 from tests.api.test_permission_matrix import API, TABLE
@@ -63,7 +64,9 @@ class Walk:
 
 @pytest.fixture(scope="module")
 def walk(django_db_setup: None, django_db_blocker: Any) -> Iterator[Walk]:
-    with django_db_blocker.unblock(), transaction.atomic():
+    # Signed in once: on a slow machine this takes longer than a confirmation lasts.
+    lasting = override_settings(ACCOUNT_REAUTHENTICATION_TIMEOUT=86_400)
+    with lasting, django_db_blocker.unblock(), transaction.atomic():
         yield Walk(make_world())
         transaction.set_rollback(True)
 
