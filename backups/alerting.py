@@ -43,13 +43,15 @@ def _definitions() -> QuerySet[Definition]:
 
 @transaction.atomic
 def _note(definition: Definition, facts: Facts, standing: Standing, *, now: datetime) -> None:
-    # Held as the dispatcher holds it: of a run that both find late, one tells.
-    held = _definitions().select_for_update(of=("self",), no_key=True).filter(pk=definition.pk).first()
+    # Held as the dispatcher holds it: of a run that both find late, one tells. Who has it now may have it for long:
+    # it stays due.
+    free = _definitions().select_for_update(of=("self",), no_key=True, skip_locked=True)
+    held = free.filter(pk=definition.pk).first()
     if held is None:
         return
     row = DefinitionStanding.objects.select_for_update().filter(definition=held).first()
     before = set(row.told) if row is not None else set()
-    if _by_name(standing).keys() - before:
+    if _by_name(standing).keys() != before:
         # Since the batch was read, the run may have begun, or be done: what people are told is so now.
         facts, standing = standings_of([held], now=now)[held.pk]
     alerts = _by_name(standing)

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from agents.models import Agent, Disk, Server, ServerGroupPermission, ServerUserPermission
 from backups.accounting import bytes_in, copied_bytes, domains_of
-from backups.models import Backup, Job
+from backups.models import Backup, DefinitionStanding, Job
 from backups.queue import hint_description
 from common.confirming import refuse_unconfirmed
 from common.errors import ConflictError, NotAllowedError
@@ -144,6 +144,8 @@ def _move_definitions(server: Server, tenant: Tenant, vault: Vault) -> int:
         definition.backup_node.tenants.add(tenant)
     definitions.exclude(vault=None).update(vault=vault)
     EarlierSchedule.objects.filter(definition__disk__server=server).update(tenant=tenant)
+    # The former tenant was told of what stands against them; this one was not.
+    DefinitionStanding.objects.filter(definition__disk__server=server).update(told=[])
     return definitions.update(tenant=tenant)
 
 

@@ -33,7 +33,8 @@ def standings_of(definitions: Sequence[Definition], *, now: datetime) -> dict[UU
         .values_list("definition")
         .annotate(last=Max("slot_at"))
     )
-    holds, eras = load_holds(now=now), eras_of(definitions)
+    only = definitions[0] if len(definitions) == 1 else None
+    holds, eras = load_holds(now=now, of=only), eras_of(definitions)
     past = past_holds(definitions, begin=now - _LOOKED_BACK, end=now)
     found = {}
     for definition in definitions:

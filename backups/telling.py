@@ -76,13 +76,13 @@ def _is_tried_again(job: Job, code: str) -> bool:
 def tell_of_late_run(definition: Definition, *, slot_at: datetime, now: datetime) -> None:
     """A run begins long after its time; when a later time has come meanwhile, one was left out.
 
-    `alerting` may have found it first. Whoever tells holds the definition's row, so that one of them does.
+    `alerting` may have told of this run already. Whoever tells holds the definition's row, so that one of them does.
     """
     if now - slot_at < LATE_AFTER:
         return
     following = next_run(cron=definition.cron, time_zone=definition.time_zone, after=slot_at)
     event = "backup.missed" if following is not None and following <= now else "backup.late"
-    if _stands(event, _cause(definition.pk)):
+    if _stands(event, definition, cause=_cause(definition.pk), since=slot_at):
         return
     facts = {
         "server": definition.disk.server.name,
@@ -104,7 +104,8 @@ def tell_of_standing(definition: Definition, finding: Finding, *, now: datetime)
     """Something is wrong with how the definition protects. Late and missed runs may have been told of by dispatch."""
     event = f"backup.{finding.state}"
     cause = _standing_cause(definition, finding.state)
-    if _stands(event, cause):
+    since = finding.since if finding.state in {State.LATE, State.MISSED} else None
+    if _stands(event, definition, cause=cause, since=since):
         return
     facts = {"server": definition.disk.server.name, "definition": definition.name, "message": finding.sentence}
     publish(
@@ -134,10 +135,14 @@ def tell_that_protected(definition: Definition, state: str, *, now: datetime) ->
     )
 
 
-def _stands(event: str, cause: str) -> bool:
-    """Whether it was told and is not over. Of what was missed nobody needs to hear that it is late."""
+def _stands(event: str, definition: Definition, *, cause: str, since: datetime | None) -> bool:
+    """Whether it was told, to this tenant and since that run was due, and is not over.
+
+    Of what was missed nobody needs to hear that it is late.
+    """
     as_bad = {event, "backup.missed"} if event == "backup.late" else {event}
-    return NoticeEvent.objects.filter(cause=cause, code__in=as_bad, open=True).exists()
+    told = NoticeEvent.objects.filter(cause=cause, code__in=as_bad, open=True, tenant_id=definition.tenant_id)
+    return (told if since is None else told.filter(at__gte=since)).exists()
 
 
 def _standing_cause(definition: Definition, state: str) -> str:

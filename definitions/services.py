@@ -180,6 +180,8 @@ def delete_definition(
     With DELETE they were taken out of the catalogue before, in the same transaction. Raises ApprovalNeededError where
     fewer backups than before need a second person.
     """
+    # Before what hangs on it, as everybody takes them: deleting begins with the rows that name it.
+    list(Definition.objects.select_for_update(of=("self",)).filter(pk=definition.pk))
     _refuse_restricted(definition, {"definition"}, actor=actor)
     now = now or timezone.now()
     told: dict[str, Any] = {"backups": backups}

@@ -29,9 +29,6 @@ if _kept:
 
 from backupsite.settings import *  # noqa: E402, F403  # after the environment was set
 
-# Fifty threads write at once in a test, and who waits is not served in turn.
-if "sqlite" in DATABASES["default"]["ENGINE"]:  # noqa: F405  # of the settings
-    DATABASES["default"]["OPTIONS"]["timeout"] = 120  # noqa: F405  # of the settings
 # One process, and many tests as the same address: what tests rates sets its own.
 API_RATES: dict[str, str] = {}
 # Each test client makes the middleware anew: static files are looked up when asked for, not all listed by every client.

@@ -86,12 +86,14 @@ def _look(server: Server, database: str, wish: WriteWish) -> bool:
         return False
     if wish.create:
         raise DiskBusyError(f"There is a database {database} already. Choose another name.")
+    # Before its tables are counted: who just ended may have made some.
+    count = _connections(server, database, int(rows[0][0]))
     tables = int(server.ask(_TABLES, database=database)[0][0])
     if tables and not wish.overwrite:
         raise NotEmptyError(
             f"The database {database} has {tables} tables, views and sequences. Restore to a new one, or overwrite it."
         )
-    if count := _connections(server, database, int(rows[0][0])):
+    if count:
         raise DiskBusyError(f"The database {database} is in use by {count} connections. End them, and try again.")
     return True
 

@@ -24,6 +24,7 @@ from tests.factories import (
     make_person,
     make_server,
     make_subscription,
+    make_tenant,
 )
 from tests.removal.world import now, running
 from vaults.models import ObjectUse, StoredObject, Vault
@@ -102,6 +103,22 @@ def test_a_late_run_is_told_once_whether_the_look_or_the_dispatch_finds_it(
     assert OutboxMessage.objects.count() == len(events)
 
 
+@pytest.mark.parametrize("find", [look_at_due, dispatch_due])
+def test_what_was_told_of_an_earlier_run_or_to_another_tenant_silences_nothing(
+    definition: Definition, find: Callable[..., int]
+) -> None:
+    """Its notice is open yet: no good backup of this definition was made since."""
+    Definition.objects.update(rpo_hours=24)
+    slot = NOW + timedelta(hours=1)
+    told_before = {"code": "backup.missed", "severity": 2, "cause": f"backups:{definition.pk}", "open": True}
+    NoticeEvent.objects.create(**told_before, tenant=definition.tenant, at=slot - timedelta(hours=3))
+    NoticeEvent.objects.create(**told_before, tenant=make_tenant(), at=slot + timedelta(minutes=10))
+
+    find(now=slot + timedelta(minutes=20))
+
+    assert told()[2:] == ["backup.late"]
+
+
 def test_nobody_is_told_that_a_run_is_late_which_was_done_while_the_batch_was_looked_at(
     definition: Definition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +186,12 @@ def test_a_look_costs_few_questions_however_many_there_are(
 
     with django_assert_max_num_queries(12 + 11 * 5):
         assert look_at_due(now=NOW + timedelta(minutes=5)) == 11
+    # What is told of is read again, and the notice with its receivers is written.
+    DefinitionStanding.objects.update(look_again_at=NOW)
+    Definition.objects.update(next_run_at=NOW + timedelta(hours=1))
+    with django_assert_max_num_queries(12 + 11 * 30):
+        assert look_at_due(now=NOW + timedelta(hours=1, minutes=20)) == 11
+    assert ["late" in row.told for row in DefinitionStanding.objects.all()] == [True] * 11
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from rest_framework.test import APIClient
 
 from agents.models import Server
 from backups.accounting import stored_bytes, usage_of
-from backups.models import Backup, Job
+from backups.models import Backup, DefinitionStanding, Job
 from backups.server_moves import move_server
 from backups.states import JobState
 from common.errors import ApprovalNeededError, ConflictError, InvalidInputError, NotAllowedError, QuotaError
@@ -84,6 +84,9 @@ def test_everything_of_the_server_is_the_new_tenants_and_the_old_ones_people_see
     server, definition = make_server(former), None
     definition = make_definition(server)
     backup = make_backup(server, definition=definition)
+    DefinitionStanding.objects.create(
+        definition=definition, state="stale", told=["stale"], looked_at=NOW, look_again_at=NOW
+    )
     old_admin, owner = make_person(administers=[former]), make_person(owns=[server])
     new_admin = make_person(administers=[new])
 
@@ -95,6 +98,8 @@ def test_everything_of_the_server_is_the_new_tenants_and_the_old_ones_people_see
         assert model.objects.for_user(new_admin).count() == 1, model
     definition.refresh_from_db()
     assert definition.vault.tenant == new
+    # Its people have not heard of it yet.
+    assert definition.standing.told == []
     assert Domain.objects.get(pk=backup.manifest.domain_id).held_for == new
     told = AuditEvent.objects.filter(action="server.move").values_list("tenant", flat=True)
     assert set(told) == {former.pk, new.pk}

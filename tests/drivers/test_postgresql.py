@@ -186,6 +186,31 @@ def test_a_connection_that_is_about_to_end_is_waited_for(
     assert lab.databases() == {"shop"}
 
 
+def test_what_a_connection_that_is_waited_for_has_made_is_not_replaced(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Empty when it was looked at first; then its client commits a table, and ends."""
+    dump, ask, looks = dump_of(lab), Server.ask, 0
+    lab.sql("CREATE DATABASE filling;")
+
+    def asked(server: Server, sql: str, **options: str) -> list[list[str]]:
+        nonlocal looks
+        if sql != postgresql_databases._CONNECTIONS:
+            return ask(server, sql, **options)
+        looks += 1
+        if looks == 1:
+            return [["1"]]
+        lab.sql("CREATE TABLE committed (x int);", "filling")
+        return [["0"]]
+
+    monkeypatch.setattr(Server, "ask", asked)
+
+    with pytest.raises(DriverError, match="has 1 tables") as refused:
+        restore(lab, dump, "database/filling")
+
+    assert (refused.value.code, looks) == ("target_not_empty", 2)
+
+
 def test_a_database_is_replaced_as_a_whole_and_the_old_one_kept_when_asked(lab: Lab) -> None:
     dump = dump_of(lab)
     expected = lab.sql(SUM, "shop")

@@ -83,6 +83,7 @@ def test_it_starts_supervises_and_stops_all(stack: Stack, settings: StackSetting
     assert not eventually(lambda: stack.child("node").running, seconds=1.5)
 
     stack.stop()
+    assert not any(stack.child(name).running for name in NAMES)
     assert nothing_is_left(settings.data)
     assert all(is_free(port.number) for port in stack_ports(settings.port))
 
