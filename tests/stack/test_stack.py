@@ -82,8 +82,9 @@ def test_it_starts_supervises_and_stops_all(stack: Stack, settings: StackSetting
     stack.child("node").stop()
     assert not eventually(lambda: stack.child("node").running, seconds=1.5)
 
+    children = [stack.child(name) for name in NAMES]
     stack.stop()
-    assert not any(stack.child(name).running for name in NAMES)
+    assert not any(child.running for child in children)
     assert nothing_is_left(settings.data)
     assert all(is_free(port.number) for port in stack_ports(settings.port))
 
